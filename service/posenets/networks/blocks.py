@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 Activation = Callable[[], nn.Module]
@@ -47,17 +48,78 @@ class SqueezeExcite(nn.Module):
         return x * weights
 
 
-class ChannelShuffle(nn.Module):
-    """Interleaves the two halves of the channels, by one transposition with a free batch."""
+class Residual(nn.Module):
+    """ReLU(body(x) + shortcut(x)); the shortcut is the identity unless given."""
 
-    def __init__(self, channels: int, size_hw: tuple[int, int]) -> None:
+    def __init__(self, body: nn.Module, shortcut: nn.Module | None = None) -> None:
         super().__init__()
-        self.shape = (channels, *size_hw)
+        self.body = body
+        self.shortcut = shortcut or nn.Identity()
+        self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        channels, height, width = self.shape
-        x = x.reshape(-1, 2, channels // 2, height * width).transpose(1, 2)
-        return x.reshape(-1, channels, height, width)
+        y: Tensor = self.relu(self.body(x) + self.shortcut(x))
+        return y
+
+
+class LiteConv(nn.Module):
+    """Half the outputs by a k x k convolution, the other half from them by a depthwise 3x3.
+
+    The convolution of GoatPose, and with k = 1 the Ghost module (Han et al., CVPR 2020). Without
+    `act` both halves are linear, so that a residual sum stays linear.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: int = 1,
+        *,
+        act: Activation | None = None,
+    ) -> None:
+        super().__init__()
+        assert channels_out % 2 == 0, f"{channels_out} channels have no half"
+        half = channels_out // 2
+        self.intrinsic = ConvBN(channels_in, half, kernel, act=act)
+        self.ghost = ConvBN(half, half, 3, groups=half, act=act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = self.intrinsic(x)  # (N, D/2, H, W)
+        return torch.cat([u, self.ghost(u)], 1)  # (N, D, H, W)
+
+
+def basic_block(channels: int) -> Residual:
+    """Two 3x3 convolutions around an identity."""
+    return Residual(
+        nn.Sequential(
+            ConvBN(channels, channels, 3, act=nn.ReLU),
+            ConvBN(channels, channels, 3),
+        )
+    )
+
+
+def lite_basic_block(channels: int) -> Residual:
+    """The basic block, both 3x3 convolutions LiteConvs."""
+    return Residual(
+        nn.Sequential(LiteConv(channels, channels, 3, act=nn.ReLU), LiteConv(channels, channels, 3))
+    )
+
+
+def bottleneck(channels_in: int, planes: int) -> Residual:
+    """1x1, 3x3, 1x1 to four times `planes`, with a projection where the widths differ."""
+    return Residual(
+        nn.Sequential(
+            ConvBN(channels_in, planes, act=nn.ReLU),
+            ConvBN(planes, planes, 3, act=nn.ReLU),
+            ConvBN(planes, 4 * planes),
+        ),
+        projection(channels_in, 4 * planes),
+    )
+
+
+def projection(channels_in: int, channels_out: int) -> nn.Module | None:
+    """The plain 1x1 shortcut of a bottleneck, none where the widths agree."""
+    return None if channels_in == channels_out else ConvBN(channels_in, channels_out)
 
 
 def initialise(network: nn.Module, *, last: nn.Conv2d) -> None:

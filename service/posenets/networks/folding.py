@@ -1,0 +1,31 @@
+"""A trained network -> the same function with less to compute, for export."""
+
+import copy
+
+from torch import nn
+
+from posenets.networks.high_resolution import HighResolutionNet, Module
+from posenets.networks.nam import NamChannel
+
+
+def fold_for_export(network: nn.Module) -> nn.Module:
+    """A copy in evaluation mode: attention constants folded, branches nobody reads dropped.
+
+    BatchNorm after a convolution stays: the exporter folds it.
+    """
+    folded = copy.deepcopy(network).eval()
+    for parent in list(folded.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, NamChannel):
+                setattr(parent, name, child.folded())
+    if isinstance(folded, HighResolutionNet):
+        drop_unread_branches(folded)
+    return folded
+
+
+def drop_unread_branches(network: HighResolutionNet) -> None:
+    """Keeps only the finest output of the last fusion, the one that the heatmaps are made from."""
+    assert isinstance(network.stage4, nn.Sequential)
+    module = network.stage4[-1]
+    assert isinstance(module, Module)
+    module.fusion.rows = module.fusion.rows[:1]  # type: ignore[index, assignment]
