@@ -1,0 +1,5 @@
+"""`python -m posegate`."""
+
+from posegate.cli import app
+
+app()

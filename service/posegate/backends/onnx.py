@@ -1,0 +1,115 @@
+"""crops -> heatmaps inside the process, on ONNX Runtime."""
+
+from functools import partial
+
+import numpy as np
+import onnxruntime as ort
+
+from posegate.backends.base import BackendInfo
+from posegate.backends.workers import Workers
+from posegate.card import HeatmapSpec, ModelCard, SimccSpec
+from posegate.catalog import Model
+from posegate.errors import BadCard
+from posegate.types import F32
+
+PROVIDER = "CPUExecutionProvider"
+
+
+class OnnxBackend:
+    """One network in an ONNX Runtime session; each of the workers' threads may run it at once.
+
+    A session's `run` is thread-safe, so N threads share one session of one intra-op thread each.
+    """
+
+    def __init__(self, model: Model, *, workers: Workers) -> None:
+        self.info = BackendInfo(name="onnxruntime", precision="fp32", provider=PROVIDER)
+        self.input_shape = model.card.input_shape
+        self._model = model
+        self._workers = workers
+        self._session: ort.InferenceSession | None = None
+
+    async def start(self) -> None:
+        self._session = await self._workers.run(partial(_open_checked, self._model))
+
+    async def infer(self, tensor: F32) -> tuple[F32, ...]:
+        assert self._session is not None, "infer before start"
+        return await self._workers.run(
+            partial(_run, self._session, self._model.card, np.ascontiguousarray(tensor))
+        )
+
+    async def stop(self) -> None:
+        self._session = None
+
+    def ready(self) -> str | None:
+        return None if self._session is not None else f"network {self._model.name} is not loaded"
+
+
+def expected_shapes(card: ModelCard, batch: int) -> tuple[tuple[int | None, ...], ...]:
+    """Shape of each output of the graph as the card promises it; None where it does not say."""
+    joints = len(card.keypoints)
+    if isinstance(card.codec, HeatmapSpec):
+        return ((batch, joints, card.codec.height, card.codec.width),)
+    if isinstance(card.codec, SimccSpec):
+        bins = (round(size * card.codec.split) for size in (card.input.width, card.input.height))
+        return tuple((batch, joints, count) for count in bins)
+    return ((batch, None, 4), (batch, None))
+
+
+def _open_checked(model: Model) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = ort.InferenceSession(str(model.onnx_path), options, providers=[PROVIDER])
+    except Exception as error:  # ONNX Runtime's errors share no public base class
+        raise BadCard(f"{model.onnx_path} is not a network ONNX Runtime can load: {error}") from error
+    _check_names(session, model)
+    _check_shapes(session, model)
+    return session
+
+
+def _check_names(session: ort.InferenceSession, model: Model) -> None:
+    card = model.card
+    inputs = {node.name: node for node in session.get_inputs()}
+    if set(inputs) != {card.input.name}:
+        raise BadCard(
+            f"{model.onnx_path} has inputs {sorted(inputs)}, its card names {card.input.name!r}"
+        )
+    node = inputs[card.input.name]
+    wanted = (None, *card.input_shape)
+    fits = len(node.shape) == 4 and all(
+        not isinstance(have, int) or have == want
+        for have, want in zip(node.shape, wanted, strict=True)
+    )
+    if not fits or node.type != "tensor(float)":
+        raise BadCard(
+            f"{model.onnx_path} takes {node.type} {node.shape}, its card says float32 "
+            f"{['batch', *card.input_shape]} with any number of crops"
+        )
+    outputs = [node.name for node in session.get_outputs()]
+    if missing := [name for name in card.output.names if name not in outputs]:
+        raise BadCard(f"{model.onnx_path} has outputs {outputs}, its card also names {missing}")
+
+
+def _check_shapes(session: ort.InferenceSession, model: Model) -> None:
+    """Run one and two empty crops: the one sure way to learn what a graph gives."""
+    for batch in (1, 2):
+        try:
+            outputs = _run(session, model.card, np.zeros((batch, *model.card.input_shape), np.float32))
+        except Exception as error:  # ONNX Runtime's errors share no public base class
+            raise BadCard(f"{model.onnx_path} fails on {batch} empty crop(s): {error}") from error
+        for name, output, wanted in zip(
+            model.card.output.names, outputs, expected_shapes(model.card, batch), strict=True
+        ):
+            fits = output.dtype == np.float32 and output.ndim == len(wanted)
+            if not fits or any(w not in (None, h) for h, w in zip(output.shape, wanted, strict=True)):
+                raise BadCard(
+                    f"{model.onnx_path} gives {output.dtype} {output.shape} as {name!r} for {batch} "
+                    f"crop(s), its card promises float32 {wanted}"
+                )
+
+
+def _run(session: ort.InferenceSession, card: ModelCard, tensor: F32) -> tuple[F32, ...]:
+    return tuple(session.run(list(card.output.names), {card.input.name: tensor}))

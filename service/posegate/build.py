@@ -1,0 +1,70 @@
+"""settings -> pipeline: the one place that picks implementations."""
+
+import cv2
+
+from posegate.backends.batching import BatchingBackend
+from posegate.backends.onnx import OnnxBackend
+from posegate.backends.workers import Workers
+from posegate.catalog import Model, load_catalog
+from posegate.detector import LetterboxDetector
+from posegate.estimator import Estimator
+from posegate.image import ImageLimits
+from posegate.metrics import Metrics
+from posegate.pipeline import Pipeline
+from posegate.pool import Pool
+from posegate.settings import Settings
+
+
+def build_pipeline(settings: Settings, metrics: Metrics) -> Pipeline:
+    """Every network of the model repository in one pipeline, not started yet.
+
+    OpenCV is told to stay on the calling thread: the pool already has a thread per core.
+    """
+    cv2.setNumThreads(1)
+    catalog = load_catalog(
+        settings.model_repository, model=settings.model, detector=settings.detector
+    )
+    workers = Workers(settings.threads)
+    pool = Pool(settings.threads)
+    networks = {
+        name: _network(model, settings, workers, metrics) for name, model in catalog.models.items()
+    }
+    by_task = {
+        task: [model for model in catalog.models.values() if model.card.task == task]
+        for task in ("pose", "detect")
+    }
+    return Pipeline(
+        catalog=catalog,
+        detectors={
+            model.name: LetterboxDetector(model, backend=networks[model.name], pool=pool)
+            for model in by_task["detect"]
+        },
+        estimators={
+            model.name: Estimator(model, backend=networks[model.name], pool=pool)
+            for model in by_task["pose"]
+        },
+        networks=networks,
+        workers=workers,
+        pool=pool,
+        limits=ImageLimits(max_bytes=settings.max_body_bytes, max_pixels=settings.max_pixels),
+        max_people=settings.max_people,
+    )
+
+
+def _network(
+    model: Model, settings: Settings, workers: Workers, metrics: Metrics
+) -> BatchingBackend:
+    backend = OnnxBackend(model, workers=workers)
+    info = backend.info
+    metrics.model_info.labels(
+        model.name, info.name, info.precision, info.provider, model.card.sha256
+    ).set(1)
+    return BatchingBackend(
+        backend,
+        model=model.name,
+        workers=workers,
+        metrics=metrics,
+        max_batch=settings.max_batch,
+        max_wait_s=settings.max_wait_ms / 1000,
+        max_queue=settings.max_queue,
+    )

@@ -1,0 +1,161 @@
+"""The model card (`posegate.json`): everything the service must know to run one network.
+
+The card, not code, drives pre- and post-processing, so that bringing one's own ONNX network is
+writing a card.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+Task = Literal["pose", "detect"]
+Triple = tuple[float, float, float]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InputSpec(_Part):
+    """Network input (n, 3, height, width) float32: `(x - mean) / std` of 0..255 values."""
+
+    name: str = "input"
+    width: PositiveInt
+    height: PositiveInt
+    color: Literal["rgb", "bgr"]
+    mean: Triple
+    std: tuple[Positive, Positive, Positive]
+
+    @property
+    def size_wh(self) -> tuple[int, int]:
+        return self.width, self.height
+
+
+class CropSpec(_Part):
+    """How a person is cut out: the box at the input's aspect ratio, times `padding`."""
+
+    padding: Positive = 1.25
+
+
+class LetterboxSpec(_Part):
+    """How a picture is fitted: scaled into the top-left corner, the rest filled with `fill`."""
+
+    fill: Annotated[int, Field(ge=0, le=255)] = 114
+
+
+class OutputSpec(_Part):
+    """Output names of the graph, in the order that the codec or the detector takes them."""
+
+    names: tuple[str, ...] = Field(min_length=1)
+
+
+class HeatmapSpec(_Part):
+    """One heatmap per joint: `crop_px = heatmap_px * scale + offset`, `sigma` in heatmap px."""
+
+    kind: Literal["heatmap"]
+    width: PositiveInt
+    height: PositiveInt
+    sigma: Positive = 2.0
+    scale: tuple[Positive, Positive] = (4.0, 4.0)
+    offset: tuple[float, float] = (0.0, 0.0)
+
+
+class SimccSpec(_Part):
+    """One distribution per joint and axis: `crop_px = bin / split`, `sigma` in bins (x, y)."""
+
+    kind: Literal["simcc"]
+    split: Positive = 2.0
+    sigma: tuple[Positive, Positive] = (6.0, 6.0)
+    normalize: Literal["none", "softmax", "sigmoid"] = "none"
+
+
+class NmsSpec(_Part):
+    """Which boxes of the detector stay."""
+
+    iou: Fraction = 0.6
+    min_score: Fraction = 0.05
+    max_boxes: PositiveInt = 300
+
+
+class Training(_Part):
+    """What made the weights."""
+
+    data: tuple[str, ...] = ()
+    length: str = ""
+    machine: str = ""
+    licence: str = ""
+    notes: str = ""
+
+
+class Accuracy(_Part):
+    """One measured figure; AP in [0, 1] as COCO defines it for the card's task."""
+
+    data: str
+    boxes: Literal["truth", "detector"] | None = None
+    flip_test: bool = False
+    decode: str | None = None
+    input: str | None = None
+    ap: Fraction
+    ap50: Fraction | None = None
+    ap75: Fraction | None = None
+    ar: Fraction | None = None
+    command: str | None = None
+
+
+class Verification(_Part):
+    """How far one form of the network lies from the one that was trained."""
+
+    form: str
+    max_abs_diff: float | None = None
+    max_pixel_diff: float | None = None
+    ap_diff: float | None = None
+    note: str | None = None
+
+
+class ModelCard(_Part):
+    """One network of the repository."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    task: Task
+    description: str = ""
+    default: bool = False
+    input: InputSpec
+    crop: CropSpec | None = None
+    letterbox: LetterboxSpec | None = None
+    output: OutputSpec
+    codec: Annotated[HeatmapSpec | SimccSpec, Field(discriminator="kind")] | None = None
+    nms: NmsSpec | None = None
+    keypoints: tuple[str, ...] = ()
+    score: str
+    parameters: PositiveInt
+    gflops: Positive
+    licence: str
+    training: Training = Training()
+    accuracy: tuple[Accuracy, ...] = ()
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    verification: tuple[Verification, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_the_parts_of_its_task(self) -> Self:
+        needed = {"pose": ("crop", "codec", "keypoints"), "detect": ("letterbox", "nms")}
+        missing = [part for part in needed[self.task] if not getattr(self, part)]
+        if missing:
+            raise ValueError(f"a {self.task} card needs {', '.join(missing)}")
+        outputs = 1 if isinstance(self.codec, HeatmapSpec) else 2
+        if len(self.output.names) != outputs:
+            raise ValueError(f"output.names must hold {outputs} name(s) for this task and codec")
+        if len(set(self.keypoints)) != len(self.keypoints):
+            raise ValueError("keypoints must not repeat a name")
+        return self
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(3, height, width) of one crop."""
+        return 3, self.input.height, self.input.width
+
+    @property
+    def best_ap(self) -> float:
+        """The highest AP on the card, 0 when nothing was measured."""
+        return max((row.ap for row in self.accuracy), default=0.0)

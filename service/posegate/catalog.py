@@ -1,0 +1,140 @@
+"""model_repository -> catalogue: which networks there are, each with its card checked."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from posegate.card import (
+    Accuracy,
+    CropSpec,
+    HeatmapSpec,
+    InputSpec,
+    LetterboxSpec,
+    ModelCard,
+    NmsSpec,
+    OutputSpec,
+    SimccSpec,
+    Task,
+    Training,
+    Verification,
+)
+from posegate.errors import BadCard, UnknownModel
+
+__all__ = [
+    "Accuracy",
+    "Catalog",
+    "CropSpec",
+    "HeatmapSpec",
+    "InputSpec",
+    "LetterboxSpec",
+    "Model",
+    "ModelCard",
+    "NmsSpec",
+    "OutputSpec",
+    "SimccSpec",
+    "Task",
+    "Training",
+    "Verification",
+    "load_card",
+    "load_catalog",
+    "sha256_of",
+]
+
+CARD_NAME = "posegate.json"
+ONNX_NAME = Path("1/model.onnx")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One network: its card and the folder it was read from."""
+
+    card: ModelCard
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.card.name
+
+    @property
+    def onnx_path(self) -> Path:
+        return self.folder / ONNX_NAME
+
+
+class Catalog:
+    """The networks of one repository and the default one of each task."""
+
+    def __init__(self, models: Mapping[str, Model], *, defaults: Mapping[Task, str | None]) -> None:
+        """`defaults` may name the default network of a task; None leaves it to the cards."""
+        self.models = dict(sorted(models.items()))
+        self._defaults = {task: name for task, name in defaults.items() if name is not None}
+        for task, name in self._defaults.items():
+            self.get(name, task)
+
+    def get(self, name: str | None, task: Task) -> Model:
+        """The named network of that task, or the task's default when the name is None."""
+        candidates = {n: m for n, m in self.models.items() if m.card.task == task}
+        if name is None:
+            name = self._defaults.get(task)
+        if name is None and candidates:
+            return min(candidates.values(), key=_preference)
+        if name not in candidates:
+            known = ", ".join(candidates) or "none"
+            asked = "no network" if name is None else f"no network {name!r}"
+            raise UnknownModel(f"there is {asked} for task {task!r}; known: {known}")
+        return candidates[name]
+
+
+def load_catalog(
+    repository: Path, *, model: str | None = None, detector: str | None = None
+) -> Catalog:
+    """Read every card of `<repository>/<name>/posegate.json` and check it against its file.
+
+    `model` and `detector` override the default pose network and detector.
+    """
+    if not repository.is_dir():
+        raise BadCard(f"there is no model repository at {repository}; set model_repository")
+    folders = sorted(path.parent for path in repository.glob(f"*/{CARD_NAME}"))
+    if not folders:
+        raise BadCard(f"the model repository {repository} holds no <name>/{CARD_NAME}")
+    models = {folder.name: _load_model(folder) for folder in folders}
+    return Catalog(models, defaults={"pose": model, "detect": detector})
+
+
+def load_card(path: Path) -> ModelCard:
+    """Read one card; BadCard names the file, the field and what is wrong with it."""
+    try:
+        return ModelCard.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise BadCard(f"card {path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "card"
+        raise BadCard(f"card {path}: {field}: {first['msg']}") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _load_model(folder: Path) -> Model:
+    model = Model(load_card(folder / CARD_NAME), folder)
+    if model.name != folder.name:
+        raise BadCard(f"card {folder / CARD_NAME}: name {model.name!r} is not its folder's name")
+    if not model.onnx_path.is_file():
+        raise BadCard(f"card {folder / CARD_NAME} has no network file {model.onnx_path}")
+    actual = sha256_of(model.onnx_path)
+    if actual != model.card.sha256:
+        raise BadCard(
+            f"network file {model.onnx_path} has sha256 {actual}, its card says "
+            f"{model.card.sha256}; restore the file or correct the card"
+        )
+    return model
+
+
+def _preference(model: Model) -> tuple[bool, float, str]:
+    return not model.card.default, -model.card.best_ap, model.name

@@ -1,0 +1,96 @@
+"""image -> boxes: letterbox, run, non-maximum suppression."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from posegate.backends.batching import BatchingBackend
+from posegate.card import LetterboxSpec, NmsSpec
+from posegate.catalog import Model
+from posegate.crops import Preprocess, letterbox
+from posegate.geometry import apply_affine
+from posegate.pool import Pool
+from posegate.types import F32, F64, Boxes, Image
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """People of one image, best first, and the seconds its network waited and ran."""
+
+    boxes: Boxes
+    queue_s: float
+    infer_s: float
+
+
+class Detector(Protocol):
+    """Finds people in an image."""
+
+    async def detect(self, image: Image, *, deadline: float | None = None) -> Detection:
+        """Every person the network sees, boxes in image pixels, inside the image."""
+        ...
+
+
+class LetterboxDetector:
+    """A detector whose network takes the whole picture, fitted into its input, in one run."""
+
+    def __init__(self, model: Model, *, backend: BatchingBackend, pool: Pool) -> None:
+        card = model.card
+        assert card.letterbox is not None and card.nms is not None
+        self._preprocess = Preprocess(
+            size_wh=card.input.size_wh,
+            color=card.input.color,
+            mean=card.input.mean,
+            std=card.input.std,
+        )
+        self._letterbox: LetterboxSpec = card.letterbox
+        self._nms: NmsSpec = card.nms
+        self._backend = backend
+        self._pool = pool
+
+    async def detect(self, image: Image, *, deadline: float | None = None) -> Detection:
+        tensor, input_to_image = await self._pool.run(
+            partial(letterbox, image, self._preprocess, fill=self._letterbox.fill)
+        )
+        inference = await self._backend.infer(tensor, deadline=deadline)
+        boxes_xyxy, scores = inference.outputs
+        boxes = await self._pool.run(
+            partial(
+                select_boxes,
+                boxes_xyxy[0],
+                scores[0],
+                input_to_image,
+                nms=self._nms,
+                size_wh=(image.width, image.height),
+            )
+        )
+        return Detection(boxes, inference.queue_s, inference.infer_s)
+
+
+def select_boxes(
+    boxes_xyxy: F32,
+    scores: F32,
+    input_to_image: F64,
+    *,
+    nms: NmsSpec,
+    size_wh: tuple[int, int],
+) -> Boxes:
+    """Boxes that survive non-maximum suppression, best first, clipped to the picture.
+
+    `boxes_xyxy` (A, 4) float32 in network input pixels, `scores` (A,) float32; the result is in
+    image pixels. A box without area inside the picture is dropped, as is one that is not finite.
+    """
+    candidates = np.flatnonzero((scores >= nms.min_score) & np.isfinite(boxes_xyxy).all(axis=1))
+    boxes_xyxy, scores = boxes_xyxy[candidates], scores[candidates]
+    if not len(scores):
+        return Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+    xywh = np.column_stack([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]])
+    kept = cv2.dnn.NMSBoxes(xywh, scores, nms.min_score, nms.iou)
+    kept = np.asarray(kept, np.int64)[: nms.max_boxes]
+    corners = apply_affine(input_to_image, boxes_xyxy[kept].reshape(-1, 2)).reshape(-1, 4)
+    limits = np.array([*size_wh, *size_wh], np.float32) - np.float32(1)
+    corners = np.clip(corners, np.float32(0), limits)
+    inside = ((corners[:, 2:] - corners[:, :2]) > 0).all(axis=1)
+    return Boxes(corners[inside], np.clip(scores[kept], 0, 1)[inside].astype(np.float32))

@@ -1,0 +1,93 @@
+"""image + boxes -> keypoints: crops, network and codec of one pose model."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posegate.backends.batching import BatchingBackend
+from posegate.catalog import Model
+from posegate.codecs import make_codec
+from posegate.crops import Preprocess, warp_crops
+from posegate.geometry import apply_affine
+from posegate.pool import Pool
+from posegate.skeleton import flip_order
+from posegate.stages import StageClock
+from posegate.types import F32, Boxes, Crops, Image, Keypoints
+
+DECODES = ("dark", "quarter", "argmax")
+
+
+class Estimator:
+    """One pose network with the crops and the codec that its card asks for."""
+
+    def __init__(self, model: Model, *, backend: BatchingBackend, pool: Pool) -> None:
+        card = model.card
+        assert card.crop is not None and card.codec is not None
+        self.names = card.keypoints
+        self._padding = card.crop.padding
+        self._preprocess = Preprocess(
+            size_wh=card.input.size_wh,
+            color=card.input.color,
+            mean=card.input.mean,
+            std=card.input.std,
+        )
+        numbers = card.codec.model_dump()
+        self._codecs = {
+            decode: make_codec(**numbers, crop_wh=card.input.size_wh, decode=decode)
+            for decode in DECODES
+        }
+        self._flip_order: NDArray[np.int64] = flip_order(card.keypoints)
+        self._backend = backend
+        self._pool = pool
+
+    async def estimate(
+        self,
+        image: Image,
+        boxes: Boxes,
+        *,
+        decode: str,
+        flip_test: bool,
+        deadline: float | None,
+        clock: StageClock,
+    ) -> tuple[Keypoints, float]:
+        """Keypoints (P, J) of the boxes' people, image pixels, and the network's seconds.
+
+        P is at least 1. With `flip_test` the mirrored crops run beside the crops and both answers are averaged.
+        """
+        crops = await self._pool.run(partial(self._crop, image, boxes, flip_test))
+        clock.mark("crop")
+        inference = await self._backend.infer(crops.tensor, deadline=deadline)
+        clock.attribute("queue", inference.queue_s)
+        clock.mark("infer")
+        keypoints = await self._pool.run(
+            partial(self._decode, inference.outputs, crops, decode, flip_test)
+        )
+        clock.mark("keypoints")
+        return keypoints, inference.infer_s
+
+    def _crop(self, image: Image, boxes: Boxes, flip_test: bool) -> Crops:
+        crops = warp_crops(image, boxes, self._preprocess, padding=self._padding)
+        if not flip_test:
+            return crops
+        tensor = np.concatenate([crops.tensor, crops.tensor[..., ::-1]])
+        return Crops(tensor, np.concatenate([crops.crop_to_image, crops.crop_to_image]))
+
+    def _decode(
+        self, outputs: tuple[F32, ...], crops: Crops, decode: str, flip_test: bool
+    ) -> Keypoints:
+        codec = self._codecs[decode]
+        people = len(crops) // 2 if flip_test else len(crops)
+        straight: tuple[NDArray[Any], ...] = tuple(output[:people] for output in outputs)
+        if flip_test:
+            turned = codec.flip([output[people:] for output in outputs], self._flip_order)
+            straight = tuple((a + b) / 2 for a, b in zip(straight, turned, strict=True))
+        keypoints = codec.decode(straight)
+        xy = apply_affine(crops.crop_to_image[:people], keypoints.xy)
+        return Keypoints(xy, keypoints.scores)
+
+
+def no_keypoints(joints: int) -> Keypoints:
+    """The keypoints of nobody."""
+    return Keypoints(np.zeros((0, joints, 2), np.float32), np.zeros((0, joints), np.float32))

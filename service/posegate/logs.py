@@ -1,0 +1,44 @@
+"""One log format: a line of `time level logger message` and, at its end, `key=value` pairs."""
+
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import TextIO
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+
+
+class LineFormatter(logging.Formatter):
+    """Formats a record on one line; what was passed as `extra` follows as `key=value`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        extra = "".join(
+            f" {key}={_quoted(str(value))}"
+            for key, value in vars(record).items()
+            if key not in _STANDARD
+        )
+        line = f"{time} {record.levelname.lower()} {record.name} {_one_line(record.getMessage())}"
+        if record.exc_info:
+            extra += f" trace={_quoted(self.formatException(record.exc_info))}"
+        return line + extra
+
+
+def configure_logs(level: str, *, stream: TextIO | None = None) -> None:
+    """Send every logger of the process to one stream (stderr) in the one format."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(LineFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\r", "\\r").replace("\n", "\\n")
+
+
+def _quoted(text: str) -> str:
+    text = _one_line(text)
+    if text and not any(character in text for character in ' "='):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

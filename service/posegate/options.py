@@ -1,0 +1,65 @@
+"""What a caller may ask of the pipeline, checked once."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from posegate.errors import BadOption
+from posegate.estimator import DECODES
+from posegate.types import F32, Boxes, Image
+
+MAX_PEOPLE = 1000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EstimateOptions:
+    """Options of one image; the contract's query options, with its defaults.
+
+    `boxes_xywh` (P, 4) float32, image pixels, replaces the detector. `min_keypoint_score` acts
+    where keypoints are written out, not here.
+    """
+
+    model: str | None = None
+    detector: str | None = None
+    min_score: float = 0.3
+    min_keypoint_score: float = 0.0
+    max_people: int = 50
+    boxes_xywh: F32 | None = None
+    flip_test: bool = False
+    decode: str = "dark"
+
+    def __post_init__(self) -> None:
+        _check_fraction("min_score", self.min_score)
+        _check_fraction("min_keypoint_score", self.min_keypoint_score)
+        if not 1 <= self.max_people <= MAX_PEOPLE:
+            raise BadOption(f"max_people is {self.max_people}; it must be 1 to {MAX_PEOPLE}")
+        if self.decode not in DECODES:
+            raise BadOption(f"decode is {self.decode!r}; it must be one of {', '.join(DECODES)}")
+        if self.boxes_xywh is not None:
+            _check_boxes(self.boxes_xywh, self.max_people)
+
+    def given_boxes(self, image: Image) -> Boxes:
+        """The given boxes that touch the picture, each with score 1."""
+        assert self.boxes_xywh is not None
+        xywh = self.boxes_xywh
+        xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+        last = np.array([image.width - 1, image.height - 1], np.float32)
+        touches = ((xyxy[:, :2] <= last) & (xyxy[:, 2:] >= 0)).all(axis=1)
+        return Boxes(xyxy[touches], np.ones(np.count_nonzero(touches), np.float32))
+
+
+def _check_fraction(name: str, value: float) -> None:
+    if not (math.isfinite(value) and 0 <= value <= 1):
+        raise BadOption(f"{name} is {value}; it must be a number from 0 to 1")
+
+
+def _check_boxes(boxes_xywh: F32, max_people: int) -> None:
+    if boxes_xywh.ndim != 2 or boxes_xywh.shape[1] != 4 or boxes_xywh.dtype != np.float32:
+        raise BadOption("boxes must be a list of [x, y, width, height]")
+    if len(boxes_xywh) > max_people:
+        raise BadOption(f"{len(boxes_xywh)} boxes were given; max_people allows {max_people}")
+    if not (np.abs(boxes_xywh) < 1e6).all():
+        raise BadOption("boxes must hold finite numbers below a million; one of them does not")
+    if not (boxes_xywh[:, 2:] > 0).all():
+        raise BadOption("boxes are [x, y, width, height] with positive width and height")

@@ -1,0 +1,142 @@
+"""bytes -> image -> boxes -> crops -> heatmaps -> keypoints: the only place that sees the whole."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from posegate.backends.batching import BatchingBackend
+from posegate.backends.workers import Workers
+from posegate.catalog import Catalog
+from posegate.detector import Detector
+from posegate.errors import BadOption, DeadlineExceeded
+from posegate.estimator import Estimator, no_keypoints
+from posegate.image import ImageLimits, decode_image
+from posegate.options import EstimateOptions
+from posegate.pool import Pool
+from posegate.stages import StageClock
+from posegate.types import Boxes, Image, Poses
+
+__all__ = ["Estimate", "EstimateOptions", "Pipeline", "StageClock"]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The answer for one image; `detector` is None when boxes were given.
+
+    `network_s` is the part of the time that was spent inside the networks, in seconds.
+    """
+
+    model: str
+    detector: str | None
+    image: Image
+    poses: Poses
+    clock: StageClock
+    network_s: float = 0.0
+
+
+class Pipeline:
+    """Every network of the catalogue behind one call; owns all that `start` and `stop` touch."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        detectors: Mapping[str, Detector],
+        estimators: Mapping[str, Estimator],
+        networks: Mapping[str, BatchingBackend],
+        workers: Workers,
+        pool: Pool,
+        limits: ImageLimits,
+        max_people: int = 100,
+    ) -> None:
+        self.catalog = catalog
+        self._detectors = detectors
+        self._estimators = estimators
+        self._networks = networks
+        self._workers = workers
+        self._pool = pool
+        self._limits = limits
+        self._max_people = max_people
+
+    async def estimate(
+        self,
+        data: bytes,
+        options: EstimateOptions,
+        *,
+        deadline: float | None = None,
+        clock: StageClock | None = None,
+    ) -> Estimate:
+        """Every person's keypoints in an encoded image, in the frame of the upright image.
+
+        `deadline` is a `time.monotonic()` value. `clock` may have begun before, to count reading.
+        """
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+                return await self._estimate(data, options, deadline, clock or StageClock())
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                "the deadline passed before the poses were ready; allow more time"
+            ) from error
+
+    async def start(self) -> None:
+        """Load every network and warm it up."""
+        try:
+            for network in self._networks.values():
+                await network.start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Finish what runs, then let networks and threads go."""
+        for network in self._networks.values():
+            await network.stop()
+        self._workers.close()
+        self._pool.close()
+
+    def ready(self) -> str | None:
+        """None when every network can run, else the reasons why not."""
+        reasons = [reason for network in self._networks.values() if (reason := network.ready())]
+        return "; ".join(reasons) or None
+
+    async def _estimate(
+        self, data: bytes, options: EstimateOptions, deadline: float | None, clock: StageClock
+    ) -> Estimate:
+        model = self.catalog.get(options.model, "pose").name
+        estimator = self._estimators[model]
+        image = await self._pool.run(partial(decode_image, data, self._limits))
+        clock.mark("decode")
+        detector, boxes, network_s = await self._find_people(image, options, deadline, clock)
+        if len(boxes):
+            keypoints, infer_s = await estimator.estimate(
+                image,
+                boxes,
+                decode=options.decode,
+                flip_test=options.flip_test,
+                deadline=deadline,
+                clock=clock,
+            )
+            network_s += infer_s
+        else:
+            keypoints = no_keypoints(len(estimator.names))
+        poses = Poses(boxes, keypoints, estimator.names)
+        return Estimate(model, detector, image, poses, clock, network_s)
+
+    async def _find_people(
+        self, image: Image, options: EstimateOptions, deadline: float | None, clock: StageClock
+    ) -> tuple[str | None, Boxes, float]:
+        """The detector's name, the people to look at, best first, and its network's seconds."""
+        if options.boxes_xywh is not None:
+            if len(options.boxes_xywh) > self._max_people:
+                raise BadOption(f"at most {self._max_people} boxes are allowed on this server")
+            return None, options.given_boxes(image), 0.0
+        name = self.catalog.get(options.detector, "detect").name
+        detection = await self._detectors[name].detect(image, deadline=deadline)
+        sure = detection.boxes.scores >= options.min_score
+        most = min(options.max_people, self._max_people)
+        boxes = Boxes(detection.boxes.xyxy[sure][:most], detection.boxes.scores[sure][:most])
+        clock.attribute("queue", detection.queue_s)
+        clock.mark("detect")
+        return name, boxes, detection.infer_s

@@ -1,0 +1,93 @@
+"""One validated settings class: flags, then `POSEGATE_*`, then a TOML file."""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from posegate.errors import BadOption
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+PREFIX = "POSEGATE_"
+
+
+def cores() -> int:
+    """How many cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def find_model_repository() -> Path:
+    """`model_repository` in the working folder, else beside the source tree, else in the package.
+
+    The last one is where a wheel puts the shipped networks.
+    """
+    package = Path(__file__).parent
+    places = (Path.cwd(), package.parents[1], package)
+    found = [place / "model_repository" for place in places]
+    return next((folder for folder in found if folder.is_dir()), found[0])
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Built once, in the command line, and passed down."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    host: str = "127.0.0.1"
+    http_port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    model_repository: Path = Field(default_factory=find_model_repository)
+    model: str | None = Field(None, description="default pose network instead of the cards' own")
+    detector: str | None = Field(None, description="default detector instead of the cards' own")
+
+    max_body_bytes: Count = 20 * 2**20
+    max_pixels: Count = 50_000_000
+    max_people: Count = Field(100, description="most people answered per picture")
+    request_timeout_s: Seconds = 30.0
+
+    threads: Count = Field(default_factory=cores, description="cores the networks may use")
+    max_batch: Count = Field(8, description="most crops run through a network together")
+    max_wait_ms: Annotated[float, Field(ge=0, le=1000)] = Field(
+        2.0, description="longest wait for company, only while other batches run"
+    )
+    max_queue: Count = Field(512, description="most crops waiting for a network")
+    max_images: Count = Field(64, description="most pictures in the pipeline at a time")
+    max_in_flight: Count = Field(2, description="frames of one live stream worked on at a time")
+
+    @model_validator(mode="after")
+    def _queue_holds_one_picture(self) -> Self:
+        if self.max_queue < 2 * self.max_people:
+            raise ValueError("max_queue must be at least twice max_people (flip_test doubles crops)")
+        return self
+
+
+def load_settings(config: Path | None = None, **flags: Any) -> Settings:
+    """Settings from flags, the environment and a TOML file; BadOption says which value is wrong.
+
+    A flag that is None counts as not given. Without `config` the file named by POSEGATE_CONFIG is
+    read, if any.
+    """
+    config = config or (Path(path) if (path := os.environ.get(PREFIX + "CONFIG")) else None)
+    file = _read_toml(config) if config is not None else {}
+    environment = {name.upper() for name in os.environ}
+    lower = {key: value for key, value in file.items() if PREFIX + key.upper() not in environment}
+    given = {key: value for key, value in flags.items() if value is not None}
+    try:
+        return Settings(**{**lower, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise BadOption(f"setting {field}: {first['msg']}") from error
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadOption(f"settings file {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadOption(f"settings file {path} is not TOML: {error}") from error

@@ -1,0 +1,48 @@
+"""Where the time of one request goes."""
+
+import time
+from collections.abc import Callable
+
+from posegate.metrics import STAGES
+
+
+class StageClock:
+    """Splits the time since it was made over the stages, without gaps or overlaps.
+
+    >>> times = iter([0.0, 2.0, 5.0])
+    >>> clock = StageClock(now=lambda: next(times))
+    >>> clock.mark("decode")
+    >>> clock.attribute("queue", 1.0)
+    >>> clock.mark("infer")
+    >>> clock.stages_ms
+    {'decode': 2000.0, 'queue': 1000.0, 'infer': 2000.0}
+    >>> clock.total_ms
+    5000.0
+    """
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self._now = now
+        self._marked = now()
+        self._seconds: dict[str, float] = {}
+
+    def mark(self, stage: str) -> None:
+        """Give the time since the last mark to a stage."""
+        now = self._now()
+        self.attribute(stage, now - self._marked)
+        self._marked = now
+
+    def attribute(self, stage: str, seconds: float) -> None:
+        """Give that much of the time since the last mark to a stage; the next mark gets the rest."""
+        assert stage in STAGES, stage
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+        self._marked += seconds
+
+    @property
+    def stages_ms(self) -> dict[str, float]:
+        """Milliseconds of each stage that took part, in the order of the contract."""
+        return {stage: self._seconds[stage] * 1000 for stage in STAGES if stage in self._seconds}
+
+    @property
+    def total_ms(self) -> float:
+        """Milliseconds from the start to the last mark."""
+        return sum(self._seconds.values()) * 1000
