@@ -1,0 +1,75 @@
+"""What every HTTP exchange gets, whatever answers it: an id, a log line, metrics, a last refuge.
+
+Plain ASGI, because a response must be measured to its last byte and a body read only by its route.
+"""
+
+import logging
+import re
+import time
+import uuid
+
+from fastapi import Request
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from posegate.api.problems import CLIENT_GONE, INTERNAL, ProblemResponse
+from posegate.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+UNMATCHED = "unmatched"
+
+
+class Envelope:
+    """Wraps the application; see the module's docstring."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        request.state.request_id = _request_id(request)
+        request.state.problems = []
+        status = 0
+
+        async def send_enveloped(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = request.state.request_id
+            await send(message)
+
+        started = time.perf_counter()
+        self._metrics.in_flight.labels(face="http").inc()
+        try:
+            await self._app(scope, receive, send_enveloped)
+        except Exception:
+            log.exception("request failed", extra={"request_id": request.state.request_id})
+            if status == 0:
+                await ProblemResponse(INTERNAL, request)(scope, receive, send_enveloped)
+        finally:
+            self._metrics.in_flight.labels(face="http").dec()
+            self._record(request, status or CLIENT_GONE, time.perf_counter() - started)
+
+    def _record(self, request: Request, status: int, seconds: float) -> None:
+        route = getattr(request.scope.get("route"), "path", UNMATCHED)
+        self._metrics.request_seconds.labels(face="http", route=route, code=str(status)).observe(
+            seconds
+        )
+        for problem in request.state.problems:
+            self._metrics.rejected.labels(reason=problem.slug).inc()
+        extra: dict[str, object] = {"request_id": request.state.request_id}
+        extra["ms"] = round(seconds * 1000, 2)
+        if request.state.problems:
+            extra["problem"] = "; ".join(problem.detail for problem in request.state.problems)
+        log.info("%s %s %d", request.method, route, status, extra=extra)
+
+
+def _request_id(request: Request) -> str:
+    asked = request.headers.get("x-request-id", "")
+    return asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex

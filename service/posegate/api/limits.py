@@ -1,0 +1,70 @@
+"""How many requests are worked on at a time, for how long, and only while somebody waits."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from posegate.errors import DeadlineExceeded, Overloaded
+
+Result = TypeVar("Result")
+
+
+class Slots:
+    """Bounds the requests in flight. Taken before the body is read, so it bounds memory as well."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._taken = 0
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Hold one slot; Overloaded at once when all are held."""
+        if self._taken >= self._count:
+            raise Overloaded(
+                f"{self._count} requests are already in flight, the most this service takes "
+                "(max_images); try again after the time in Retry-After"
+            )
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
+
+
+@asynccontextmanager
+async def give_up_at(deadline: float, *, timeout_s: float) -> AsyncIterator[None]:
+    """Cancel the work inside at `deadline` (`time.monotonic`), which is `timeout_s` after start."""
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            yield
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            f"no answer within {timeout_s:g} s; ask for more time with X-Request-Timeout (the "
+            "service's own limit is request_timeout_s) or send less work"
+        ) from error
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Result of `work`, which is cancelled when the client hangs up. The body must be read."""
+    task = asyncio.ensure_future(work)
+    watcher = asyncio.ensure_future(_hung_up(request))
+    watcher.add_done_callback(lambda done: None if done.cancelled() else task.cancel())
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if watcher.done() and not watcher.cancelled():
+            raise ClientDisconnect from None
+        task.cancel()
+        raise
+    finally:
+        watcher.cancel()
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        continue

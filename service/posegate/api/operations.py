@@ -1,0 +1,52 @@
+"""GET routes for whoever runs the service: model cards, liveness, readiness, metrics."""
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from posegate.api import openapi
+from posegate.catalog import Catalog, Model
+from posegate.errors import BackendDown, UnknownModel
+from posegate.metrics import Metrics
+from posegate.pipeline import Pipeline
+
+
+def operations_router(pipeline: Pipeline, metrics: Metrics) -> APIRouter:
+    """The routes that read the service's state."""
+    router = APIRouter()
+    cards = {
+        name: _card(pipeline.catalog, model) for name, model in pipeline.catalog.models.items()
+    }
+
+    @router.get("/v1/models", tags=["models"], **openapi.MODELS)
+    async def list_models() -> Response:
+        return JSONResponse({"models": list(cards.values())})
+
+    @router.get("/v1/models/{name}", tags=["models"], **openapi.MODEL)
+    async def show_model(name: str) -> Response:
+        if name not in cards:
+            raise UnknownModel(f"there is no network {name[:128]!r}; known: {', '.join(cards)}")
+        return JSONResponse(cards[name])
+
+    @router.get("/livez", tags=["operations"], **openapi.LIVEZ)
+    async def livez() -> Response:
+        return JSONResponse({"status": "alive"})
+
+    @router.get("/readyz", tags=["operations"], **openapi.READYZ)
+    async def readyz() -> Response:
+        reason = pipeline.ready()
+        if reason is not None:
+            raise BackendDown(f"not ready: {reason}")
+        return JSONResponse({"status": "ready"})
+
+    @router.get("/metrics", tags=["operations"], summary="Prometheus", response_class=Response)
+    async def show_metrics() -> Response:
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def _card(catalog: Catalog, model: Model) -> dict[str, object]:
+    """A card as JSON; `default` says which network serves now, whatever the file says."""
+    default = catalog.get(None, model.card.task).name == model.name
+    return model.card.model_dump(mode="json", exclude_none=True) | {"default": default}

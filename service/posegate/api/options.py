@@ -1,0 +1,118 @@
+"""Query options and headers -> what the pipeline and the renderer are asked for."""
+
+import json
+import math
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from posegate.errors import BadOption
+from posegate.pipeline import EstimateOptions
+from posegate.types import F32
+
+Score = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+PictureFormat = Literal["jpeg", "png"]
+PICTURE_TYPES: dict[str, PictureFormat] = {
+    "image/jpeg": "jpeg",
+    "image/png": "png",
+    "image/*": "jpeg",
+}
+DATA_TYPES = ("application/json", "application/*", "*/*")
+
+
+class PoseQuery(BaseModel):
+    """The query options of both POST routes, as the contract names them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str | None = Field(
+        None, max_length=128, description="Pose network; the default one when left out."
+    )
+    detector: str | None = Field(
+        None, max_length=128, description="Person detector; the default one when left out."
+    )
+    min_score: Score = Field(0.3, description="People the detector is less sure of are left out.")
+    min_keypoint_score: Score = Field(
+        0.0, description="Keypoints with a lower score are left out (score 0 in `format=coco`)."
+    )
+    max_people: int = Field(50, ge=1, description="At most so many people, the surest first.")
+    boxes: str | None = Field(
+        None,
+        description="JSON list of `[x, y, width, height]` in pixels of the upright image: "
+        "the detector is skipped.",
+        examples=["[[12, 40.5, 210.3, 400.9]]"],
+    )
+    flip_test: bool = Field(False, description="Average with the mirrored crop: slower, better.")
+    decode: Literal["dark", "quarter", "argmax"] = Field(
+        "dark", description="How a heatmap becomes a position."
+    )
+    format: Literal["poses", "coco"] = Field(
+        "poses", description="`coco` answers a list in COCO results form."
+    )
+
+    def to_options(self) -> EstimateOptions:
+        return EstimateOptions(
+            model=self.model,
+            detector=self.detector,
+            min_score=self.min_score,
+            min_keypoint_score=self.min_keypoint_score,
+            max_people=self.max_people,
+            boxes_xywh=None if self.boxes is None else parse_boxes(self.boxes),
+            flip_test=self.flip_test,
+            decode=self.decode,
+        )
+
+
+def parse_boxes(text: str) -> F32:
+    """JSON list of `[x, y, width, height]` -> (P, 4) float32, in pixels of the upright image.
+
+    Whether the numbers make sense as boxes is judged by `EstimateOptions`.
+
+    >>> parse_boxes("[[1, 2, 30, 40.5]]").tolist()
+    [[1.0, 2.0, 30.0, 40.5]]
+    """
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadOption(f"boxes is not JSON ({error}); send [[x,y,width,height],...]") from error
+    if not isinstance(rows, list) or not all(_is_box(row) for row in rows):
+        raise BadOption("boxes must be a JSON list of [x,y,width,height], four numbers each")
+    return np.array(rows, np.float64).clip(-1e30, 1e30).astype(np.float32).reshape(-1, 4)
+
+
+def _is_box(row: object) -> bool:
+    return (
+        isinstance(row, list)
+        and len(row) == 4
+        and all(isinstance(x, int | float) and not isinstance(x, bool) for x in row)
+        and all(abs(x) < 1e300 or not math.isfinite(x) for x in row)
+    )
+
+
+def picture_format(accept: str) -> PictureFormat | None:
+    """The picture format that an `Accept` header prefers, or None for JSON.
+
+    >>> picture_format("image/png, application/json;q=0.5")
+    'png'
+    >>> picture_format("*/*") is None
+    True
+    """
+    for name in _by_preference(accept):
+        if name in DATA_TYPES:
+            return None
+        if name in PICTURE_TYPES:
+            return PICTURE_TYPES[name]
+    return None
+
+
+def _by_preference(accept: str) -> list[str]:
+    ranked = []
+    for entry in accept.split(","):
+        name, *parameters = (part.strip().lower() for part in entry.split(";"))
+        quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
+        try:
+            ranked.append((-float(quality), name))
+        except ValueError:
+            continue
+    return [name for quality, name in sorted(ranked, key=lambda item: item[0]) if quality < 0]

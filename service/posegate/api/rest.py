@@ -1,0 +1,45 @@
+"""The HTTP face: one application over one pipeline."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from posegate.api.envelope import Envelope
+from posegate.api.operations import operations_router
+from posegate.api.pages import pages_router
+from posegate.api.poses import poses_router
+from posegate.api.problems import answer_error, answer_nobody
+from posegate.errors import PosegateError
+from posegate.metrics import Metrics
+from posegate.pipeline import Pipeline
+from posegate.settings import Settings
+
+
+def create_app(pipeline: Pipeline, settings: Settings, metrics: Metrics) -> FastAPI:
+    """The application; `pipeline` is started and stopped by whoever runs the server."""
+    app = FastAPI(
+        title="posegate",
+        version=_version(),
+        description="A photo in, every person's keypoints out.",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.add_middleware(Envelope, metrics=metrics)
+    for kind in (PosegateError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, answer_error)
+    app.add_exception_handler(ClientDisconnect, answer_nobody)
+    app.include_router(poses_router(pipeline, settings, metrics))
+    app.include_router(operations_router(pipeline, metrics))
+    app.include_router(pages_router())
+    return app
+
+
+def _version() -> str:
+    try:
+        return version("posegate")
+    except PackageNotFoundError:
+        return "0"

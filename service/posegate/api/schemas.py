@@ -1,0 +1,85 @@
+"""Shapes of the answers, as pydantic models: they describe the API in its OpenAPI document.
+
+Answers are not validated against them at run time (the renderer writes JSON straight from arrays);
+the wire tests do that instead.
+"""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from posegate.catalog import ModelCard
+
+Box = Annotated[
+    list[float], Field(min_length=4, max_length=4, description="[x, y, width, height] in pixels")
+]
+KeypointRow = Annotated[
+    list[float], Field(min_length=3, max_length=3, description="[x, y, score], pixels and 0 to 1")
+]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ImageSize(_Answer):
+    """Size of the upright picture, in pixels."""
+
+    width: int
+    height: int
+
+
+class Person(_Answer):
+    """One person: how sure the detector is, where, and each joint by name."""
+
+    score: float = Field(ge=0, le=1)
+    box: Box
+    keypoints: dict[str, KeypointRow]
+
+
+class PosesAnswer(_Answer):
+    """Everybody found in one picture."""
+
+    model: str
+    detector: str | None = Field(description="null when the request gave the boxes")
+    image: ImageSize
+    people: list[Person]
+    stages_ms: dict[str, float]
+    total_ms: float
+
+
+class CocoResult(_Answer):
+    """One person in COCO's keypoint results form."""
+
+    image_id: int = Field(description="the file name of the part if that is a number, else 0")
+    category_id: int = Field(description="1, person")
+    keypoints: list[float] = Field(description="x, y, score of every joint in the card's order")
+    score: float
+
+
+class ProblemAnswer(_Answer):
+    """RFC 9457 problem document."""
+
+    type: str = Field(description="stable slug")
+    title: str
+    status: int
+    detail: str
+    request_id: str
+
+
+class BatchAnswer(_Answer):
+    """One entry per image part, in the order sent."""
+
+    results: list[PosesAnswer | list[CocoResult] | ProblemAnswer]
+
+
+class ModelsAnswer(_Answer):
+    """Every network of the repository."""
+
+    models: list[ModelCard]
+
+
+class Health(_Answer):
+    """The service's own state."""
+
+    status: str

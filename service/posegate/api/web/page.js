@@ -1,0 +1,207 @@
+// Photo -> request -> answer on the page.
+
+import { drawScene, jointAt, personColor, shownJoints } from "/web/skeleton.js";
+
+const byId = (id) => document.getElementById(id);
+const canvas = byId("canvas");
+const context = canvas.getContext("2d");
+const QUERY = ["model", "detector", "decode", "min_score"];
+const MAX_CANVAS_HEIGHT = 0.72;
+
+// `turn` numbers the requests, so that a late answer never replaces a newer one.
+const state = { photo: null, picture: null, answer: null, active: -1, scale: 1, turn: 0 };
+
+byId("file").addEventListener("change", (event) => choose(event.target.files[0]));
+byId("options").addEventListener("submit", (event) => event.preventDefault());
+byId("download").addEventListener("click", download);
+for (const id of [...QUERY, "flip_test"]) byId(id).addEventListener("change", estimate);
+for (const id of ["min_score", "min_keypoint_score"]) byId(id).addEventListener("input", showValue);
+byId("min_keypoint_score").addEventListener("input", show);
+canvas.addEventListener("pointermove", point);
+canvas.addEventListener("pointerleave", () => { byId("tip").hidden = true; });
+window.addEventListener("resize", show);
+for (const type of ["dragover", "dragleave", "drop"]) document.addEventListener(type, drag);
+listModels();
+checkReady();
+
+function drag(event) {
+  event.preventDefault();
+  byId("drop").classList.toggle("over", event.type === "dragover");
+  if (event.type === "drop" && event.dataTransfer.files.length) choose(event.dataTransfer.files[0]);
+}
+
+async function choose(file) {
+  if (!file) return;
+  Object.assign(state, { photo: file, picture: null, answer: null, active: -1 });
+  const url = URL.createObjectURL(file);
+  const picture = new Image();
+  picture.src = url;
+  try {
+    await picture.decode();
+    if (state.photo === file) state.picture = picture;
+  } catch {
+    // The service says what is wrong with it; there is nothing to draw on.
+  } finally {
+    URL.revokeObjectURL(url);
+  }
+  if (state.photo !== file) return;
+  show();
+  await estimate();
+}
+
+async function estimate() {
+  if (!state.photo) return;
+  const turn = ++state.turn;
+  const query = new URLSearchParams(QUERY.map((id) => [id, byId(id).value]).filter(([, value]) => value));
+  query.set("flip_test", byId("flip_test").checked);
+  byId("view").classList.add("busy");
+  byId("summary").textContent = "Looking for people…";
+  const outcome = await post(`/v1/poses?${query}`, state.photo);
+  if (turn !== state.turn) return;
+  byId("view").classList.remove("busy");
+  state.answer = outcome.answer ?? null;
+  showProblem(outcome.problem);
+  show();
+}
+
+async function post(url, photo) {
+  try {
+    const response = await fetch(url, {
+      method: "POST", body: photo, headers: { "Content-Type": photo.type || "application/octet-stream" },
+    });
+    const content = await response.json();
+    return response.ok ? { answer: content } : { problem: content };
+  } catch (error) {
+    return { problem: { title: "No answer from the service", detail: String(error.message ?? error) } };
+  }
+}
+
+function show() {
+  const { picture, answer } = state;
+  const minimum = Number(byId("min_keypoint_score").value);
+  byId("view").hidden = !picture;
+  byId("tip").hidden = true;
+  if (picture) {
+    const room = { width: byId("view").parentElement.clientWidth, height: window.innerHeight * MAX_CANVAS_HEIGHT };
+    const size = { width: answer?.image.width ?? picture.naturalWidth, height: answer?.image.height ?? picture.naturalHeight };
+    const shrink = Math.min(room.width / size.width, Math.max(room.height, 240) / size.height);
+    const ratio = window.devicePixelRatio || 1;
+    canvas.width = Math.max(1, Math.round(size.width * shrink * ratio));
+    canvas.height = Math.max(1, Math.round(size.height * shrink * ratio));
+    canvas.style.width = `${canvas.width / ratio}px`;
+    state.scale = canvas.width / size.width;
+    drawScene(context, picture, answer, { scale: state.scale, minimum, active: state.active });
+  }
+  byId("download").disabled = !answer;
+  if (!answer) return;
+  const count = answer.people.length;
+  byId("summary").textContent = `${count === 1 ? "1 person" : `${count} people`} in ${answer.image.width} × ` +
+    `${answer.image.height} px, ${answer.total_ms.toFixed(1)} ms in ${answer.model}`;
+  canvas.setAttribute("aria-label", `Photo with ${count} skeleton${count === 1 ? "" : "s"}`);
+  showStages(answer);
+  showPeople(answer, minimum);
+}
+
+function showStages({ stages_ms: stages, total_ms: total }) {
+  const table = byId("stages");
+  table.tBodies[0].replaceChildren(...Object.entries(stages).map(([stage, ms]) => {
+    const bar = Object.assign(document.createElement("meter"), { max: total, value: ms });
+    bar.setAttribute("aria-label", `${stage}, share of the total`);
+    return row(stage, ms.toFixed(1), bar);
+  }));
+  table.deleteTFoot();
+  table.createTFoot().append(row("total", total.toFixed(1), ""));
+}
+
+function row(...cells) {
+  const line = document.createElement("tr");
+  for (const cell of cells) line.insertCell().append(cell);
+  return line;
+}
+
+function showPeople({ people }, minimum) {
+  byId("people").replaceChildren(...people.map((person, index) => {
+    const item = document.createElement("li");
+    const joints = Object.keys(shownJoints(person, minimum)).length;
+    const dot = document.createElement("canvas");
+    Object.assign(dot, { width: 12, height: 12 });
+    const brush = dot.getContext("2d");
+    brush.fillStyle = personColor(index);
+    brush.fillRect(0, 0, 12, 12);
+    dot.setAttribute("aria-hidden", "true");
+    dot.className = "dot";
+    item.append(dot, `score ${person.score.toFixed(2)}, ${joints} of ${Object.keys(person.keypoints).length} joints shown`);
+    item.addEventListener("pointerenter", () => highlight(index));
+    item.addEventListener("pointerleave", () => highlight(-1));
+    return item;
+  }));
+  if (!people.length) byId("people").append(Object.assign(document.createElement("li"), { className: "quiet", textContent: "nobody" }));
+}
+
+function highlight(index) {
+  state.active = index;
+  const minimum = Number(byId("min_keypoint_score").value);
+  drawScene(context, state.picture, state.answer, { scale: state.scale, minimum, active: index });
+}
+
+function point(event) {
+  const tip = byId("tip");
+  tip.hidden = true;
+  if (!state.answer) return;
+  const ratio = canvas.width / canvas.clientWidth / state.scale;
+  const x = event.offsetX * ratio - 0.5;
+  const y = event.offsetY * ratio - 0.5;
+  const minimum = Number(byId("min_keypoint_score").value);
+  const joint = jointAt(state.answer, x, y, { minimum, reach: 14 * ratio });
+  if (!joint) return;
+  tip.textContent = `${joint.name.replaceAll("_", " ")}  ${joint.score.toFixed(2)}`;
+  tip.style.left = `${canvas.offsetLeft + (joint.x + 0.5) / ratio}px`;
+  tip.style.top = `${canvas.offsetTop + (joint.y + 0.5) / ratio}px`;
+  tip.hidden = false;
+}
+
+function showValue(event) {
+  byId(`${event.target.id}_value`).textContent = Number(event.target.value).toFixed(2);
+}
+
+function showProblem(problem) {
+  const box = byId("problem");
+  box.hidden = !problem;
+  if (!problem) return;
+  const title = Object.assign(document.createElement("strong"), { textContent: problem.title });
+  const foot = Object.assign(document.createElement("small"), {
+    textContent: problem.type ? `${problem.status} ${problem.type}, request ${problem.request_id}` : "",
+  });
+  box.replaceChildren(title, problem.detail, document.createElement("br"), foot);
+  byId("summary").textContent = "No answer.";
+}
+
+async function listModels() {
+  const response = await fetch("/v1/models");
+  const { models } = await response.json();
+  for (const [id, task] of [["model", "pose"], ["detector", "detect"]]) {
+    const cards = models.filter((card) => card.task === task);
+    byId(id).replaceChildren(...cards.map((card) => new Option(card.name, card.name, card.default, card.default)));
+  }
+}
+
+async function checkReady() {
+  const badge = byId("ready");
+  try {
+    const response = await fetch("/readyz");
+    const content = await response.json();
+    badge.textContent = response.ok ? "ready" : "not ready";
+    badge.title = content.detail ?? "";
+    badge.className = response.ok ? "badge good" : "badge bad";
+  } catch {
+    badge.textContent = "unreachable";
+    badge.className = "badge bad";
+  }
+  setTimeout(checkReady, badge.textContent === "ready" ? 15000 : 1500);
+}
+
+function download() {
+  const url = URL.createObjectURL(new Blob([JSON.stringify(state.answer, null, 1)], { type: "application/json" }));
+  Object.assign(document.createElement("a"), { href: url, download: "poses.json" }).click();
+  URL.revokeObjectURL(url);
+}
