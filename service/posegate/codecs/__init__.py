@@ -46,7 +46,7 @@ def _make_heatmap(crop_wh: tuple[int, int], decode: str, numbers: dict[str, Any]
     return HeatmapCodec(size_wh=size_wh, decode=decode, crop_width=crop_wh[0], **numbers)
 
 
-def _make_simcc(crop_wh: tuple[int, int], decode: str, numbers: dict[str, Any]) -> Codec:
+def _make_simcc(crop_wh: tuple[int, int], _decode: str, numbers: dict[str, Any]) -> Codec:
     return SimccCodec(crop_wh=crop_wh, **numbers)
 
 

@@ -106,7 +106,7 @@ def find_peaks(heatmaps: F32) -> tuple[NDArray[np.intp], F32]:
     return np.stack([index % width, index // width], axis=1), flat[np.arange(count), index]
 
 
-def refine_quarter(heatmaps: F32, peaks_xy: NDArray[np.intp], sigma: float) -> F32:
+def refine_quarter(heatmaps: F32, peaks_xy: NDArray[np.intp], _sigma: float) -> F32:
     """Peaks moved 0.25 px along each axis towards the higher neighbour, as HRNet does.
 
     `heatmaps` (N, h, w), `peaks_xy` (N, 2); returns (N, 2) heatmap pixels. Between equal
@@ -123,12 +123,13 @@ def refine_quarter(heatmaps: F32, peaks_xy: NDArray[np.intp], sigma: float) -> F
     return np.asarray(peaks_xy + 0.25 * np.sign(slope), np.float32)
 
 
-def _refine_not(heatmaps: F32, peaks_xy: NDArray[np.intp], sigma: float) -> F32:
+def keep_peaks(_heatmaps: F32, peaks_xy: NDArray[np.intp], _sigma: float) -> F32:
+    """Peaks (N, 2) as they are."""
     return peaks_xy.astype(np.float32)
 
 
 REFINEMENTS: dict[str, Callable[[F32, NDArray[np.intp], float], F32]] = {
-    "argmax": _refine_not,
+    "argmax": keep_peaks,
     "quarter": refine_quarter,
     "dark": refine_dark,
 }

@@ -78,7 +78,7 @@ class SimccCodec:
         return place.astype(np.float32), scores.astype(np.float32)
 
 
-def _clip_score(values: F32, highest: F32) -> F32:
+def _clip_score(_values: F32, highest: F32) -> F32:
     return np.clip(highest, 0, 1)
 
 
@@ -88,7 +88,7 @@ def _softmax_score(values: F32, highest: F32) -> F32:
     return np.float32(1) / total
 
 
-def _sigmoid_score(values: F32, highest: F32) -> F32:
+def _sigmoid_score(_values: F32, highest: F32) -> F32:
     odds: F32 = np.exp(highest.clip(-80, 80))
     return odds / (1 + odds)
 
