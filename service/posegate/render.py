@@ -1,6 +1,6 @@
 """poses -> picture: boxes, limbs and joints drawn over the photo, and the file made of it.
 
-All people are drawn together, one OpenCV call per colour.
+People of about one size are drawn together, one OpenCV call per colour.
 """
 
 import cv2
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posegate.skeleton import COCO_KEYPOINTS, COCO_LIMBS
-from posegate.types import F32, U8, Image, Poses
+from posegate.types import F32, U8, Boxes, Image, Keypoints, Poses
 
 LEFT_BGR = (70, 200, 60)
 RIGHT_BGR = (30, 120, 255)
@@ -28,26 +28,17 @@ def draw_poses(image: Image, poses: Poses, *, min_keypoint_score: float = 0.2) -
     """A copy of the image with every person's box, and the limbs and joints of at least that score.
 
     The person's own left is green, right orange, the middle blue; dark edges keep them readable
-    on any ground. Widths follow the size of the picture.
+    on any ground. Widths follow the size of the picture, and are finer on a small person.
     """
     canvas = image.pixels_bgr.copy()
-    width = max(1, round(max(image.width, image.height) / 400))
-    left, top, right, bottom = poses.boxes.xyxy.T
-    corners = np.stack([left, top, right, top, right, bottom, left, bottom], axis=1)
-    _draw_lines(canvas, corners.reshape(-1, 4, 2), BOX_BGR, width, closed=True)
-
-    sides = np.array([_side(name) for name in poses.names])
-    seen = poses.keypoints.scores >= min_keypoint_score
-    limbs = _limbs_among(poses.names)
-    for color in (CENTRE_BGR, RIGHT_BGR, LEFT_BGR):
-        drawn = np.array([_limb_color(sides[limb]) == color for limb in limbs], bool)
-        chosen = limbs[drawn]
-        lines = poses.keypoints.xy[:, chosen]  # (P, limbs, 2, 2)
-        _draw_lines(canvas, lines[seen[:, chosen].all(axis=2)], color, 2 * width)
-    for color, side in ((CENTRE_BGR, ""), (RIGHT_BGR, "right"), (LEFT_BGR, "left")):
-        joints = poses.keypoints.xy[seen & (sides == side)]
-        dots = np.repeat(joints[:, None], 2, axis=1)  # a line of no length is a round dot
-        _draw_lines(canvas, dots, color, 4 * width)
+    widest = max(1, round(max(image.width, image.height) / 400))
+    longest_side = poses.boxes.xywh[:, 2:].max(axis=1, initial=0)
+    widths = np.nan_to_num(longest_side / 100).round().clip(1, widest).astype(int)
+    _draw_boxes(canvas, poses.boxes, widest)
+    for width in np.unique(widths):
+        same = widths == width
+        keypoints = Keypoints(xy=poses.keypoints.xy[same], scores=poses.keypoints.scores[same])
+        _draw_skeletons(canvas, keypoints, poses.names, min_keypoint_score, int(width))
     return Image(canvas)
 
 
@@ -57,6 +48,30 @@ def encode_image(image: Image, kind: str) -> bytes:
     written, data = cv2.imencode(extension, image.pixels_bgr, parameters)
     assert written, f"OpenCV could not write {image.width} x {image.height} pixels as {kind}"
     return data.tobytes()
+
+
+def _draw_boxes(canvas: U8, boxes: Boxes, width: int) -> None:
+    left, top, right, bottom = boxes.xyxy.T
+    corners = np.stack([left, top, right, top, right, bottom, left, bottom], axis=1)
+    _draw_lines(canvas, corners.reshape(-1, 4, 2), BOX_BGR, width, closed=True)
+
+
+def _draw_skeletons(
+    canvas: U8, keypoints: Keypoints, names: tuple[str, ...], min_score: float, width: int
+) -> None:
+    """Limbs two `width` wide under joints three `width` wide."""
+    sides = np.array([_side(name) for name in names])
+    seen = keypoints.scores >= min_score
+    limbs = _limbs_among(names)
+    colors = [_limb_color(sides[limb]) for limb in limbs]
+    for color in (CENTRE_BGR, RIGHT_BGR, LEFT_BGR):
+        chosen = limbs[np.array([limb_color == color for limb_color in colors], bool)]
+        lines = keypoints.xy[:, chosen]  # (P, limbs, 2, 2)
+        _draw_lines(canvas, lines[seen[:, chosen].all(axis=2)], color, 2 * width)
+    for color, side in ((CENTRE_BGR, ""), (RIGHT_BGR, "right"), (LEFT_BGR, "left")):
+        joints = keypoints.xy[seen & (sides == side)]
+        dots = np.repeat(joints[:, None], 2, axis=1)  # a line of no length is a round dot
+        _draw_lines(canvas, dots, color, 3 * width + 1)
 
 
 def _draw_lines(
