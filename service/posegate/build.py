@@ -1,5 +1,8 @@
 """settings -> pipeline: the one place that picks implementations."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import cv2
 
 from posegate.backends.batching import BatchingBackend
@@ -49,6 +52,17 @@ def build_pipeline(settings: Settings, metrics: Metrics) -> Pipeline:
         limits=ImageLimits(max_bytes=settings.max_body_bytes, max_pixels=settings.max_pixels),
         max_people=settings.max_people,
     )
+
+
+@asynccontextmanager
+async def running_pipeline(settings: Settings) -> AsyncIterator[Pipeline]:
+    """A started pipeline for a command that serves nobody; it is stopped at the end."""
+    pipeline = build_pipeline(settings, Metrics())
+    await pipeline.start()
+    try:
+        yield pipeline
+    finally:
+        await pipeline.stop()
 
 
 def _network(

@@ -38,7 +38,8 @@ class LetterboxDetector:
 
     def __init__(self, model: Model, *, backend: BatchingBackend, pool: Pool) -> None:
         card = model.card
-        assert card.letterbox is not None and card.nms is not None
+        assert card.letterbox is not None
+        assert card.nms is not None
         self._preprocess = Preprocess(
             size_wh=card.input.size_wh,
             color=card.input.color,
@@ -87,8 +88,13 @@ def select_boxes(
     if not len(scores):
         return Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
     xywh = np.column_stack([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]])
-    kept = cv2.dnn.NMSBoxes(xywh, scores, nms.min_score, nms.iou)
-    kept = np.asarray(kept, np.int64)[: nms.max_boxes]
+    best_first = cv2.dnn.NMSBoxes(
+        xywh,  # type: ignore[arg-type]  # OpenCV's stubs know lists only
+        scores,  # type: ignore[arg-type]
+        nms.min_score,
+        nms.iou,
+    )
+    kept = np.asarray(best_first, np.int64)[: nms.max_boxes]
     corners = apply_affine(input_to_image, boxes_xyxy[kept].reshape(-1, 2)).reshape(-1, 4)
     limits = np.array([*size_wh, *size_wh], np.float32) - np.float32(1)
     corners = np.clip(corners, np.float32(0), limits)

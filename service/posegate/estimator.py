@@ -24,7 +24,8 @@ class Estimator:
 
     def __init__(self, model: Model, *, backend: BatchingBackend, pool: Pool) -> None:
         card = model.card
-        assert card.crop is not None and card.codec is not None
+        assert card.crop is not None
+        assert card.codec is not None
         self.names = card.keypoints
         self._padding = card.crop.padding
         self._preprocess = Preprocess(
@@ -54,7 +55,8 @@ class Estimator:
     ) -> tuple[Keypoints, float]:
         """Keypoints (P, J) of the boxes' people, image pixels, and the network's seconds.
 
-        P is at least 1. With `flip_test` the mirrored crops run beside the crops and both answers are averaged.
+        P is at least 1. With `flip_test` the mirrored crops run beside the crops and both answers
+        are averaged.
         """
         crops = await self._pool.run(partial(self._crop, image, boxes, flip_test))
         clock.mark("crop")

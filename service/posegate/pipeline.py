@@ -80,6 +80,12 @@ class Pipeline:
                 "the deadline passed before the poses were ready; allow more time"
             ) from error
 
+    async def find_people(self, data: bytes, options: EstimateOptions) -> Boxes:
+        """The first half of `estimate` alone: the people the detector sees, best first."""
+        image = await self._pool.run(partial(decode_image, data, self._limits))
+        _, boxes, _ = await self._find_people(image, options, None, StageClock())
+        return boxes
+
     async def start(self) -> None:
         """Load every network and warm it up."""
         try:

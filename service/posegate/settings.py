@@ -61,7 +61,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _queue_holds_one_picture(self) -> Self:
         if self.max_queue < 2 * self.max_people:
-            raise ValueError("max_queue must be at least twice max_people (flip_test doubles crops)")
+            raise ValueError(
+                "max_queue must be at least 2 * max_people (flip_test needs it)"
+            )
         return self
 
 

@@ -32,7 +32,7 @@ class StageClock:
         self._marked = now
 
     def attribute(self, stage: str, seconds: float) -> None:
-        """Give that much of the time since the last mark to a stage; the next mark gets the rest."""
+        """Give a part of the time since the last mark to a stage; the next mark gets the rest."""
         assert stage in STAGES, stage
         self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
         self._marked += seconds

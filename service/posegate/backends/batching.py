@@ -128,7 +128,9 @@ class BatchingBackend:
             self._forget(ticket)
             raise
         parts = [ticket.parts[start] for start in sorted(ticket.parts)]
-        outputs = parts[0] if len(parts) == 1 else tuple(map(np.concatenate, zip(*parts, strict=True)))
+        outputs = (
+            parts[0] if len(parts) == 1 else tuple(map(np.concatenate, zip(*parts, strict=True)))
+        )
         infer_s = _covered(ticket.runs)
         return Inference(outputs, max(time.monotonic() - now - infer_s, 0.0), infer_s)
 
@@ -146,8 +148,8 @@ class BatchingBackend:
             )
         if now + wait_s > deadline:
             raise Overloaded(
-                f"{self._waiting} crops wait for network {self._model}, so the work could not start "
-                "before the deadline; try again later or allow more time",
+                f"{self._waiting} crops wait for network {self._model}: the work could not start "
+                "in time; try again later or allow more time",
                 retry_after_s=max(1.0, wait_s),
             )
 

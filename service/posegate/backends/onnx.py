@@ -64,7 +64,9 @@ def _open_checked(model: Model) -> ort.InferenceSession:
     try:
         session = ort.InferenceSession(str(model.onnx_path), options, providers=[PROVIDER])
     except Exception as error:  # ONNX Runtime's errors share no public base class
-        raise BadCard(f"{model.onnx_path} is not a network ONNX Runtime can load: {error}") from error
+        raise BadCard(
+            f"{model.onnx_path} is not a network ONNX Runtime can load: {error}"
+        ) from error
     _check_names(session, model)
     _check_shapes(session, model)
     return session
@@ -95,20 +97,25 @@ def _check_names(session: ort.InferenceSession, model: Model) -> None:
 
 def _check_shapes(session: ort.InferenceSession, model: Model) -> None:
     """Run one and two empty crops: the one sure way to learn what a graph gives."""
+    card = model.card
     for batch in (1, 2):
         try:
-            outputs = _run(session, model.card, np.zeros((batch, *model.card.input_shape), np.float32))
+            outputs = _run(session, card, np.zeros((batch, *card.input_shape), np.float32))
         except Exception as error:  # ONNX Runtime's errors share no public base class
             raise BadCard(f"{model.onnx_path} fails on {batch} empty crop(s): {error}") from error
-        for name, output, wanted in zip(
-            model.card.output.names, outputs, expected_shapes(model.card, batch), strict=True
-        ):
-            fits = output.dtype == np.float32 and output.ndim == len(wanted)
-            if not fits or any(w not in (None, h) for h, w in zip(output.shape, wanted, strict=True)):
+        promised = expected_shapes(card, batch)
+        for name, output, shape in zip(card.output.names, outputs, promised, strict=True):
+            if output.dtype != np.float32 or not _fits(output.shape, shape):
                 raise BadCard(
-                    f"{model.onnx_path} gives {output.dtype} {output.shape} as {name!r} for {batch} "
-                    f"crop(s), its card promises float32 {wanted}"
+                    f"{model.onnx_path} gives {output.dtype} {output.shape} as {name!r} for "
+                    f"{batch} crop(s), its card promises float32 {shape}"
                 )
+
+
+def _fits(shape: tuple[int, ...], promised: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(promised) and all(
+        want in (None, have) for have, want in zip(shape, promised, strict=True)
+    )
 
 
 def _run(session: ort.InferenceSession, card: ModelCard, tensor: F32) -> tuple[F32, ...]:

@@ -1,0 +1,212 @@
+"""A folder in COCO form -> COCO's AP and AR of the pipeline on it."""
+
+import contextlib
+import io
+import json
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from posegate.api.documents import coco_results
+from posegate.errors import BadOption
+from posegate.ordered import in_order
+from posegate.pipeline import EstimateOptions, Pipeline
+
+KEYPOINT_FIGURES = (
+    "ap", "ap50", "ap75", "ap_medium", "ap_large", "ar", "ar50", "ar75", "ar_medium", "ar_large",
+)  # fmt: skip
+BOX_FIGURES = ("ap", "ap50")
+PERSON = 1
+Task = Literal["keypoints", "boxes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """One labelled picture; `boxes_xywh` are its people with keypoints, crowds left out."""
+
+    id: int
+    path: Path
+    boxes_xywh: list[list[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """The pictures that are there, and the annotations of those alone, in COCO's form."""
+
+    photos: list[Photo]
+    annotations: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """COCO's figures, in [0, 1]; -1 where nothing of that size is labelled."""
+
+    data: str
+    task: Task
+    model: str | None
+    detector: str | None
+    flip_test: bool
+    decode: str | None
+    images: int
+    people: int
+    seconds: float
+    keypoints: dict[str, float] | None
+    boxes: dict[str, float] | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def load_data(folder: Path) -> Data:
+    """Read `person_keypoints.json` of a folder, for the pictures that lie in its `images/`."""
+    path = folder / "person_keypoints.json"
+    try:
+        document = json.loads(path.read_bytes())
+        images = [i for i in document["images"] if (folder / "images" / i["file_name"]).is_file()]
+        ids = {image["id"] for image in images}
+        labels = [a for a in document["annotations"] if a["image_id"] in ids]
+        people = defaultdict(list)
+        for label in labels:
+            if not label.get("iscrowd") and label.get("num_keypoints", 0) > 0:
+                people[label["image_id"]].append([float(value) for value in label["bbox"]])
+        photos = [
+            Photo(image["id"], folder / "images" / image["file_name"], people[image["id"]])
+            for image in images
+        ]
+        annotations = {
+            "info": {},
+            "images": images,
+            "annotations": labels,
+            "categories": document["categories"],
+        }
+    except OSError as error:
+        raise BadOption(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadOption(f"{path} is not COCO keypoint annotations: {error!r}") from error
+    if not photos:
+        raise BadOption(f"{folder / 'images'} holds none of the pictures of {path}")
+    return Data(photos, annotations)
+
+
+async def evaluate(
+    pipeline: Pipeline,
+    folder: Path,
+    options: EstimateOptions,
+    *,
+    boxes: Literal["truth", "detector"] = "truth",
+    task: Task = "keypoints",
+    ahead: int = 4,
+    on_photo: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Run every labelled picture of a folder and score the answers as COCO does.
+
+    With `boxes="truth"` the pose network looks at the labelled people; a person's score is then the
+    mean of its keypoint scores. `task="boxes"` scores the detector alone. `on_photo` hears how many
+    of how many pictures are done.
+    """
+    data = load_data(folder)
+    scorer = _coco_scorer(data)
+    started = time.perf_counter()
+    poses: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
+    answers = _answers(
+        pipeline, data.photos, options, given=boxes == "truth", task=task, ahead=ahead
+    )
+    done = 0
+    async for keypoint_results, box_results in answers:
+        poses += keypoint_results
+        found += box_results
+        done += 1
+        if on_photo is not None:
+            on_photo(done, len(data.photos))
+    with_detector = task == "boxes" or boxes == "detector"
+    detector = pipeline.catalog.get(options.detector, "detect").name if with_detector else None
+    return Report(
+        data=folder.name,
+        task=task,
+        model=pipeline.catalog.get(options.model, "pose").name if task == "keypoints" else None,
+        detector=detector,
+        flip_test=options.flip_test,
+        decode=options.decode if task == "keypoints" else None,
+        images=len(data.photos),
+        people=sum(len(photo.boxes_xywh) for photo in data.photos),
+        seconds=round(time.perf_counter() - started, 2),
+        keypoints=scorer("keypoints", poses, KEYPOINT_FIGURES) if task == "keypoints" else None,
+        boxes=scorer("bbox", found, BOX_FIGURES) if with_detector else None,
+    )
+
+
+async def _answers(
+    pipeline: Pipeline,
+    photos: list[Photo],
+    options: EstimateOptions,
+    *,
+    given: bool,
+    task: Task,
+    ahead: int,
+) -> AsyncIterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+    """Keypoint and box results of each photo, in COCO's results form."""
+
+    async def work(photo: Photo) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        data = photo.path.read_bytes()
+        if task == "boxes":
+            boxes = await pipeline.find_people(data, options)
+            return [], _box_results(boxes.xywh, boxes.scores, photo.id)
+        asked = options
+        if given:
+            truth = np.array(photo.boxes_xywh, np.float32).reshape(-1, 4)
+            asked = replace(options, boxes_xywh=truth, max_people=max(len(truth), 1))
+        estimate = await pipeline.estimate(data, asked)
+        poses = estimate.poses
+        return (
+            coco_results(poses, min_keypoint_score=0.0, image_id=photo.id),
+            _box_results(poses.boxes.xywh, poses.boxes.scores, photo.id),
+        )
+
+    async for answer in in_order(photos, work, ahead=ahead):
+        yield answer
+
+
+def _box_results(xywh: Any, scores: Any, image_id: int) -> list[dict[str, Any]]:
+    return [
+        {"image_id": image_id, "category_id": PERSON, "bbox": box, "score": score}
+        for box, score in zip(xywh.tolist(), scores.tolist(), strict=True)
+    ]
+
+
+def _coco_scorer(
+    data: Data,
+) -> Callable[[str, list[dict[str, Any]], tuple[str, ...]], dict[str, float]]:
+    """A function that scores results with the COCO evaluator, which must be installed."""
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise BadOption(
+            "evaluation needs the COCO evaluator; install it with: pip install 'posegate[evaluate]'"
+        ) from error
+
+    def score(
+        kind: str, results: list[dict[str, Any]], figures: tuple[str, ...]
+    ) -> dict[str, float]:
+        if not results:
+            return dict.fromkeys(figures, 0.0)
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = COCO()
+            truth.dataset = data.annotations
+            truth.createIndex()
+            evaluator = COCOeval(truth, truth.loadRes(results), kind)
+            evaluator.params.imgIds = [photo.id for photo in data.photos]
+            evaluator.params.catIds = [PERSON]
+            evaluator.evaluate()
+            evaluator.accumulate()
+            evaluator.summarize()
+        stats = evaluator.stats[: len(figures)].tolist()
+        return {name: round(value, 4) for name, value in zip(figures, stats, strict=True)}
+
+    return score

@@ -1,0 +1,120 @@
+"""Files, folders and globs -> poses as JSON and drawn pictures."""
+
+import asyncio
+import glob
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from posegate.api.documents import coco_image_id, coco_json, poses_json
+from posegate.errors import BadOption, PosegateError
+from posegate.ordered import in_order
+from posegate.pipeline import EstimateOptions, Pipeline, StageClock
+from posegate.render import draw_poses, encode_image
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One picture to work on; `output` is its name in the output folder, without suffix."""
+
+    path: Path
+    output: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What came of one picture: `text` is JSON, or None with the reason in `error`."""
+
+    source: Source
+    text: str | None
+    picture: bytes | None = None
+    error: str | None = None
+
+
+def find_sources(patterns: Iterable[str]) -> list[Source]:
+    """Pictures named by files, folders (searched deeply, by suffix) and globs, in that order.
+
+    A name that matches nothing stays in the list, so that it is reported like any bad file.
+    """
+    sources = [source for pattern in patterns for source in _sources_of(pattern)]
+    uses = Counter(source.output for source in sources)
+    return [
+        source
+        if uses[source.output] == 1
+        else replace(source, output=source.output.with_name(source.path.name))
+        for source in sources
+    ]
+
+
+async def predict(
+    pipeline: Pipeline,
+    sources: list[Source],
+    options: EstimateOptions,
+    *,
+    form: str = "poses",
+    draw: bool = False,
+    ahead: int = 4,
+) -> AsyncIterator[Prediction]:
+    """One prediction per source, in order; a bad picture does not stop the others.
+
+    `form` is `poses` or `coco`.
+    """
+
+    async def work(item: tuple[int, Source]) -> Prediction:
+        position, source = item
+        clock = StageClock()
+        try:
+            data = await asyncio.to_thread(source.path.read_bytes)
+            clock.mark("read")
+            estimate = await pipeline.estimate(data, options, clock=clock)
+        except OSError as error:
+            return Prediction(source, None, error=error.strerror or str(error))
+        except PosegateError as error:
+            return Prediction(source, None, error=error.detail)
+        minimum = options.min_keypoint_score
+        picture = None
+        if draw:
+            drawn = await asyncio.to_thread(
+                draw_poses, estimate.image, estimate.poses, min_keypoint_score=max(minimum, 0.2)
+            )
+            picture = await asyncio.to_thread(encode_image, drawn, "jpeg")
+        if form == "poses":
+            text = poses_json(estimate, min_keypoint_score=minimum)
+        else:
+            image_id = coco_image_id(source.path.name, position)
+            text = coco_json(estimate, min_keypoint_score=minimum, image_id=image_id)
+        return Prediction(source, text, picture)
+
+    async for prediction in in_order(enumerate(sources), work, ahead=ahead):
+        yield prediction
+
+
+def write_prediction(prediction: Prediction, folder: Path) -> None:
+    """Write `<output>.json` and, when drawn, `<output>.drawn.jpg`; BadOption when that fails."""
+    target = folder / prediction.source.output
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if prediction.text is not None:
+            target.with_name(target.name + ".json").write_text(prediction.text + "\n")
+        if prediction.picture is not None:
+            target.with_name(target.name + ".drawn.jpg").write_bytes(prediction.picture)
+    except OSError as error:
+        raise BadOption(f"cannot write to {target.parent}: {error.strerror}") from error
+
+
+def _sources_of(pattern: str) -> list[Source]:
+    path = Path(pattern)
+    if path.is_dir():
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        return [Source(p, p.relative_to(path).with_suffix("")) for p in found]
+    if path.exists() or not glob.has_magic(pattern):
+        return [Source(path, Path(path.stem))]
+    matches = [
+        source
+        for name in sorted(glob.glob(pattern, recursive=True))
+        for source in _sources_of(name)
+    ]
+    return matches or [Source(path, Path(path.stem))]
