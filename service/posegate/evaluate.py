@@ -158,6 +158,8 @@ async def _answers(
             boxes = await pipeline.find_people(data, options)
             return [], _box_results(boxes.xywh, boxes.scores, photo.id)
         asked = options
+        if given and not photo.boxes_xywh:
+            return [], []
         if given:
             truth = np.array(photo.boxes_xywh, np.float32).reshape(-1, 4)
             asked = replace(options, boxes_xywh=truth, max_people=max(len(truth), 1))

@@ -112,9 +112,7 @@ def _sources_of(pattern: str) -> list[Source]:
         return [Source(p, p.relative_to(path).with_suffix("")) for p in found]
     if path.exists() or not glob.has_magic(pattern):
         return [Source(path, Path(path.stem))]
-    matches = [
-        source
-        for name in sorted(glob.glob(pattern, recursive=True))
-        for source in _sources_of(name)
+    names = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  Path.glob takes no absolute
+    return [source for name in names for source in _sources_of(name)] or [
+        Source(path, Path(path.stem))
     ]
-    return matches or [Source(path, Path(path.stem))]

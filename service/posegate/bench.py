@@ -1,0 +1,201 @@
+"""How fast the pipeline is, in process and over HTTP, and what of the time the networks take."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass
+from itertools import cycle
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+
+from posegate.api.documents import poses_json
+from posegate.errors import BackendDown, BadOption, PosegateError
+from posegate.loadclient import Connection, poses_path, running_server, wait_ready
+from posegate.pipeline import EstimateOptions, Pipeline
+from posegate.predict import find_sources
+from posegate.types import F32
+
+PEOPLE = (1, 2, 4, 8, 16)
+CONCURRENCY = (1, 4, 8, 16)
+DETECTOR_MIN_SCORE = 0.05
+WARM_UP_CALLS = 3
+
+Call = Callable[[], Awaitable[float]]
+"""Works on one picture and answers how many seconds of it its networks ran."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measured cell. Times in milliseconds.
+
+    `network_ms` is the mean time inside the networks, `other_share` what everything else takes of
+    the mean latency; both only in process and at concurrency 1, where nothing waits.
+    """
+
+    face: Literal["process", "http"]
+    people: int
+    concurrency: int
+    images: int
+    p50_ms: float
+    p95_ms: float
+    images_per_s: float
+    network_ms: float | None
+    other_share: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One picture and what is asked about it."""
+
+    data: bytes
+    options: EstimateOptions
+
+
+def made_jobs(people: int, *, model: str | None) -> list[Job]:
+    """A made 640x480 JPEG with so many boxes given: needs no picture, runs no detector."""
+    small = np.random.default_rng(7).integers(0, 255, (24, 32, 3), dtype=np.uint8)
+    done, jpeg = cv2.imencode(".jpg", cv2.resize(small, (640, 480), interpolation=cv2.INTER_CUBIC))
+    assert done
+    return [Job(bytes(jpeg), EstimateOptions(model=model, boxes_xywh=_made_boxes(people)))]
+
+
+async def found_jobs(
+    pipeline: Pipeline, paths: Sequence[str], people: int, *, model: str | None
+) -> list[Job]:
+    """The pictures in which the detector finds at least so many people, asked for that many."""
+    asked = EstimateOptions(model=model, min_score=DETECTOR_MIN_SCORE, max_people=people)
+    jobs = []
+    for source in find_sources(paths):
+        try:
+            data = source.path.read_bytes()
+            found = await pipeline.find_people(data, asked)
+        except (OSError, PosegateError) as error:
+            raise BadOption(f"{source.path} cannot be used: {error}") from error
+        if len(found) == people:
+            jobs.append(Job(data, asked))
+    return jobs
+
+
+async def bench(
+    pipeline: Pipeline,
+    *,
+    repository: Path,
+    threads: int,
+    images: Sequence[str] = (),
+    model: str | None = None,
+    url: str | None = None,
+    people: Sequence[int] = PEOPLE,
+    concurrency: Sequence[int] = CONCURRENCY,
+    seconds: float = 2.0,
+    on_row: Callable[[Row], None] | None = None,
+) -> list[Row]:
+    """Measure every cell for so many seconds; without `url` a service of its own is started."""
+    rows: list[Row] = []
+    jobs_by_people = {
+        count: await found_jobs(pipeline, images, count, model=model)
+        if images
+        else made_jobs(count, model=model)
+        for count in people
+    }
+    async with AsyncExitStack() as stack:
+        if url is None:
+            url = await stack.enter_async_context(running_server(repository, threads))
+        else:
+            await wait_ready(url)
+        for count, jobs in jobs_by_people.items():
+            for callers in concurrency if jobs else ():
+                for row in (
+                    await _measure_process(pipeline, jobs, count, callers, seconds),
+                    await _measure_http(url, jobs, count, callers, seconds),
+                ):
+                    rows.append(row)
+                    if on_row is not None:
+                        on_row(row)
+    return rows
+
+
+async def _measure_process(
+    pipeline: Pipeline, jobs: list[Job], people: int, concurrency: int, seconds: float
+) -> Row:
+    turns = cycle(jobs)
+
+    async def call() -> float:
+        job = next(turns)
+        estimate = await pipeline.estimate(job.data, job.options)
+        poses_json(estimate, min_keypoint_score=0.0)
+        return estimate.network_s
+
+    return await _measure("process", [call] * concurrency, people, seconds)
+
+
+async def _measure_http(
+    url: str, jobs: list[Job], people: int, concurrency: int, seconds: float
+) -> Row:
+    turns = cycle([(poses_path(job.options), job.data) for job in jobs])
+    connections = [Connection(url) for _ in range(concurrency)]
+
+    def caller(connection: Connection) -> Call:
+        async def call() -> float:
+            path, data = next(turns)
+            status, body = await connection.request("POST", path, data)
+            if status != 200:
+                raise BackendDown(f"the service answered {status}: {body[:300].decode()}")
+            return 0.0
+
+        return call
+
+    async with AsyncExitStack() as stack:
+        for connection in connections:
+            await connection.open()
+            stack.push_async_callback(connection.close)
+        return await _measure("http", [caller(c) for c in connections], people, seconds)
+
+
+async def _measure(
+    face: Literal["process", "http"], calls: Sequence[Call], people: int, seconds: float
+) -> Row:
+    """Closed loop: each of the callers sends its next picture when the last one is answered."""
+    latencies: list[float] = []
+    network: list[float] = []
+
+    async def loop(call: Call, until: float) -> None:
+        while time.perf_counter() < until:
+            started = time.perf_counter()
+            network.append(await call())
+            latencies.append(time.perf_counter() - started)
+
+    for call in calls:
+        for _ in range(WARM_UP_CALLS):
+            await call()
+    started = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for call in calls:
+            group.create_task(loop(call, started + seconds))
+    elapsed = time.perf_counter() - started
+    alone = face == "process" and len(calls) == 1
+    return Row(
+        face=face,
+        people=people,
+        concurrency=len(calls),
+        images=len(latencies),
+        p50_ms=round(median(latencies) * 1000, 2),
+        p95_ms=round(quantiles([*latencies, latencies[-1]], n=20)[-1] * 1000, 2),
+        images_per_s=round(len(latencies) / elapsed, 2),
+        network_ms=round(sum(network) / len(network) * 1000, 2) if alone else None,
+        other_share=round(1 - sum(network) / sum(latencies), 3) if alone else None,
+    )
+
+
+def _made_boxes(people: int) -> F32:
+    """(P, 4) boxes of 60 x 160 pixels, spread over 640 x 480."""
+    index = np.arange(people)
+    corners = np.column_stack([20 + (index % 8) * 72, 40 + (index // 8 % 2) * 220])
+    return np.column_stack([corners, np.full((people, 2), (60, 160))]).astype(np.float32)

@@ -1,0 +1,132 @@
+"""The commands that measure: `posegate evaluate` and `posegate bench`."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from posegate.bench import CONCURRENCY, PEOPLE, bench
+from posegate.build import running_pipeline
+from posegate.cli_options import (
+    AsJson,
+    Config,
+    Decode,
+    Detector,
+    FlipTest,
+    Model,
+    Repository,
+    Threads,
+    progress_bar,
+    reported,
+)
+from posegate.evaluate import evaluate
+from posegate.options import EstimateOptions
+from posegate.settings import Settings, load_settings
+from posegate.tables import print_table
+
+
+def evaluate_command(
+    data: Annotated[Path, typer.Option(help="Folder with images/ and person_keypoints.json.")],
+    boxes: Annotated[
+        Literal["truth", "detector"], typer.Option(help="Whose boxes the pose network gets.")
+    ] = "truth",
+    task: Annotated[
+        Literal["keypoints", "boxes"], typer.Option(help="boxes scores the detector alone.")
+    ] = "keypoints",
+    model: Model = None,
+    detector: Detector = None,
+    flip_test: FlipTest = False,
+    decode: Decode = "dark",
+    min_score: Annotated[float, typer.Option(help="Least score of a detected person.")] = 0.05,
+    max_people: Annotated[int, typer.Option(help="Most detected people per picture.")] = 100,
+    config: Config = None,
+    model_repository: Repository = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score the networks on labelled pictures with COCO's AP and AR."""
+
+    async def run(settings: Settings, options: EstimateOptions) -> dict[str, Any]:
+        async with running_pipeline(settings) as pipeline:
+            with progress_bar() as progress:
+                bar = progress.add_task("pictures", total=None)
+                report = await evaluate(
+                    pipeline,
+                    data,
+                    options,
+                    boxes=boxes,
+                    task=task,
+                    ahead=2 * settings.threads,
+                    on_photo=lambda done, total: progress.update(bar, completed=done, total=total),
+                )
+        return report.as_dict()
+
+    with reported():
+        settings = load_settings(config, model_repository=model_repository, threads=threads)
+        options = EstimateOptions(
+            model=model,
+            detector=detector,
+            flip_test=flip_test,
+            decode=decode,
+            min_score=min_score,
+            max_people=max_people,
+        )
+        report = asyncio.run(run(settings, options))
+    if as_json:
+        print(json.dumps(report))
+        return
+    keypoints, person_boxes = report.pop("keypoints"), report.pop("boxes")
+    print_table("evaluated", [{"what": k, "value": v} for k, v in report.items()])
+    if keypoints is not None:
+        print_table("keypoints", [keypoints])
+    if person_boxes is not None:
+        print_table("person boxes", [person_boxes])
+
+
+def bench_command(
+    images: Annotated[
+        list[str] | None,
+        typer.Option(help="Pictures to detect people in; else a made one with given boxes."),
+    ] = None,
+    model: Model = None,
+    url: Annotated[str | None, typer.Option(help="A running service; else one is started.")] = None,
+    people: Annotated[list[int] | None, typer.Option(help="People per picture.")] = None,
+    concurrency: Annotated[list[int] | None, typer.Option(help="Callers at a time.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.05, help="Time of each measurement.")] = 2.0,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter ones.")] = False,
+    config: Config = None,
+    model_repository: Repository = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure latency and images per second, in process and over HTTP."""
+
+    async def run(settings: Settings) -> list[dict[str, Any]]:
+        async with running_pipeline(settings) as pipeline:
+            with progress_bar() as progress:
+                bar = progress.add_task("measurements", total=2 * len(counts) * len(callers))
+                rows = await bench(
+                    pipeline,
+                    repository=settings.model_repository,
+                    threads=settings.threads,
+                    images=images or (),
+                    model=model,
+                    url=url,
+                    people=counts,
+                    concurrency=callers,
+                    seconds=min(seconds, 0.3) if quick else seconds,
+                    on_row=lambda _: progress.advance(bar),
+                )
+        return [row.as_dict() for row in rows]
+
+    counts = people or ((1, 4) if quick else PEOPLE)
+    callers = concurrency or ((1, 4) if quick else CONCURRENCY)
+    with reported():
+        settings = load_settings(config, model_repository=model_repository, threads=threads)
+        rows = asyncio.run(run(settings))
+    if as_json:
+        print(json.dumps(rows))
+    else:
+        print_table("bench", rows)

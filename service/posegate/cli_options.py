@@ -1,0 +1,49 @@
+"""Options that several commands share, and how a command reports progress and errors."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from posegate.errors import PosegateError
+
+Config = Annotated[Path | None, typer.Option(help="TOML file with settings.")]
+Repository = Annotated[
+    Path | None, typer.Option("--model-repository", help="Folder with the networks.")
+]
+Threads = Annotated[int | None, typer.Option(help="Cores the networks may use.")]
+Model = Annotated[str | None, typer.Option(help="Pose network; else the default one.")]
+Detector = Annotated[str | None, typer.Option(help="Person detector; else the default one.")]
+FlipTest = Annotated[bool, typer.Option("--flip-test", help="Average with the mirrored crop.")]
+Decode = Annotated[
+    Literal["dark", "quarter", "argmax"], typer.Option(help="How a heatmap becomes a position.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def progress_bar() -> Progress:
+    """A bar on standard error, so that standard output stays clean."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=False,
+    )
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """An error meant for the caller becomes one line and exit status 2."""
+    try:
+        yield
+    except PosegateError as error:
+        print(f"error: {error.detail}", file=sys.stderr)
+        raise typer.Exit(2) from error

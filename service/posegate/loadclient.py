@@ -1,0 +1,109 @@
+"""A service on loopback and the plainest HTTP client there is, so that a benchmark measures the
+service and not its client."""
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlencode, urlsplit
+
+from posegate.errors import BackendDown, BadOption
+from posegate.pipeline import EstimateOptions
+
+START_TIMEOUT_S = 60.0
+
+
+class Connection:
+    """One keep-alive HTTP/1.1 connection; `open` must come first."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme != "http" or not parts.hostname:
+            raise BadOption(f"url is {url!r}; it must look like http://127.0.0.1:8080")
+        self._host, self._port = parts.hostname, parts.port or 80
+
+    async def open(self) -> None:
+        self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
+
+    async def request(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+        """Status and body of the answer."""
+        head = (
+            f"{method} {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n"
+            f"Content-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        self._writer.write(head.encode() + body)
+        await self._writer.drain()
+        lines = (await self._reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
+        lengths = [line.split(b":")[1] for line in lines if line.startswith(b"content-length:")]
+        return int(lines[0].split()[1]), await self._reader.readexactly(int(lengths[0]))
+
+    async def close(self) -> None:
+        self._writer.close()
+        await self._writer.wait_closed()
+
+
+def poses_path(options: EstimateOptions) -> str:
+    """Path and query that ask `POST /v1/poses` for these options."""
+    query: dict[str, str] = {
+        "max_people": str(options.max_people),
+        "min_score": str(options.min_score),
+    }
+    if options.model is not None:
+        query["model"] = options.model
+    if options.boxes_xywh is not None:
+        query["boxes"] = json.dumps(options.boxes_xywh.tolist(), separators=(",", ":"))
+    return "/v1/poses?" + urlencode(query)
+
+
+@asynccontextmanager
+async def running_server(repository: Path, threads: int) -> AsyncIterator[str]:
+    """A service of our own in another process, warmed up; yields its URL."""
+    port = _free_port()
+    environment = {
+        **os.environ,
+        "POSEGATE_MODEL_REPOSITORY": str(repository),
+        "POSEGATE_THREADS": str(threads),
+        "POSEGATE_LOG_LEVEL": "warning",
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "posegate", "serve", "--port", str(port), env=environment
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        await wait_ready(url, process)
+        yield url
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+async def wait_ready(url: str, process: asyncio.subprocess.Process | None = None) -> None:
+    """Wait until `/readyz` says 200; BackendDown when that takes too long."""
+    connection = Connection(url)
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while process is None or process.returncode is None:
+                try:
+                    await connection.open()
+                    status, _ = await connection.request("GET", "/readyz")
+                    await connection.close()
+                    if status == 200:
+                        return
+                except OSError:
+                    pass
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        pass
+    raise BackendDown(f"the service at {url} does not become ready")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,54 @@
+"""Tables for a person at a terminal; `--json` prints the same facts for a program."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from posegate.catalog import Catalog, ModelCard
+
+
+def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """One line per row; the keys of the first row are the columns."""
+    table = Table(title=title, title_justify="left")
+    for column in rows[0] if rows else ():
+        numeric = not isinstance(rows[0][column], str)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*("-" if value is None else str(value) for value in row.values()))
+    Console().print(table)
+
+
+def model_rows(catalog: Catalog) -> list[dict[str, Any]]:
+    """What `posegate models list` says of each network."""
+    return [
+        {
+            "name": model.name,
+            "task": model.card.task,
+            "default": "yes" if catalog.get(None, model.card.task) is model else "",
+            "input": f"{model.card.input.width}x{model.card.input.height}",
+            "parameters": model.card.parameters,
+            "gflops": model.card.gflops,
+            "best_ap": model.card.best_ap if model.card.accuracy else None,
+            "licence": model.card.licence,
+        }
+        for model in catalog.models.values()
+    ]
+
+
+def card_rows(card: ModelCard) -> list[dict[str, Any]]:
+    """What `posegate models show` says of one network: one row per field of the card."""
+    return [
+        {"field": field, "value": _readable(value)}
+        for field, value in card.model_dump(mode="json", exclude_none=True).items()
+    ]
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_readable(inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        separator = "\n" if value and isinstance(value[0], dict) else ", "
+        return separator.join(_readable(inner) for inner in value)
+    return str(value)
