@@ -1,0 +1,32 @@
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+PIP := $(PYTHON) -m pip --disable-pip-version-check install --quiet
+NEEDS_VENV := "python3 cannot make a virtual environment (Debian: apt-get install python3-venv)"
+
+.PHONY: run test check clean
+
+run: $(VENV)/.serve
+	$(PYTHON) -m posegate serve
+
+test: check
+	$(PYTHON) -m pytest
+
+check: $(VENV)/.test
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	$(VENV)/bin/lint-imports
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/.serve: pyproject.toml
+	python3 -m venv $(VENV) || { echo $(NEEDS_VENV) >&2; exit 1; }
+	$(PIP) --editable .
+	touch $@
+
+# torch goes first and alone: this exact version is the CPU build, others bring gigabytes of CUDA.
+$(VENV)/.test: $(VENV)/.serve
+	$(PIP) torch==2.13.0
+	$(PIP) --editable '.[dev,train]'
+	touch $@
