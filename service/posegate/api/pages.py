@@ -1,7 +1,10 @@
-"""GET / and /docs: static pages that need nothing from outside the service."""
+"""GET /, /docs and /openapi.json: pages that need nothing from outside the service."""
 
+import json
 from collections.abc import Awaitable, Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter, Response
 
@@ -16,9 +19,18 @@ HEADERS = {
 }
 
 
-def pages_router() -> APIRouter:
-    """One route per file, so that the set of routes stays closed."""
+def pages_router(openapi: Callable[[], dict[str, Any]]) -> APIRouter:
+    """One route per file, so that the set of routes stays closed.
+
+    `openapi` makes the OpenAPI document; it is written out once, when first asked for.
+    """
     router = APIRouter(include_in_schema=False)
+    document = cache(lambda: json.dumps(openapi()).encode())
+
+    @router.get("/openapi.json")
+    async def show_openapi() -> Response:
+        return Response(document(), media_type="application/json")
+
     for path, name in {**PAGES, **{f"/web/{name}": name for name in ASSETS}}.items():
         router.add_api_route(path, _serve(FOLDER / name), methods=["GET"])
     return router

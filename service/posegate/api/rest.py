@@ -24,6 +24,7 @@ def create_app(pipeline: Pipeline, settings: Settings, metrics: Metrics) -> Fast
         title="posegate",
         version=_version(),
         description="A photo in, every person's keypoints out.",
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -34,7 +35,7 @@ def create_app(pipeline: Pipeline, settings: Settings, metrics: Metrics) -> Fast
     app.add_exception_handler(ClientDisconnect, answer_nobody)
     app.include_router(poses_router(pipeline, settings, metrics))
     app.include_router(operations_router(pipeline, metrics))
-    app.include_router(pages_router())
+    app.include_router(pages_router(app.openapi))
     return app
 
 

@@ -1,0 +1,106 @@
+"""A real service in a process of its own, on loopback, for the wire tests."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+PROGRAM = """
+import sys
+from posegate.logs import configure_logs
+from posegate.server import serve
+from posegate.settings import load_settings
+configure_logs("info")
+sys.exit(serve(load_settings()))
+"""
+START_LIMIT_S = 30.0
+PROBLEM_FIELDS = {"type", "title", "status", "detail", "request_id"}
+
+
+@dataclass(frozen=True)
+class Service:
+    """The running process, its address and its log."""
+
+    process: "subprocess.Popen[bytes]"
+    host: str
+    port: int
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    def client(self, **options: object) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=20, trust_env=False, **options)
+
+    def connect(self) -> socket.socket:
+        """A bare connection, for what no proper client would do."""
+        return socket.create_connection((self.host, self.port), timeout=20)
+
+    def rss_bytes(self) -> int:
+        """Resident memory of the process."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024
+
+    def stop(self) -> int:
+        """SIGTERM, as an orchestrator would; returns the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+
+def launch(repository: Path, log: Path, **settings: object) -> "subprocess.Popen[bytes]":
+    """Start the service as a process; it logs to `log`."""
+    wanted = {"model_repository": repository, "http_port": 0, "threads": 2, **settings}
+    environment = {f"POSEGATE_{name.upper()}": str(value) for name, value in wanted.items()}
+    paths = os.pathsep.join(path for path in sys.path if path)
+    with log.open("wb") as stream:
+        return subprocess.Popen(
+            [sys.executable, "-c", PROGRAM],
+            env={**os.environ, **environment, "PYTHONPATH": paths},
+            stderr=stream,
+        )
+
+
+@contextmanager
+def running_service(repository: Path, log: Path, **settings: object) -> Iterator[Service]:
+    """A ready service; stopped at the end."""
+    process = launch(repository, log, **settings)
+    try:
+        host, port = _wait_until_ready(process, log)
+        yield Service(process, host, port, log)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(20)
+
+
+def problem_of(response: httpx.Response, status: int, slug: str) -> dict[str, object]:
+    """The response's problem document, checked to be one of that status and slug."""
+    assert response.headers["content-type"] == "application/problem+json", response.text[:300]
+    problem = response.json()
+    assert set(problem) == PROBLEM_FIELDS
+    assert (response.status_code, problem["status"], problem["type"]) == (status, status, slug), (
+        problem
+    )
+    assert problem["request_id"] == response.headers["x-request-id"]
+    assert "Traceback" not in problem["detail"]
+    return problem
+
+
+def _wait_until_ready(process: "subprocess.Popen[bytes]", log: Path) -> tuple[str, int]:
+    ends = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < ends and process.poll() is None:
+        match = re.search(r"server ready url=http://([\d.]+):(\d+)", log.read_text())
+        if match:
+            return match[1], int(match[2])
+        time.sleep(0.05)
+    raise AssertionError(f"the service did not become ready:\n{log.read_text()}")

@@ -1,0 +1,162 @@
+"""Bodies too large, clients too slow or gone, too many at once, too little time."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from fakes import encode, make_photo
+from wire.running import Service, problem_of
+
+HEAD = b"POST /v1/poses HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Everything until the service closes the connection."""
+    received = b""
+    while data := connection.recv(65536):
+        received += data
+    return received
+
+
+@contextmanager
+def half_sent(service: Service, photo: bytes) -> Iterator[socket.socket]:
+    """A request in flight: its head and half of its body have arrived."""
+    with service.connect() as connection:
+        connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(photo))
+        connection.sendall(photo[: len(photo) // 2])
+        time.sleep(0.1)
+        yield connection
+
+
+def wait_until_idle(service: Service) -> None:
+    ends = time.monotonic() + 10
+    with service.client() as client:
+        while 'posegate_in_flight{face="http"} 1.0' not in client.get("/metrics").text:
+            assert time.monotonic() < ends, "a request stays in flight"
+            time.sleep(0.05)
+
+
+@pytest.fixture(autouse=True)
+def _still_serving(tight_service: Service, photo: bytes) -> Iterator[None]:
+    """After each test the service is idle again and the next good request works."""
+    yield
+    wait_until_idle(tight_service)
+    with tight_service.client() as client:
+        assert client.post("/v1/poses", content=photo).status_code == 200
+
+
+def test_declared_body_over_the_limit_is_refused_unread(tight_service: Service):
+    with tight_service.connect() as connection:
+        started = time.monotonic()
+        connection.sendall(HEAD + b"Content-Length: 50000000\r\n\r\n")
+        answer = connection.recv(65536)
+        assert time.monotonic() - started < 0.5
+    assert b" 413 " in answer
+    assert b"connection: close" in answer.lower()
+
+
+def test_client_that_sends_all_of_a_large_body_first_still_sees_the_refusal(
+    tight_service: Service,
+):
+    with tight_service.client() as client:
+        response = client.post("/v1/poses", content=bytes(5_000_000))
+        assert "100000" in str(problem_of(response, 413, "too-large")["detail"])
+
+
+def test_endless_chunked_body_is_cut_off(tight_service: Service):
+    chunk = b"4000\r\n" + bytes(0x4000) + b"\r\n"
+    started = time.monotonic()
+    sent = 0
+    with tight_service.connect() as connection:
+        connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        try:
+            while time.monotonic() - started < 10:
+                connection.sendall(chunk)
+                sent += len(chunk)
+                time.sleep(0.001)
+        except OSError:
+            pass
+    assert time.monotonic() - started < 5
+
+
+def test_chunked_body_over_the_limit_is_refused(tight_service: Service):
+    with tight_service.client() as client:
+        response = client.post("/v1/poses", content=iter([bytes(60_000)] * 3))
+        problem_of(response, 413, "too-large")
+
+
+def test_multipart_body_over_the_limit_is_refused(tight_service: Service):
+    with tight_service.client() as client:
+        for route in ("/v1/poses", "/v1/poses:batch"):
+            response = client.post(route, files={"image": bytes(200_000)})
+            problem_of(response, 413, "too-large")
+
+
+def test_client_waiting_for_100_continue_is_told_no_before_it_sends(tight_service: Service):
+    with tight_service.connect() as connection:
+        connection.sendall(HEAD + b"Content-Length: 900000\r\nExpect: 100-continue\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
+
+
+def test_client_gone_halfway_leaves_nothing_behind(tight_service: Service, photo: bytes):
+    for _ in range(3):
+        with half_sent(tight_service, photo):
+            pass
+        wait_until_idle(tight_service)
+
+
+def test_client_gone_before_the_answer_leaves_nothing_behind(tight_service: Service):
+    large = encode(make_photo(width=4000, height=3000), ".jpg")[:99_000]
+    for data in (encode(make_photo(width=400, height=300), ".jpg"), large):
+        with tight_service.connect() as connection:
+            connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(data) + data)
+        wait_until_idle(tight_service)
+    assert "request failed" not in tight_service.log.read_text()
+
+
+def test_body_that_never_comes_meets_the_deadline(tight_service: Service, photo: bytes):
+    started = time.monotonic()
+    with half_sent(tight_service, photo) as connection:
+        answer = connection.recv(65536)
+    assert b" 504 " in answer
+    assert b'"deadline"' in answer
+    assert 1.5 < time.monotonic() - started < 4
+
+
+def test_client_s_own_deadline_is_heeded(tight_service: Service, photo: bytes):
+    with tight_service.client() as client:
+        headers = {"x-request-timeout": "0.00001"}
+        for route in ("/v1/poses", "/v1/poses:batch"):
+            response = client.post(route, files={"image": photo}, headers=headers)
+            problem_of(response, 504, "deadline")
+
+
+def test_request_over_the_bound_is_refused_at_once(tight_service: Service, photo: bytes):
+    with half_sent(tight_service, photo), tight_service.client() as client:
+        responses = [client.post("/v1/poses", content=photo) for _ in range(5)]
+        assert client.get("/livez").status_code == 200
+    for response in responses:
+        problem_of(response, 429, "overloaded")
+        assert int(response.headers["retry-after"]) >= 1
+    assert min(response.elapsed.total_seconds() for response in responses) < 0.05
+
+
+def test_request_finished_after_a_refusal_of_another_is_answered(
+    tight_service: Service, photo: bytes
+):
+    with half_sent(tight_service, photo) as connection:
+        with tight_service.client() as client:
+            problem_of(client.post("/v1/poses", content=photo), 429, "overloaded")
+        connection.sendall(photo[len(photo) // 2 :])
+        assert b"HTTP/1.1 200 " in connection.recv(65536)
+
+
+def test_garbage_instead_of_http_is_survived(tight_service: Service):
+    for garbage in (b"\x16\x03\x01\x02\x00" + bytes(100), b"GET\r\n\r\n", b"\r\n" * 50):
+        with tight_service.connect() as connection:
+            connection.sendall(garbage)
+            connection.shutdown(socket.SHUT_WR)
+            read_all(connection)

@@ -1,0 +1,133 @@
+"""The page in a real browser: a photo chosen, skeletons on the canvas, problems shown."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fakes import POSE_NAME, encode, make_photo
+from wire.running import Service
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["sync_api.Browser"]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: "sync_api.Browser", service: Service) -> Iterator["sync_api.Page"]:
+    """The open page; nothing may come from another address and no script may fail."""
+    page = browser.new_page(viewport={"width": 1280, "height": 860})
+    foreign: list[str] = []
+    faults: list[str] = []
+    page.on("request", lambda request: foreign.append(request.url))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(service.url)
+    yield page
+    page.close()
+    assert [url for url in foreign if not url.startswith((service.url, "blob:", "data:"))] == []
+    assert faults == []
+
+
+@pytest.fixture
+def photo_file(tmp_path: Path) -> Path:
+    file = tmp_path / "photo.jpg"
+    file.write_bytes(encode(make_photo(width=640, height=480), ".jpg"))
+    return file
+
+
+def choose(page: "sync_api.Page", file: Path, *, words: str = "people in") -> None:
+    page.set_input_files("#file", file)
+    sync_api.expect(page.locator("#summary")).to_contain_text(words, timeout=15_000)
+
+
+def canvas_pixels(page: "sync_api.Page") -> np.ndarray:
+    data = page.locator("#canvas").screenshot()
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+
+
+def test_photo_shows_skeletons_times_and_people(page: "sync_api.Page", photo_file: Path):
+    sync_api.expect(page.locator("#ready")).to_have_text("ready")
+    choose(page, photo_file, words="2 people in 640 × 480 px")
+    drawn = canvas_pixels(page)
+    plain = cv2.resize(cv2.imread(str(photo_file)), (drawn.shape[1], drawn.shape[0]))
+    changed = (np.abs(drawn.astype(int) - plain).max(axis=2) > 60).mean()
+    assert 0.005 < changed < 0.3
+    stages = page.locator("#stages tbody tr td:first-child").all_inner_texts()
+    assert stages == [
+        "read", "decode", "detect", "crop", "queue", "infer", "keypoints", "encode",
+    ]  # fmt: skip
+    assert page.locator("#people li").count() == 2
+    assert page.locator("#problem").is_hidden()
+
+
+def test_joint_under_the_pointer_is_named(page: "sync_api.Page", photo_file: Path):
+    with page.expect_response("**/v1/poses?*") as caught:
+        choose(page, photo_file)
+    nose_x, nose_y, _ = caught.value.json()["people"][0]["keypoints"]["nose"]
+    size = page.locator("#canvas").bounding_box()
+    scale = size["width"] / 640
+    page.mouse.move(size["x"] + nose_x * scale + 2, size["y"] + nose_y * scale + 2)
+    sync_api.expect(page.locator("#tip")).to_contain_text("nose")
+
+
+def test_options_ask_again(page: "sync_api.Page", photo_file: Path):
+    assert page.locator("#model").input_value() == POSE_NAME
+    choose(page, photo_file, words="2 people")
+    page.locator("#min_score").fill("0.7")
+    sync_api.expect(page.locator("#summary")).to_contain_text("1 person")
+    assert page.locator("#min_score_value").inner_text() == "0.70"
+    page.locator("#min_keypoint_score").fill("1")
+    sync_api.expect(page.locator("#min_keypoint_score_value")).to_have_text("1.00")
+
+
+def test_problem_is_shown_and_the_next_photo_works(
+    page: "sync_api.Page", photo_file: Path, tmp_path: Path
+):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"these are words")
+    choose(page, broken, words="No answer.")
+    sync_api.expect(page.locator("#problem")).to_contain_text("not a JPEG, PNG or WebP")
+    sync_api.expect(page.locator("#problem")).to_contain_text("415 bad-image")
+    choose(page, photo_file, words="2 people")
+    assert page.locator("#problem").is_hidden()
+
+
+def test_every_control_has_a_label(page: "sync_api.Page"):
+    for control in page.locator("input, select, button").all():
+        name = control.evaluate("node => node.labels?.[0]?.innerText || node.innerText")
+        assert name or control.get_attribute("aria-label")
+
+
+def test_narrow_screen_does_not_scroll_sideways(page: "sync_api.Page", photo_file: Path):
+    page.set_viewport_size({"width": 380, "height": 800})
+    choose(page, photo_file)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_docs_list_routes_options_and_examples(page: "sync_api.Page", service: Service):
+    page.goto(f"{service.url}/docs")
+    sync_api.expect(page.locator(".route").first).to_contain_text("/v1/poses")
+    text = page.locator("body").inner_text()
+    for word in ("/v1/poses:batch", "min_keypoint_score", "image/webp", "Too many requests"):
+        assert word in text
