@@ -26,7 +26,7 @@ _JPEG_SCAN = re.compile(rb"\xff\xda")  # three times as fast as bytes.count on e
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD9)})
 _SCAN, _END = 0xDA, 0xD9
-_TRUNCATED = "The {} file is cut off; send all of its bytes."
+_TRUNCATED = "The {} file is cut off or its structure is broken; send all of its bytes."
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,9 @@ def _check_png(data: bytes) -> None:
         is_critical = kind[0] & 0x20 == 0
         stored = int.from_bytes(data[end : end + 4], "big")
         if is_critical and zlib.crc32(data[start - 4 : end]) != stored:
-            raise BadImage(f"The PNG file is damaged: wrong checksum in its {kind!r} chunk.")
+            raise BadImage(
+                f"The PNG file is damaged: wrong checksum in its {kind.decode('latin-1')} chunk."
+            )
     if kind != b"IEND":
         raise BadImage(_TRUNCATED.format("PNG"))
 

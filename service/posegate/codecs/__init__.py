@@ -34,9 +34,9 @@ def make_codec(
     `crop_wh` is the network's input size. `decode` (`dark`, `quarter`, `argmax`) matters to
     heatmaps only; a SimCC network's bins are finer than a pixel already.
 
-    >>> make_codec("heatmap", crop_wh=(192, 256), width=48, height=64, sigma=2.0).decode
-    ... # doctest: +ELLIPSIS
-    <bound method HeatmapCodec.decode of ...>
+    >>> codec = make_codec("heatmap", crop_wh=(192, 256), width=48, height=64, sigma=2.0)
+    >>> codec.decode((np.zeros((2, 17, 64, 48)),)).xy.shape
+    (2, 17, 2)
     """
     return _CONSTRUCTORS[kind](crop_wh, decode, numbers)
 

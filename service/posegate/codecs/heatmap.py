@@ -92,7 +92,7 @@ class HeatmapCodec:
         The map is moved by exactly that, by linear interpolation, so that an average of both
         directions keeps the joints where they are.
         """
-        heatmaps = np.asarray(outputs[0], np.float32)[:, order]
+        heatmaps = np.take(np.asarray(outputs[0], np.float32), order, axis=1)
         mirror = (self._crop_width - 1 - 2 * self._offset[0]) / self._scale[0]
         turned: F32 = heatmaps @ _mirror_matrix(heatmaps.shape[-1], float(mirror))
         return (turned,)

@@ -59,13 +59,12 @@ class SimccCodec:
         """Vectors of a mirrored crop, as those of the crop itself; `order` (J,): mirrored joint.
 
         Pixel W - 1 lies `split - 1` bins before the last bin, so the mirrored vector is moved left
-        by that much (to the nearest bin); the last bin fills what comes in.
+        by that much (to the nearest bin); its border fills what comes in.
         """
-        mirrored = np.asarray(outputs[0], np.float32)[:, order, ::-1]
-        bins = mirrored.shape[-1]
-        columns = np.arange(bins) + round(self.split - 1)
-        x = mirrored[..., columns.clip(0, bins - 1)]
-        return x, np.asarray(outputs[1], np.float32)[:, order]
+        x, y = (np.take(np.asarray(vectors, np.float32), order, axis=1) for vectors in outputs)
+        bins = x.shape[-1]
+        columns = bins - 1 - np.arange(bins) - round(self.split - 1)
+        return np.take(x, columns.clip(0, bins - 1), axis=-1), y
 
     def _decode_axis(self, vectors: NDArray[Any]) -> tuple[F32, F32]:
         """Place in crop pixels and score, both (P, J)."""
