@@ -1,0 +1,310 @@
+"""crops -> heatmaps, joined: posegate.backends.batching."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+
+import numpy as np
+import pytest
+import pytest_asyncio
+from fakes import FakeBackend
+
+from posegate.backends.batching import BatchingBackend
+from posegate.backends.workers import Workers
+from posegate.errors import BackendDown, DeadlineExceeded, Overloaded
+from posegate.metrics import Metrics
+from posegate.types import F32
+
+SHAPE = (3, 4, 4)
+Start = Callable[..., "asyncio.Future[Bench]"]
+
+
+class Bench:
+    """A batcher over an echoing backend of one worker, whose warm-up calls are forgotten."""
+
+    def __init__(self, backend: "EchoBackend", metrics: Metrics, batcher: BatchingBackend) -> None:
+        self.backend, self.metrics, self.batcher = backend, metrics, batcher
+        self.tasks: list[asyncio.Task[object]] = []
+
+    def ask(self, *values: float, deadline: float | None = None) -> "asyncio.Task[object]":
+        """Ask for one crop per value, in the background."""
+        task = asyncio.create_task(self.batcher.infer(crops(*values), deadline=deadline))
+        self.tasks.append(task)
+        return task
+
+    def count(self, name: str, model: str = "echo") -> float:
+        value = self.metrics.registry.get_sample_value(name, {"model": model})
+        assert value is not None
+        return value
+
+
+class EchoBackend(FakeBackend):
+    """Answers each crop's first value, so that a mix-up of callers would show."""
+
+    async def infer(self, tensor: F32) -> tuple[F32, ...]:
+        await super().infer(tensor)
+        return (tensor[:, 0, 0, :1].copy(), tensor[:, 0, 0, 0].copy())
+
+
+def crops(*values: float) -> F32:
+    return np.repeat(np.array(values, np.float32), 48).reshape(-1, *SHAPE)
+
+
+def values(inference: object) -> list[float]:
+    return inference.outputs[1].tolist()  # type: ignore[attr-defined]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+@pytest_asyncio.fixture
+async def start() -> AsyncIterator[Callable[..., object]]:
+    started: list[Bench] = []
+
+    async def build(*, workers: int = 1, **changes: object) -> Bench:
+        backend, metrics = EchoBackend(input_shape=SHAPE), Metrics()
+        batcher = BatchingBackend(
+            backend, model="echo", workers=Workers(workers), metrics=metrics, **changes
+        )
+        await batcher.start()
+        backend.calls.clear()
+        started.append(Bench(backend, metrics, batcher))
+        return started[-1]
+
+    yield build
+    for bench in started:
+        bench.backend.gate.set()
+        for task in bench.tasks:
+            task.cancel()
+        await asyncio.gather(*bench.tasks, return_exceptions=True)
+        await bench.batcher.stop()
+
+
+async def busy(bench: Bench) -> "asyncio.Task[object]":
+    """Hold the one worker with a first call."""
+    bench.backend.gate.clear()
+    first = bench.ask(0)
+    await until(lambda: bench.backend.calls == [1])
+    return first
+
+
+async def test_warm_up_runs_every_batch_size_in_use_before_ready() -> None:
+    backend = EchoBackend(input_shape=SHAPE)
+    batcher = BatchingBackend(
+        backend, model="echo", workers=Workers(1), metrics=Metrics(), max_batch=3
+    )
+    assert batcher.ready() == "network echo is not warmed up"
+    await batcher.start()
+    assert backend.calls == [1, 2, 3]
+    assert batcher.ready() is None
+    await batcher.stop()
+    assert batcher.ready() == "network echo is not warmed up"
+
+
+async def test_concurrent_callers_share_a_batch_and_each_gets_its_own_crops(start) -> None:
+    bench = await start(max_batch=8)
+    first = await busy(bench)
+    others = [bench.ask(1), bench.ask(2, 3), bench.ask(4)]
+    await asyncio.sleep(0)
+    bench.backend.gate.set()
+    answers = await asyncio.gather(first, *others)
+    assert [values(answer) for answer in answers] == [[0], [1], [2, 3], [4]]
+    assert bench.backend.calls == [1, 4]
+    assert bench.count("posegate_crops_per_batch_sum") == 5
+    assert bench.count("posegate_crops_per_batch_count") == 2
+    assert bench.count("posegate_queue_age_seconds_count") == 4
+
+
+async def test_a_big_request_is_split_and_put_together_in_order(start) -> None:
+    bench = await start(max_batch=4)
+    answer = await bench.ask(*range(10))
+    assert values(answer) == list(range(10))
+    assert bench.backend.calls == [4, 4, 2]
+
+
+async def test_a_lone_request_is_shared_by_idle_workers(start) -> None:
+    bench = await start(workers=2, max_batch=8, max_wait_s=5.0)
+    bench.backend.gate.clear()
+    task = bench.ask(*range(6))
+    await until(lambda: len(bench.backend.calls) == 2)
+    bench.backend.gate.set()
+    assert values(await task) == list(range(6))
+    assert bench.backend.calls == [3, 3]
+
+
+async def test_a_lone_caller_does_not_wait_for_company(start) -> None:
+    bench = await start(max_wait_s=30.0)
+    async with asyncio.timeout(2):
+        assert values(await bench.ask(7)) == [7]
+
+
+async def test_while_others_run_a_batch_waits_for_company_but_not_for_ever(start) -> None:
+    bench = await start(workers=2, max_wait_s=0.05)
+    await busy(bench)
+    started = time.monotonic()
+    late = [bench.ask(1)]
+    await asyncio.sleep(0.01)
+    late.append(bench.ask(2))
+    await until(lambda: len(bench.backend.calls) == 2)
+    assert time.monotonic() - started >= 0.049
+    assert bench.backend.calls == [1, 2]
+
+
+async def test_a_full_queue_refuses_with_a_time_to_come_back(start) -> None:
+    bench = await start(max_queue=3)
+    await busy(bench)
+    bench.ask(1, 2, 3)
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="limit of 3") as refusal:
+        await bench.ask(4)
+    assert refusal.value.retry_after_s is not None
+    assert refusal.value.retry_after_s >= 1
+
+
+async def test_work_whose_deadline_passed_in_the_queue_is_not_computed(start) -> None:
+    bench = await start()
+    first = await busy(bench)
+    late = bench.ask(1, deadline=time.monotonic() + 0.02)
+    good = bench.ask(2)
+    await asyncio.sleep(0.04)
+    bench.backend.gate.set()
+    with pytest.raises(DeadlineExceeded):
+        await late
+    assert values(await first) == [0]
+    assert values(await good) == [2]
+    assert bench.backend.calls == [1, 1]
+
+
+async def test_a_deadline_in_the_past_is_refused_at_once(start) -> None:
+    bench = await start()
+    with pytest.raises(DeadlineExceeded):
+        await bench.ask(1, deadline=time.monotonic() - 1)
+    assert bench.backend.calls == []
+
+
+async def test_work_that_could_not_start_in_time_is_refused_at_once(start) -> None:
+    bench = await start()
+    bench.backend.delay_s = 0.05
+    await bench.ask(0)
+    await busy_after(bench)
+    bench.ask(*range(100))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="could not start in time"):
+        await bench.ask(1, deadline=time.monotonic() + 1)
+
+
+async def busy_after(bench: Bench) -> None:
+    bench.backend.gate.clear()
+    bench.ask(0)
+    await until(lambda: len(bench.backend.calls) == 2)
+
+
+async def test_cancelled_work_is_not_computed(start) -> None:
+    bench = await start()
+    first = await busy(bench)
+    gone, stays = bench.ask(1, 2), bench.ask(3)
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.sleep(0)
+    bench.backend.gate.set()
+    assert values(await first) == [0]
+    assert values(await stays) == [3]
+    assert bench.backend.calls == [1, 1]
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+
+
+async def test_a_caller_gone_while_its_batch_runs_disturbs_nobody(start) -> None:
+    bench = await start()
+    first = await busy(bench)
+    first.cancel()
+    await asyncio.sleep(0)
+    bench.backend.gate.set()
+    assert values(await bench.ask(5)) == [5]
+
+
+async def test_a_failing_backend_fails_its_batch_only(start, caplog) -> None:
+    bench = await start()
+    first = await busy(bench)
+    others = [bench.ask(1), bench.ask(2)]
+    await asyncio.sleep(0)
+    bench.backend.gate.set()
+    await first
+    bench.backend.failure = RuntimeError("out of luck")
+    for task in others:
+        with pytest.raises(BackendDown, match="network echo failed"):
+            await task
+    bench.backend.failure = None
+    assert values(await bench.ask(3)) == [3]
+    assert [record.message for record in caplog.records] == ["a batch failed"]
+
+
+async def test_when_a_part_of_a_split_request_fails_the_rest_is_not_computed(start, caplog) -> None:
+    bench = await start(max_batch=2)
+    bench.backend.failure = RuntimeError("out of luck")
+    with pytest.raises(BackendDown):
+        await bench.ask(*range(10))
+    assert bench.backend.calls == [2]
+
+
+async def test_an_answer_for_another_number_of_crops_is_an_error(start) -> None:
+    bench = await start()
+
+    async def lie(tensor: F32) -> tuple[F32, ...]:
+        return (tensor[:1],)
+
+    bench.backend.infer = lie
+    with pytest.raises(BackendDown, match="another number of crops"):
+        await bench.ask(1, 2)
+
+
+async def test_queue_and_inference_times_add_up_to_the_wait(start) -> None:
+    bench = await start()
+    bench.backend.delay_s = 0.03
+    started = time.monotonic()
+    first, second = await asyncio.gather(bench.ask(1), bench.ask(2))
+    elapsed = time.monotonic() - started
+    for inference in (first, second):
+        assert 0.029 <= inference.infer_s <= elapsed
+        assert inference.infer_s + inference.queue_s <= elapsed
+    assert max(first.queue_s, second.queue_s) < elapsed
+
+
+async def test_stop_finishes_what_runs_and_refuses_what_waits(start) -> None:
+    bench = await start()
+    first = await busy(bench)
+    waiting = bench.ask(1)
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(bench.batcher.stop())
+    await asyncio.sleep(0.01)
+    bench.backend.gate.set()
+    await stopping
+    assert values(await first) == [0]
+    with pytest.raises(BackendDown, match="stopping"):
+        await waiting
+    with pytest.raises(BackendDown, match="not running"):
+        await bench.batcher.infer(crops(1))
+
+
+async def test_workers_are_handed_out_first_come_first_served() -> None:
+    workers = Workers(1)
+    await workers.acquire()
+    order: list[int] = []
+
+    async def take(number: int) -> None:
+        await workers.acquire()
+        order.append(number)
+        workers.release()
+
+    takers = [asyncio.create_task(take(number)) for number in range(3)]
+    await asyncio.sleep(0)
+    takers[1].cancel()
+    await asyncio.sleep(0)
+    workers.release()
+    await asyncio.gather(*takers, return_exceptions=True)
+    assert order == [0, 2]
+    assert workers.free == 1
+    workers.close()
