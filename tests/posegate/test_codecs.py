@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from posegate.codecs import HeatmapCodec, SimccCodec, make_codec
+from posegate.codecs import Codec, HeatmapCodec, SimccCodec, make_codec
 from posegate.codecs.heatmap import REFINEMENTS
 from posegate.skeleton import COCO_KEYPOINTS, flip_order
 from posegate.types import Keypoints
@@ -121,6 +121,14 @@ def test_target_is_a_gaussian_with_peak_one_cut_at_three_sigmas() -> None:
     assert whole[25, 26] == pytest.approx(np.exp(-36 / 8))
     assert whole[25, 27] == 0
     assert half[25, 20] == half[25, 21] == pytest.approx(np.exp(-0.25 / 8))
+
+
+@pytest.mark.parametrize("codec", [HeatmapCodec(), SimccCodec()])
+def test_unlabelled_joint_of_unknown_place_has_an_empty_target(codec: Codec) -> None:
+    xy, weights = np.full((1, 2, 2), np.nan, np.float32), np.zeros((1, 2), np.float32)
+    outputs, kept = codec.encode(Keypoints(xy, weights), weights)
+    assert not any(output.any() for output in outputs)
+    assert not kept.any()
 
 
 def test_rounded_target_peaks_on_the_nearest_pixel() -> None:

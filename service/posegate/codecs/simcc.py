@@ -49,8 +49,11 @@ class SimccCodec:
         inside = ((bins > -0.5) & (bins < np.array(self.bins_xy) - 0.5)).all(axis=-1)
         kept = np.where(inside, weights, 0).astype(np.float32)
         targets = tuple(
-            _gaussian(bins[..., axis], self.bins_xy[axis], self._sigma_xy[axis])
-            * (kept > 0)[..., None]
+            np.where(
+                kept[..., None] > 0,
+                _gaussian(bins[..., axis], self.bins_xy[axis], self._sigma_xy[axis]),
+                np.float32(0),
+            )
             for axis in (0, 1)
         )
         return targets, kept
