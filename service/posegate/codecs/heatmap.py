@@ -86,8 +86,8 @@ class HeatmapCodec:
     def flip(self, outputs: Sequence[NDArray[Any]], order: NDArray[np.int64]) -> tuple[F32, ...]:
         """Outputs (P, J, h, w) of a mirrored crop, as those of the crop itself.
 
-        `order` (J,) names the mirrored joint of each joint. A mirrored map is `shift` heatmap pixels
-        off, unless both grids are centred alike: 0.75 for scale 4, offset 0, where HRNet moves it
+        `order` (J,) names the mirrored joint of each joint. A mirrored map is `shift` heatmap
+        pixels off, unless both grids are centred alike: 0.75 for scale 4, offset 0, where HRNet moves it
         by 1. It is moved by exactly `shift` here, interpolating linearly, so that the average of
         both directions leaves the joints where they are (TinyPose: mean OKS 0.773, HRNet's 0.771).
         """
