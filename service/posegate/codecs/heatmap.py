@@ -87,9 +87,9 @@ class HeatmapCodec:
         """Outputs (P, J, h, w) of a mirrored crop, as those of the crop itself.
 
         `order` (J,) names the mirrored joint of each joint. A mirrored map is `shift` heatmap
-        pixels off, unless both grids are centred alike: 0.75 for scale 4, offset 0, where HRNet moves it
-        by 1. It is moved by exactly `shift` here, interpolating linearly, so that the average of
-        both directions leaves the joints where they are (TinyPose: mean OKS 0.773, HRNet's 0.771).
+        pixels off, unless both grids are centred alike: 0.75 for scale 4, offset 0, where HRNet
+        moves it by 1. It is moved by exactly `shift` here, interpolating linearly, so that the
+        average of both directions leaves the joints in place (TinyPose: mean OKS 0.773, not 0.771).
         """
         heatmaps = np.take(np.asarray(outputs[0], np.float32), order, axis=1)
         mirror = (self._crop_width - 1 - 2 * self._offset[0]) / self._scale[0]
