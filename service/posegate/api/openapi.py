@@ -45,6 +45,28 @@ _COCO = [
         "score": 0.8,
     }
 ]
+_CARD = {
+    "name": "posefpn-small-256x192",
+    "task": "pose",
+    "description": "Small pose network for CPUs.",
+    "default": True,
+    "input": {
+        "name": "input", "width": 192, "height": 256, "color": "rgb",
+        "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375],
+    },
+    "crop": {"padding": 1.25},
+    "output": {"names": ["heatmaps"]},
+    "codec": {
+        "kind": "heatmap", "width": 48, "height": 64, "sigma": 2.0,
+        "scale": [4.0, 4.0], "offset": [0.0, 0.0],
+    },
+    "keypoints": list(COCO_KEYPOINTS),
+    "score": "height of the joint's peak in its heatmap",
+    "parameters": 1_300_000,
+    "gflops": 0.4,
+    "licence": "Apache-2.0",
+    "sha256": "0" * 64,
+}  # fmt: skip
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -140,12 +162,17 @@ BATCH: dict[str, Any] = {
 
 MODELS: dict[str, Any] = {
     "summary": "The cards of all networks",
-    "responses": answer(ModelsAnswer, "Every card") | problems(500),
+    "responses": answer(ModelsAnswer, "Every card", one={"models": [_CARD]}) | problems(500),
 }
 
 MODEL: dict[str, Any] = {
     "summary": "The card of one network",
-    "responses": answer(ModelCard, "The card") | problems(404, 500),
+    "responses": answer(ModelCard, "The card", card=_CARD) | problems(404, 500),
+    "openapi_extra": {
+        "parameters": [
+            {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+        ]
+    },
 }
 
 LIVEZ: dict[str, Any] = {
@@ -156,4 +183,9 @@ LIVEZ: dict[str, Any] = {
 READYZ: dict[str, Any] = {
     "summary": "Every network ran a warm-up inference and the backend is up",
     "responses": answer(Health, "Ready", ready={"status": "ready"}) | problems(503),
+}
+
+METRICS: dict[str, Any] = {
+    "summary": "The metrics in Prometheus' text form",
+    "responses": {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 }

@@ -1,6 +1,6 @@
 """GET routes for whoever runs the service: model cards, liveness, readiness, metrics."""
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -23,7 +23,8 @@ def operations_router(pipeline: Pipeline, metrics: Metrics) -> APIRouter:
         return JSONResponse({"models": list(cards.values())})
 
     @router.get("/v1/models/{name}", tags=["models"], **openapi.MODEL)
-    async def show_model(name: str) -> Response:
+    async def show_model(request: Request) -> Response:
+        name = request.path_params["name"]
         if name not in cards:
             raise UnknownModel(f"there is no network {name[:128]!r}; known: {', '.join(cards)}")
         return JSONResponse(cards[name])
@@ -39,7 +40,7 @@ def operations_router(pipeline: Pipeline, metrics: Metrics) -> APIRouter:
             raise BackendDown(f"not ready: {reason}")
         return JSONResponse({"status": "ready"})
 
-    @router.get("/metrics", tags=["operations"], summary="Prometheus", response_class=Response)
+    @router.get("/metrics", tags=["operations"], response_class=Response, **openapi.METRICS)
     async def show_metrics() -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 

@@ -14,39 +14,58 @@ function element(tag, content = [], attributes = {}) {
   return made;
 }
 
+// Text with `code` in it.
+function prose(text) {
+  return text.split("`").map((part, index) => (index % 2 ? element("code", part) : part));
+}
+
 function routeCard(path, method, route) {
   const card = element("details", [], { className: "route card" });
   card.append(element("summary", [
     element("b", method.toUpperCase()), path, element("span", route.summary ?? ""),
   ]));
-  if (route.description) card.append(element("p", route.description));
+  if (route.description) card.append(element("p", prose(route.description)));
+  if (method === "post") card.append(element("pre", curl(path)));
   if (route.parameters?.length) {
     card.append(element("h3", "Options"), table(
       ["name", "in", "type", "default", "meaning"],
       route.parameters.map((option) => [
-        option.name, option.in, typeOf(option.schema), JSON.stringify(option.schema.default ?? null), option.description ?? "",
+        option.name, option.in, typeOf(option.schema), JSON.stringify(option.schema.default) ?? "", prose(option.description ?? ""),
       ]),
     ));
   }
   const body = route.requestBody?.content;
   if (body) card.append(element("h3", "Body"), element("p", Object.keys(body).join(", ")));
-  for (const [status, answer] of Object.entries(route.responses)) card.append(...answerParts(status, answer));
+  const answers = Object.entries(route.responses);
+  for (const [status, answer] of answers.filter(([status]) => status < 400)) card.append(...success(status, answer));
+  const refused = answers.filter(([status]) => status >= 400).flatMap(refusals);
+  if (refused.length) card.append(element("h3", "Problems"), table(["status", "type", "for example"], refused));
   card.open = method === "post";
   return card;
 }
 
-function answerParts(status, answer) {
+function curl(path) {
+  return path.endsWith(":batch")
+    ? `curl -F image=@one.jpg -F image=@two.jpg ${location.origin}${path}`
+    : `curl --data-binary @photo.jpg -H 'content-type: image/jpeg' ${location.origin}${path}`;
+}
+
+function success(status, answer) {
   const parts = [element("h3", `${status}: ${answer.description}`)];
   for (const [type, content] of Object.entries(answer.content ?? {})) {
-    const examples = Object.entries(content.examples ?? {});
-    parts.push(element("p", `${type} ${content.schema ? typeOf(content.schema) : ""}`));
-    for (const [name, example] of examples) {
-      const shown = element("details", [element("summary", `example: ${name}`)]);
-      shown.append(element("pre", JSON.stringify(example.value, null, 1)));
-      parts.push(shown);
+    parts.push(element("p", `${type}: ${content.schema ? typeOf(content.schema) : "any"}`));
+    for (const [name, example] of Object.entries(content.examples ?? {})) {
+      parts.push(element("details", [
+        element("summary", `example: ${name}`), element("pre", JSON.stringify(example.value, null, 1)),
+      ]));
     }
   }
   return parts;
+}
+
+function refusals([status, answer]) {
+  const examples = Object.values(answer.content?.["application/problem+json"]?.examples ?? {});
+  return examples.map(({ value }) => [status, value.type, `${value.title}: ${value.detail}`]);
 }
 
 function schemaCard() {

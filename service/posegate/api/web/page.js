@@ -93,7 +93,13 @@ function show() {
     drawScene(context, picture, answer, { scale: state.scale, minimum, active: state.active });
   }
   byId("download").disabled = !answer;
-  if (!answer) return;
+  byId("legend").hidden = !(picture && answer);
+  if (!answer) {
+    byId("stages").tBodies[0].replaceChildren();
+    byId("stages").deleteTFoot();
+    byId("people").replaceChildren();
+    return;
+  }
   const count = answer.people.length;
   byId("summary").textContent = `${count === 1 ? "1 person" : `${count} people`} in ${answer.image.width} × ` +
     `${answer.image.height} px, ${answer.total_ms.toFixed(1)} ms in ${answer.model}`;

@@ -9,7 +9,8 @@ const LIMBS = [
   ["nose", "left_eye"], ["nose", "right_eye"], ["left_eye", "left_ear"], ["right_eye", "right_ear"],
   ["left_ear", "left_shoulder"], ["right_ear", "right_shoulder"],
 ];
-const SIDES = { left: "#ff9f43", right: "#54c6ff", middle: "#ffffff" };
+// The colours of the drawn pictures: the person's left, right, and the middle.
+const SIDES = { left: "#3caf50", right: "#fa6e32", middle: "#28bef0" };
 
 export function personColor(index) {
   return `hsl(${(index * 137.5 + 90) % 360} 90% 62%)`;
