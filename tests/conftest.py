@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from fakes import make_repository
 
+from fakes import make_repository
 from posegate.build import running_pipeline
 from posegate.pipeline import Pipeline
 from posegate.settings import Settings

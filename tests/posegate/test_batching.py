@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable
 import numpy as np
 import pytest
 import pytest_asyncio
-from fakes import FakeBackend
 
+from fakes import FakeBackend
 from posegate.backends.batching import BatchingBackend
 from posegate.backends.workers import Workers
 from posegate.errors import BackendDown, DeadlineExceeded, Overloaded

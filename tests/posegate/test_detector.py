@@ -1,0 +1,64 @@
+"""image -> boxes: posegate.detector."""
+
+import numpy as np
+
+from fakes import MADE_BOX_SCORES, MADE_BOXES_INPUT, black_photo, encode, make_photo
+from posegate.card import NmsSpec
+from posegate.detector import select_boxes
+from posegate.geometry import apply_affine
+from posegate.options import EstimateOptions
+from posegate.pipeline import Pipeline
+
+IDENTITY = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+NMS = NmsSpec(iou=0.6, min_score=0.1, max_boxes=3)
+
+
+def select(rows: list[list[float]], scores: list[float], nms: NmsSpec = NMS) -> list[list[float]]:
+    boxes = select_boxes(
+        np.array(rows, np.float32).reshape(-1, 4),
+        np.array(scores, np.float32),
+        IDENTITY,
+        nms=nms,
+        size_wh=(100, 50),
+    )
+    assert boxes.xyxy.dtype == np.float32
+    assert (np.diff(boxes.scores) <= 0).all()
+    return boxes.xyxy.tolist()
+
+
+def test_overlapping_boxes_leave_the_best_and_the_best_comes_first() -> None:
+    rows = [[0, 0, 10, 10], [50, 10, 60, 40], [0, 0, 10, 11]]
+    assert select(rows, [0.5, 0.6, 0.7]) == [rows[1 + 1], rows[1]]
+
+
+def test_weak_boxes_and_boxes_that_are_not_numbers_are_left_out() -> None:
+    rows = [[0, 0, 10, 10], [20, 20, float("nan"), 30], [30, 30, 40, float("inf")]]
+    assert select(rows, [0.09, 0.9, 0.9]) == []
+    assert select([[0, 0, 10, 10]], [float("nan")]) == []
+
+
+def test_boxes_are_clipped_to_the_picture_and_dropped_outside_it() -> None:
+    rows = [[-5, -5, 10, 10], [90, 40, 120, 70], [110, 0, 120, 10], [20, -30, 30, -10]]
+    assert select(rows, [0.9, 0.8, 0.7, 0.6], NmsSpec()) == [[0, 0, 10, 10], [90, 40, 99, 49]]
+
+
+def test_no_more_boxes_than_the_card_allows() -> None:
+    rows = [[x, 0, x + 5, 5] for x in range(0, 60, 10)]
+    assert len(select(rows, [0.5] * 6)) == 3
+
+
+def test_nobody_is_an_answer() -> None:
+    assert select([], []) == []
+
+
+async def test_people_are_found_in_the_frame_of_the_picture(pipeline: Pipeline) -> None:
+    found = await pipeline.find_people(encode(make_photo()), EstimateOptions())
+    input_to_image = np.array([[2.5, 0.0, 0.75], [0.0, 2.5, 0.75]])
+    kept = MADE_BOXES_INPUT[[0, 2]].reshape(-1, 2)
+    expected = apply_affine(input_to_image, kept).reshape(-1, 4)
+    np.testing.assert_allclose(found.xyxy, np.clip(expected, 0, [159, 119, 159, 119]), atol=1e-4)
+    np.testing.assert_array_equal(found.scores, MADE_BOX_SCORES[[0, 2]])
+
+
+async def test_an_empty_picture_holds_nobody(pipeline: Pipeline) -> None:
+    assert len(await pipeline.find_people(encode(black_photo()), EstimateOptions())) == 0

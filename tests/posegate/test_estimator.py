@@ -1,0 +1,123 @@
+"""image + boxes -> keypoints: posegate.estimator, over a backend whose answers are known."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from fakes import (
+    HEATMAP_SCALE,
+    MADE_JOINTS_CROP,
+    MADE_JOINTS_HEATMAP,
+    POSE_NAME,
+    FakeBackend,
+    gaussian_heatmaps,
+    make_photo,
+)
+from posegate.backends.batching import BatchingBackend
+from posegate.backends.workers import Workers
+from posegate.catalog import load_catalog
+from posegate.crops import warp_crops
+from posegate.estimator import Estimator
+from posegate.geometry import apply_affine, box_to_region, invert_affine, region_to_crop_affine
+from posegate.metrics import Metrics
+from posegate.pool import Pool
+from posegate.skeleton import COCO_KEYPOINTS, flip_order
+from posegate.stages import StageClock
+from posegate.types import Boxes, Image, Keypoints
+
+IMAGE = Image(make_photo(width=200, height=150))
+BOXES = Boxes(
+    np.array([[20, 10, 80, 130], [100, 40, 190, 100], [-10, 50, 40, 160]], np.float32),
+    np.ones(3, np.float32),
+)
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    return FakeBackend()
+
+
+@pytest_asyncio.fixture
+async def estimator(repository: Path, backend: FakeBackend) -> AsyncIterator[Estimator]:
+    batcher = BatchingBackend(
+        backend, model=POSE_NAME, workers=Workers(1), metrics=Metrics(), max_batch=8
+    )
+    pool = Pool(1)
+    await batcher.start()
+    backend.calls.clear()
+    backend.tensors.clear()
+    yield Estimator(load_catalog(repository).models[POSE_NAME], backend=batcher, pool=pool)
+    await batcher.stop()
+    pool.close()
+
+
+async def run(estimator: Estimator, *, decode: str = "dark", flip_test: bool = False) -> Keypoints:
+    keypoints, _ = await estimator.estimate(
+        IMAGE, BOXES, decode=decode, flip_test=flip_test, deadline=None, clock=StageClock()
+    )
+    return keypoints
+
+
+def expected_xy() -> np.ndarray:
+    regions = box_to_region(BOXES.xyxy, aspect=48 / 64, padding=1.25)
+    crop_to_image = invert_affine(region_to_crop_affine(regions, size_wh=(48, 64)))
+    return apply_affine(crop_to_image, np.repeat(MADE_JOINTS_CROP[None], len(BOXES), axis=0))
+
+
+@pytest.mark.parametrize(
+    ("decode", "tolerance_px"),
+    [
+        ("argmax", 1e-3),  # exact at integer peaks
+        ("dark", 0.8),  # its blur sees nothing beyond the border of so small a map
+    ],
+)
+async def test_keypoints_land_where_the_network_saw_them(
+    estimator: Estimator, decode: str, tolerance_px: float
+) -> None:
+    keypoints = await run(estimator, decode=decode)
+    np.testing.assert_allclose(keypoints.xy, expected_xy(), atol=tolerance_px)
+    np.testing.assert_allclose(keypoints.scores, 1.0)
+
+
+async def test_all_people_go_through_the_network_together(
+    estimator: Estimator, backend: FakeBackend
+) -> None:
+    await run(estimator)
+    assert backend.calls == [3]
+
+
+async def test_flip_test_runs_the_mirrored_crops_in_the_same_batch(
+    estimator: Estimator, backend: FakeBackend
+) -> None:
+    await run(estimator, flip_test=True)
+    assert backend.calls == [6]
+    crops = warp_crops(IMAGE, BOXES, estimator._preprocess, padding=1.25)
+    np.testing.assert_array_equal(backend.tensors[0][:3], crops.tensor)
+    np.testing.assert_array_equal(backend.tensors[0][3:], crops.tensor[..., ::-1])
+
+
+async def test_flip_test_turns_the_answer_for_the_mirrored_crop_back(
+    estimator: Estimator, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = gaussian_heatmaps(MADE_JOINTS_HEATMAP)
+    mirrored = MADE_JOINTS_HEATMAP[flip_order(COCO_KEYPOINTS)]
+    mirrored[:, 0] = (48 - 1) / HEATMAP_SCALE - mirrored[:, 0]
+
+    async def infer(tensor: np.ndarray) -> tuple[np.ndarray, ...]:
+        turned = gaussian_heatmaps(mirrored)
+        return (np.stack([straight] * 3 + [turned] * 3),)
+
+    monkeypatch.setattr(backend, "infer", infer)
+    keypoints = await run(estimator, decode="argmax", flip_test=True)
+    np.testing.assert_allclose(keypoints.xy, expected_xy(), atol=1e-3)
+
+
+async def test_stage_times_cover_the_whole_estimate(estimator: Estimator) -> None:
+    clock = StageClock()
+    await estimator.estimate(
+        IMAGE, BOXES, decode="dark", flip_test=False, deadline=None, clock=clock
+    )
+    assert list(clock.stages_ms) == ["crop", "queue", "infer", "keypoints"]

@@ -1,0 +1,56 @@
+"""Metric names of the contract: posegate.metrics and posegate.stages."""
+
+from prometheus_client import generate_latest
+
+from posegate.metrics import Metrics
+from posegate.stages import StageClock
+
+CONTRACT = {
+    "posegate_request_seconds": ("face", "route", "code"),
+    "posegate_stage_seconds": ("stage", "model"),
+    "posegate_people_per_image": (),
+    "posegate_crops_per_batch": ("model",),
+    "posegate_in_flight": ("face",),
+    "posegate_queue_age_seconds": ("model",),
+    "posegate_frames_dropped_total": ("reason",),
+    "posegate_rejected_total": ("reason",),
+    "posegate_backend_up": ("backend",),
+    "posegate_model_info": ("model", "backend", "precision", "provider", "sha256"),
+}
+
+
+def test_every_metric_of_the_contract_is_there_with_its_labels() -> None:
+    metrics = Metrics()
+    text = generate_latest(metrics.registry).decode()
+    families = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    assert {name for name in families if not name.endswith("_created")} == set(CONTRACT)
+    for metric in vars(metrics).values():
+        name = getattr(metric, "_name", None)
+        if name is not None:
+            labels = CONTRACT.get(name, CONTRACT.get(f"{name}_total"))
+            assert metric._labelnames == labels
+
+
+def test_two_sets_of_metrics_do_not_meet() -> None:
+    first, second = Metrics(), Metrics()
+    first.people_per_image.observe(1)
+    assert second.registry.get_sample_value("posegate_people_per_image_count") == 0
+
+
+def test_stages_are_observed_in_seconds() -> None:
+    metrics = Metrics()
+    metrics.observe_stages("m", {"decode": 20.0})
+    labels = {"stage": "decode", "model": "m"}
+    total = metrics.registry.get_sample_value("posegate_stage_seconds_sum", labels)
+    assert total == 0.02
+
+
+def test_stages_add_up_to_the_total_without_gaps() -> None:
+    times = iter([10.0, 10.5, 12.0, 12.25])
+    clock = StageClock(now=lambda: next(times))
+    clock.mark("read")
+    clock.attribute("queue", 0.5)
+    clock.mark("infer")
+    clock.mark("encode")
+    assert clock.stages_ms == {"read": 500.0, "queue": 500.0, "infer": 1000.0, "encode": 250.0}
+    assert clock.total_ms == 2250.0

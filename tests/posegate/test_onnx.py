@@ -1,0 +1,78 @@
+"""crops -> heatmaps in the process: posegate.backends.onnx."""
+
+import asyncio
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fakes import DETECTOR_NAME, MADE_JOINTS_HEATMAP, POSE_NAME, gaussian_heatmaps, make_repository
+from posegate.backends.onnx import OnnxBackend
+from posegate.backends.workers import Workers
+from posegate.catalog import load_catalog
+from posegate.errors import BadCard
+
+
+def backend_of(repository: Path, name: str) -> OnnxBackend:
+    return OnnxBackend(load_catalog(repository).models[name], workers=Workers(2))
+
+
+async def test_runs_any_number_of_crops_and_several_batches_at_once(repository: Path) -> None:
+    backend = backend_of(repository, POSE_NAME)
+    await backend.start()
+    sizes = (1, 3, 8, 2)
+    answers = await asyncio.gather(
+        *(backend.infer(np.ones((size, 3, 64, 48), np.float32)) for size in sizes)
+    )
+    for size, (heatmaps,) in zip(sizes, answers, strict=True):
+        assert heatmaps.dtype == np.float32
+        assert np.array_equal(heatmaps, np.stack([gaussian_heatmaps(MADE_JOINTS_HEATMAP)] * size))
+    await backend.stop()
+
+
+async def test_is_ready_between_start_and_stop(repository: Path) -> None:
+    backend = backend_of(repository, DETECTOR_NAME)
+    assert backend.ready() == f"network {DETECTOR_NAME} is not loaded"
+    await backend.start()
+    assert backend.ready() is None
+    await backend.stop()
+    assert backend.ready() is not None
+
+
+HEATMAP = {"kind": "heatmap", "width": 12, "height": 16}
+INPUT = {"width": 48, "height": 64, "color": "rgb", "mean": [0, 0, 0], "std": [1, 1, 1]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"input": {**INPUT, "name": "images"}}, "its card names 'images'"),
+        ({"input": {**INPUT, "width": 96}}, "its card says float32"),
+        ({"output": {"names": ["maps"]}}, "its card also names"),
+        ({"codec": {**HEATMAP, "width": 24}}, "its card promises"),
+        ({"keypoints": ["nose"]}, "its card promises"),
+        (
+            {"output": {"names": ["heatmaps", "maps"]}, "codec": {"kind": "simcc"}},
+            "its card also names",
+        ),
+    ],
+)
+async def test_a_card_that_does_not_fit_its_network_is_refused_at_start(
+    tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    backend = backend_of(make_repository(tmp_path, pose_changes=changes), POSE_NAME)
+    with pytest.raises(BadCard, match=words):
+        await backend.start()
+
+
+async def test_a_file_that_is_no_network_is_refused_at_start(tmp_path: Path) -> None:
+    repository = make_repository(tmp_path)
+    folder = repository / POSE_NAME
+    (folder / "1" / "model.onnx").write_bytes(b"not a network")
+    card = json.loads((folder / "posegate.json").read_text())
+    card["sha256"] = hashlib.sha256(b"not a network").hexdigest()
+    (folder / "posegate.json").write_text(json.dumps(card))
+    with pytest.raises(BadCard, match="not a network ONNX Runtime can load"):
+        await backend_of(repository, POSE_NAME).start()

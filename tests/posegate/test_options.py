@@ -1,0 +1,66 @@
+"""What a caller may ask: posegate.options."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from posegate.errors import BadOption
+from posegate.options import EstimateOptions
+from posegate.types import Image
+
+NAN, INF = float("nan"), float("inf")
+
+
+def boxes(*rows: list[float]) -> np.ndarray:
+    return np.array(rows, np.float32).reshape(-1, 4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"min_score": -0.1},
+        {"min_score": 1.1},
+        {"min_score": NAN},
+        {"min_keypoint_score": INF},
+        {"max_people": 0},
+        {"max_people": 1001},
+        {"decode": "best"},
+        {"boxes_xywh": boxes([1, 2, 3, NAN])},
+        {"boxes_xywh": boxes([1, INF, 3, 4])},
+        {"boxes_xywh": boxes([1, 2, 3, 0])},
+        {"boxes_xywh": boxes([1, 2, -3, 4])},
+        {"boxes_xywh": boxes([1e7, 2, 3, 4])},
+        {"boxes_xywh": np.zeros((2, 3), np.float32)},
+        {"boxes_xywh": boxes([0, 0, 1, 1], [0, 0, 1, 1]), "max_people": 1},
+    ],
+)
+def test_a_value_out_of_range_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(BadOption):
+        EstimateOptions(**changes)
+
+
+@pytest.mark.parametrize(
+    ("box", "kept"),
+    [
+        ([0, 0, 5, 5], True),  # inside
+        ([-5, -5, 6, 6], True),  # over the corner
+        ([9, 9, 5, 5], True),  # the last pixel
+        ([10, 0, 5, 5], False),  # right of the last pixel
+        ([0, 20, 5, 5], False),  # below
+        ([-9, 0, 5, 5], False),  # left
+        ([-100, -100, 300, 300], True),  # all around
+    ],
+)
+def test_given_boxes_wholly_outside_the_picture_are_left_out(box: list[float], kept: bool) -> None:
+    image = Image(np.zeros((10, 10, 3), np.uint8))
+    given = EstimateOptions(boxes_xywh=boxes(box)).given_boxes(image)
+    assert len(given) == int(kept)
+    if kept:
+        assert given.xywh.tolist() == [box]
+        assert given.scores.tolist() == [1.0]
+
+
+def test_no_boxes_is_an_answer_too() -> None:
+    image = Image(np.zeros((10, 10, 3), np.uint8))
+    assert len(EstimateOptions(boxes_xywh=boxes()).given_boxes(image)) == 0

@@ -1,0 +1,170 @@
+"""bytes -> poses, the whole line: posegate.pipeline and posegate.build."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fakes import (
+    DETECTOR_NAME,
+    MADE_JOINTS_CROP,
+    POSE_NAME,
+    black_photo,
+    encode,
+    make_photo,
+    make_repository,
+)
+from posegate.build import build_pipeline, running_pipeline
+from posegate.errors import BadCard, BadImage, BadOption, DeadlineExceeded, UnknownModel
+from posegate.geometry import apply_affine, box_to_region, invert_affine, region_to_crop_affine
+from posegate.metrics import Metrics
+from posegate.options import EstimateOptions
+from posegate.pipeline import Pipeline, StageClock
+from posegate.settings import Settings
+
+PHOTO = encode(make_photo())
+BOX = np.array([[20, 10, 60, 90]], np.float32)
+
+
+async def test_photo_in_keypoints_out(pipeline: Pipeline) -> None:
+    estimate = await pipeline.estimate(PHOTO, EstimateOptions())
+    assert (estimate.model, estimate.detector) == (POSE_NAME, DETECTOR_NAME)
+    assert (estimate.image.width, estimate.image.height) == (160, 120)
+    poses = estimate.poses
+    assert len(poses) == 2
+    regions = box_to_region(poses.boxes.xyxy, aspect=48 / 64, padding=1.25)
+    crop_to_image = invert_affine(region_to_crop_affine(regions, size_wh=(48, 64)))
+    expected = apply_affine(crop_to_image, np.stack([MADE_JOINTS_CROP] * 2))
+    np.testing.assert_allclose(poses.keypoints.xy, expected, atol=0.4)
+
+
+async def test_stages_add_up_to_the_time_that_passed(pipeline: Pipeline) -> None:
+    started = time.perf_counter()
+    estimate = await pipeline.estimate(PHOTO, EstimateOptions())
+    elapsed_ms = (time.perf_counter() - started) * 1000
+    stages = estimate.clock.stages_ms
+    assert list(stages) == ["decode", "detect", "crop", "queue", "infer", "keypoints"]
+    assert sum(stages.values()) == pytest.approx(estimate.clock.total_ms)
+    assert estimate.clock.total_ms <= elapsed_ms
+    assert 0 < estimate.network_s * 1000 <= stages["detect"] + stages["infer"]
+
+
+async def test_reading_counts_when_the_clock_began_before(pipeline: Pipeline) -> None:
+    clock = StageClock()
+    clock.mark("read")
+    estimate = await pipeline.estimate(PHOTO, EstimateOptions(), clock=clock)
+    assert estimate.clock is clock
+    assert next(iter(clock.stages_ms)) == "read"
+
+
+async def test_nobody_in_the_picture_does_not_call_the_pose_network(settings: Settings) -> None:
+    metrics = Metrics()
+    pipeline = build_pipeline(settings, metrics)
+    await pipeline.start()
+    estimate = await pipeline.estimate(encode(black_photo()), EstimateOptions())
+    await pipeline.stop()
+    assert len(estimate.poses) == 0
+    assert estimate.poses.keypoints.xy.shape == (0, 17, 2)
+    count = "posegate_crops_per_batch_count"
+    assert metrics.registry.get_sample_value(count, {"model": DETECTOR_NAME}) == 1
+    assert metrics.registry.get_sample_value(count, {"model": POSE_NAME}) == 0
+
+
+async def test_given_boxes_replace_the_detector(pipeline: Pipeline) -> None:
+    estimate = await pipeline.estimate(PHOTO, EstimateOptions(boxes_xywh=BOX, min_score=1.0))
+    assert estimate.detector is None
+    assert estimate.poses.boxes.xywh.tolist() == BOX.tolist()
+    assert estimate.poses.boxes.scores.tolist() == [1.0]
+    assert "detect" not in estimate.clock.stages_ms
+
+
+async def test_boxes_outside_the_picture_give_no_pose(pipeline: Pipeline) -> None:
+    outside = np.array([[500, 500, 10, 10]], np.float32)
+    estimate = await pipeline.estimate(PHOTO, EstimateOptions(boxes_xywh=outside))
+    assert len(estimate.poses) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "people"),
+    [
+        (EstimateOptions(min_score=0.3), 2),  # both are surer
+        (EstimateOptions(min_score=0.6), 1),  # the second is not
+        (EstimateOptions(max_people=1), 1),  # the best one
+        (EstimateOptions(min_score=0.95), 0),  # nobody is
+    ],
+)
+async def test_people_are_chosen_by_score_and_number(
+    pipeline: Pipeline, options: EstimateOptions, people: int
+) -> None:
+    assert len((await pipeline.estimate(PHOTO, options)).poses) == people
+
+
+async def test_more_boxes_than_the_server_allows_are_refused(repository: Path) -> None:
+    async with running_pipeline(Settings(model_repository=repository, max_people=2)) as pipeline:
+        with pytest.raises(BadOption, match="at most 2 boxes"):
+            await pipeline.estimate(PHOTO, EstimateOptions(boxes_xywh=np.repeat(BOX, 3, axis=0)))
+
+
+async def test_a_passed_deadline_is_an_error_of_its_own(pipeline: Pipeline) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await pipeline.estimate(PHOTO, EstimateOptions(), deadline=time.monotonic() - 0.1)
+    estimate = await pipeline.estimate(PHOTO, EstimateOptions(), deadline=time.monotonic() + 60)
+    assert len(estimate.poses) == 2
+
+
+async def test_unknown_networks_and_bad_images_are_refused(pipeline: Pipeline) -> None:
+    with pytest.raises(UnknownModel):
+        await pipeline.estimate(PHOTO, EstimateOptions(model="nothing"))
+    with pytest.raises(UnknownModel):
+        await pipeline.estimate(PHOTO, EstimateOptions(detector="nothing"))
+    with pytest.raises(BadImage):
+        await pipeline.estimate(PHOTO[:200], EstimateOptions())
+
+
+async def test_many_callers_at_once_get_the_same_answer_as_one(pipeline: Pipeline) -> None:
+    alone = await pipeline.estimate(PHOTO, EstimateOptions(flip_test=True))
+    together = await asyncio.gather(
+        *(pipeline.estimate(PHOTO, EstimateOptions(flip_test=True)) for _ in range(20))
+    )
+    for estimate in together:
+        np.testing.assert_array_equal(estimate.poses.keypoints.xy, alone.poses.keypoints.xy)
+
+
+async def test_ready_says_which_network_is_missing(settings: Settings) -> None:
+    pipeline = build_pipeline(settings, Metrics())
+    reason = pipeline.ready()
+    assert reason is not None
+    assert POSE_NAME in reason
+    assert DETECTOR_NAME in reason
+    await pipeline.start()
+    assert pipeline.ready() is None
+    await pipeline.stop()
+    assert pipeline.ready() is not None
+
+
+async def test_a_network_that_does_not_fit_its_card_stops_the_start(tmp_path: Path) -> None:
+    repository = make_repository(tmp_path, pose_changes={"keypoints": ["nose"]})
+    pipeline = build_pipeline(Settings(model_repository=repository), Metrics())
+    with pytest.raises(BadCard):
+        await pipeline.start()
+    assert pipeline.ready() is not None
+
+
+async def test_model_info_and_backend_up_are_told(settings: Settings) -> None:
+    metrics = Metrics()
+    pipeline = build_pipeline(settings, metrics)
+    labels = {
+        "model": POSE_NAME,
+        "backend": "onnxruntime",
+        "precision": "fp32",
+        "provider": "CPUExecutionProvider",
+        "sha256": pipeline.catalog.models[POSE_NAME].card.sha256,
+    }
+    assert metrics.registry.get_sample_value("posegate_model_info", labels) == 1
+    await pipeline.start()
+    up = {"backend": "onnxruntime"}
+    assert metrics.registry.get_sample_value("posegate_backend_up", up) == 1
+    await pipeline.stop()
+    assert metrics.registry.get_sample_value("posegate_backend_up", up) == 0
