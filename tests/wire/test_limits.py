@@ -3,7 +3,7 @@
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -152,6 +152,19 @@ def test_request_finished_after_a_refusal_of_another_is_answered(
             problem_of(client.post("/v1/poses", content=photo), 429, "overloaded")
         connection.sendall(photo[len(photo) // 2 :])
         assert b"HTTP/1.1 200 " in connection.recv(65536)
+
+
+@pytest.mark.parametrize("line", [b"X: y\r\n", b"a"], ids=["many headers", "one header"])
+def test_endless_headers_are_cut_off(tight_service: Service, line: bytes):
+    before = tight_service.rss_bytes()
+    block = line * (65536 // len(line))
+    with tight_service.connect() as connection, suppress(OSError):
+        connection.sendall(b"GET /livez HTTP/1.1\r\nX: ")
+        for _ in range(200):
+            connection.sendall(block)
+            time.sleep(0.001)
+        raise AssertionError("12 MB of headers were taken")
+    assert tight_service.rss_bytes() - before < 5 * 2**20
 
 
 def test_garbage_instead_of_http_is_survived(tight_service: Service):

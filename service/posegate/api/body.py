@@ -2,12 +2,16 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from posegate.errors import BadImage, BadOption, TooLarge, UnknownImageFormat
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 MULTIPART = "multipart/form-data"
 PART_NAME = "image"
@@ -92,10 +96,17 @@ class _Parts:
     _filename: str | None = None
     _data: list[bytes] = field(default_factory=list)
 
-    def callbacks(self) -> dict[str, object]:
-        names = ("part_begin", "part_data", "part_end")
-        headers = ("header_begin", "header_field", "header_value", "header_end", "headers_finished")
-        return {f"on_{name}": getattr(self, name) for name in names + headers}
+    def callbacks(self) -> "MultipartCallbacks":
+        return {
+            "on_part_begin": self.part_begin,
+            "on_header_begin": self.header_begin,
+            "on_header_field": self.header_field,
+            "on_header_value": self.header_value,
+            "on_header_end": self.header_end,
+            "on_headers_finished": self.headers_finished,
+            "on_part_data": self.part_data,
+            "on_part_end": self.part_end,
+        }
 
     def part_begin(self) -> None:
         self._name = self._filename = None
