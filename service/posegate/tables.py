@@ -3,21 +3,27 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from posegate.catalog import Catalog, ModelCard
 
+WIDTH_IN_FILES = 120
+
 
 def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """One line per row; the keys of the first row are the columns."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for column in rows[0] if rows else ():
         numeric = not isinstance(rows[0][column], str)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*("-" if value is None else str(value) for value in row.values()))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH_IN_FILES
+    console.print(table)
 
 
 def model_rows(catalog: Catalog) -> list[dict[str, Any]]:

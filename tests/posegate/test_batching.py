@@ -66,8 +66,9 @@ async def start() -> AsyncIterator[Callable[..., object]]:
 
     async def build(*, workers: int = 1, **changes: object) -> Bench:
         backend, metrics = EchoBackend(input_shape=SHAPE), Metrics()
+        limits = {"max_batch": 8, "max_wait_s": 0.002, "max_queue": 512, **changes}
         batcher = BatchingBackend(
-            backend, model="echo", workers=Workers(workers), metrics=metrics, **changes
+            backend, model="echo", workers=Workers(workers), metrics=metrics, **limits
         )
         await batcher.start()
         backend.calls.clear()
@@ -94,7 +95,13 @@ async def busy(bench: Bench) -> "asyncio.Task[object]":
 async def test_warm_up_runs_every_batch_size_in_use_before_ready() -> None:
     backend = EchoBackend(input_shape=SHAPE)
     batcher = BatchingBackend(
-        backend, model="echo", workers=Workers(1), metrics=Metrics(), max_batch=3
+        backend,
+        model="echo",
+        workers=Workers(1),
+        metrics=Metrics(),
+        max_batch=3,
+        max_wait_s=0,
+        max_queue=9,
     )
     assert batcher.ready() == "network echo is not warmed up"
     await batcher.start()

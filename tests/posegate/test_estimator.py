@@ -43,7 +43,13 @@ def backend() -> FakeBackend:
 @pytest_asyncio.fixture
 async def estimator(repository: Path, backend: FakeBackend) -> AsyncIterator[Estimator]:
     batcher = BatchingBackend(
-        backend, model=POSE_NAME, workers=Workers(1), metrics=Metrics(), max_batch=8
+        backend,
+        model=POSE_NAME,
+        workers=Workers(1),
+        metrics=Metrics(),
+        max_batch=8,
+        max_wait_s=0,
+        max_queue=99,
     )
     pool = Pool(1)
     await batcher.start()

@@ -59,9 +59,9 @@ class BatchingBackend:
         model: str,
         workers: Workers,
         metrics: Metrics,
-        max_batch: int = 8,
-        max_wait_s: float = 0.002,
-        max_queue: int = 512,
+        max_batch: int,
+        max_wait_s: float,
+        max_queue: int,
     ) -> None:
         self._backend = backend
         self._model = model

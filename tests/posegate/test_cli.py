@@ -1,0 +1,133 @@
+"""The command line: posegate.cli, and what it prints."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from fakes import DETECTOR_NAME, POSE_NAME, encode, make_photo
+from posegate.cli import app
+
+
+@pytest.fixture
+def run(repository: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("POSEGATE_MODEL_REPOSITORY", str(repository))
+    monkeypatch.setenv("POSEGATE_THREADS", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: str | Path) -> Result:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        return result
+
+    return call
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "7.png"
+    path.write_bytes(encode(make_photo()))
+    return path
+
+
+@pytest.mark.parametrize(
+    "command", ["serve", "predict", "evaluate", "bench", "models list", "models show"]
+)
+def test_every_help_shows_an_example(run, command: str) -> None:
+    result = run(*command.split(), "--help")
+    assert result.exit_code == 0
+    assert f"Example: posegate {command}" in result.stdout
+
+
+def test_predict_streams_one_document_per_line(run, photo: Path) -> None:
+    result = run("predict", photo, photo)
+    documents = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.exit_code == 0
+    assert [document["file"] for document in documents] == [str(photo)] * 2
+    assert len(documents[0]["people"]) == 2
+
+
+def test_predict_answers_one_coco_list_for_all_pictures(run, photo: Path, tmp_path: Path) -> None:
+    other = tmp_path / "8.png"
+    other.write_bytes(photo.read_bytes())
+    result = run("predict", photo, other, "--format", "coco")
+    assert [entry["image_id"] for entry in json.loads(result.stdout)] == [7, 7, 8, 8]
+
+
+def test_predict_goes_on_after_a_bad_file_and_says_so_in_its_status(
+    run, photo: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("not a picture")
+    result = run("predict", bad, photo, tmp_path / "gone.jpg", "--out", tmp_path / "out", "--draw")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert str(bad) in result.stderr
+    assert "gone.jpg: No such file or directory" in result.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"7.json", "7.drawn.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict", "x.jpg", "--model", "nothing"], "error: there is no network 'nothing'"),
+        (["predict", "x.jpg", "--min-score", "2"], "error: min_score is 2.0"),
+        (["predict", "x.jpg", "--draw"], "--draw needs --out"),
+        (["models", "show", "nothing"], "error: there is no network 'nothing'"),
+        (["models", "list", "--model-repository", "nowhere"], "error: there is no model reposit"),
+        (["serve", "--port", "70000"], "error: setting http_port"),
+        (["evaluate", "--data", "nowhere"], "person_keypoints.json cannot be read"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_status_2(run, arguments: list[str], words: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_models_are_listed_for_people_and_for_programs(run) -> None:
+    assert POSE_NAME in run("models", "list").stdout
+    rows = json.loads(run("models", "list", "--json").stdout)
+    assert [(row["name"], row["default"]) for row in rows] == [
+        (DETECTOR_NAME, "yes"),
+        (POSE_NAME, "yes"),
+    ]
+
+
+def test_a_card_is_shown_for_people_and_for_programs(run) -> None:
+    assert "left_shoulder" in run("models", "show", POSE_NAME).stdout
+    card = json.loads(run("models", "show", POSE_NAME, "--json").stdout)
+    assert card["codec"]["kind"] == "heatmap"
+
+
+def test_settings_in_force_are_printed(run) -> None:
+    settings = json.loads(run("serve", "--port", "9", "--print-settings").stdout)
+    assert (settings["http_port"], settings["threads"]) == (9, 1)
+
+
+def test_evaluate_prints_all_ten_figures(run, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "7.png").write_bytes(encode(make_photo()))
+    label = {
+        "id": 1,
+        "image_id": 7,
+        "category_id": 1,
+        "bbox": [10, 10, 60, 90],
+        "area": 4000,
+        "iscrowd": 0,
+        "num_keypoints": 17,
+        "keypoints": [30, 40, 2] * 17,
+    }
+    document = {
+        "images": [{"id": 7, "file_name": "7.png", "width": 160, "height": 120}],
+        "annotations": [label],
+        "categories": [{"id": 1, "name": "person"}],
+    }
+    (tmp_path / "person_keypoints.json").write_text(json.dumps(document))
+    report = json.loads(run("evaluate", "--data", tmp_path, "--json").stdout)
+    assert len(report["keypoints"]) == 10
+    table = run("evaluate", "--data", tmp_path, "--flip-test", "--boxes", "detector").stdout
+    assert "ar_large" in table
+    assert "person boxes" in table

@@ -1,0 +1,141 @@
+"""files -> poses: posegate.predict and posegate.ordered."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+
+from fakes import POSE_NAME, black_photo, encode, make_photo
+from posegate.errors import BadOption
+from posegate.options import EstimateOptions
+from posegate.ordered import in_order
+from posegate.pipeline import Pipeline
+from posegate.predict import Prediction, Source, find_sources, predict, write_prediction
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with two photos in it and one below, and a note."""
+    folder = tmp_path / "photos"
+    (folder / "below").mkdir(parents=True)
+    (folder / "b.png").write_bytes(encode(make_photo()))
+    (folder / "a.JPG").write_bytes(encode(make_photo(seed=1), ".jpg"))
+    (folder / "below" / "a.png").write_bytes(encode(black_photo()))
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def outputs(patterns: list[str]) -> list[str]:
+    return [str(source.output) for source in find_sources(patterns)]
+
+
+def test_a_folder_gives_its_pictures_in_order_and_keeps_its_shape(photos: Path) -> None:
+    assert outputs([str(photos)]) == ["a", "b", "below/a"]
+
+
+def test_a_glob_and_a_file_give_what_they_name(photos: Path) -> None:
+    assert outputs([str(photos / "*.png")]) == ["b"]
+    assert outputs([str(photos / "**/*.png")]) == ["b", "a"]
+    assert outputs([str(photos / "notes.txt")]) == ["notes"]
+
+
+def test_two_pictures_of_one_name_do_not_share_an_output(photos: Path) -> None:
+    (photos / "b.jpg").write_bytes(encode(make_photo(), ".jpg"))
+    assert outputs([str(photos / "b.*")]) == ["b.jpg", "b.png"]
+
+
+def test_what_matches_nothing_is_kept_to_be_reported(tmp_path: Path) -> None:
+    missing, pattern = str(tmp_path / "missing.jpg"), str(tmp_path / "*.jpg")
+    assert [str(source.path) for source in find_sources([missing, pattern])] == [missing, pattern]
+
+
+async def collect(pipeline: Pipeline, sources: list[Source], **options: object) -> list[Prediction]:
+    return [p async for p in predict(pipeline, sources, EstimateOptions(), **options)]
+
+
+async def test_one_bad_file_is_reported_and_the_rest_goes_on(
+    pipeline: Pipeline, photos: Path
+) -> None:
+    paths = [str(photos / name) for name in ("a.JPG", "notes.txt", "missing.png", "b.png")]
+    answers = await collect(pipeline, find_sources(paths))
+    assert [str(answer.source.path) for answer in answers] == paths
+    assert [answer.text is not None for answer in answers] == [True, False, False, True]
+    assert answers[1].error is not None
+    assert answers[2].error == "No such file or directory"
+    document = json.loads(answers[3].text or "")
+    assert document["model"] == POSE_NAME
+    assert len(document["people"]) == 2
+    assert next(iter(document["stages_ms"])) == "read"
+
+
+async def test_coco_results_carry_the_id_in_the_file_name(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    path = tmp_path / "000000000139.png"
+    path.write_bytes(encode(make_photo()))
+    (answer,) = await collect(pipeline, find_sources([str(path)]), form="coco")
+    results = json.loads(answer.text or "")
+    assert [result["image_id"] for result in results] == [139, 139]
+    assert all(len(result["keypoints"]) == 51 for result in results)
+
+
+async def test_nobody_is_an_answer_in_both_forms(pipeline: Pipeline, photos: Path) -> None:
+    sources = find_sources([str(photos / "below")])
+    (poses,) = await collect(pipeline, sources, form="poses")
+    assert json.loads(poses.text or "")["people"] == []
+    (coco,) = await collect(pipeline, sources, form="coco")
+    assert coco.text == "[]"
+
+
+async def test_json_and_drawn_picture_are_written_beside_each_other(
+    pipeline: Pipeline, photos: Path, tmp_path: Path
+) -> None:
+    for answer in await collect(pipeline, find_sources([str(photos)]), draw=True):
+        write_prediction(answer, tmp_path / "out")
+    written = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*"))
+    names = ("a", "b", "below/a")
+    assert written == sorted(name + end for name in names for end in (".drawn.jpg", ".json"))
+    drawn = cv2.imread(str(tmp_path / "out" / "b.drawn.jpg"))
+    assert drawn.shape == make_photo().shape
+    assert (cv2.absdiff(drawn, make_photo()).max(axis=2) > 60).any(), "nothing was drawn"
+
+
+async def test_a_folder_that_cannot_be_written_is_named(pipeline: Pipeline, photos: Path) -> None:
+    (answer,) = await collect(pipeline, find_sources([str(photos / "b.png")]))
+    with pytest.raises(BadOption, match="cannot write to"):
+        write_prediction(answer, photos / "notes.txt")
+
+
+async def test_results_come_in_order_with_bounded_work_ahead() -> None:
+    running, most = 0, 0
+
+    async def work(number: int) -> int:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.001 * (5 - number % 5))
+        running -= 1
+        return number * 10
+
+    results = [result async for result in in_order(range(12), work, ahead=3)]
+    assert results == [number * 10 for number in range(12)]
+    assert most == 3
+
+
+async def test_leaving_early_cancels_the_work_ahead() -> None:
+    cancelled = []
+
+    async def work(number: int) -> int:
+        try:
+            await asyncio.sleep(0 if number == 0 else 60)
+        except asyncio.CancelledError:
+            cancelled.append(number)
+            raise
+        return number
+
+    results = in_order(range(5), work, ahead=3)
+    assert await anext(results) == 0
+    await results.aclose()
+    assert cancelled == [1, 2]
