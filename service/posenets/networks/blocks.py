@@ -48,6 +48,20 @@ class SqueezeExcite(nn.Module):
         return x * weights
 
 
+class ChannelShuffle(nn.Module):
+    """Interleaves the two halves of the channels, as one gather that needs no other size."""
+
+    order: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        order = torch.arange(channels).reshape(2, channels // 2).T.flatten()
+        self.register_buffer("order", order, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.index_select(1, self.order)
+
+
 class Residual(nn.Module):
     """ReLU(body(x) + shortcut(x)); the shortcut is the identity unless given."""
 
@@ -105,21 +119,23 @@ def lite_basic_block(channels: int) -> Residual:
     )
 
 
-def bottleneck(channels_in: int, planes: int) -> Residual:
-    """1x1, 3x3, 1x1 to four times `planes`, with a projection where the widths differ."""
+def bottleneck(channels_in: int, planes: int, stride: int = 1) -> Residual:
+    """1x1, 3x3 of `stride`, 1x1 to four times `planes`; a projection where the widths differ."""
     return Residual(
         nn.Sequential(
             ConvBN(channels_in, planes, act=nn.ReLU),
-            ConvBN(planes, planes, 3, act=nn.ReLU),
+            ConvBN(planes, planes, 3, stride, act=nn.ReLU),
             ConvBN(planes, 4 * planes),
         ),
-        projection(channels_in, 4 * planes),
+        projection(channels_in, 4 * planes, stride),
     )
 
 
-def projection(channels_in: int, channels_out: int) -> nn.Module | None:
+def projection(channels_in: int, channels_out: int, stride: int = 1) -> nn.Module | None:
     """The plain 1x1 shortcut of a bottleneck, none where the widths agree."""
-    return None if channels_in == channels_out else ConvBN(channels_in, channels_out)
+    if channels_in == channels_out:
+        return None
+    return ConvBN(channels_in, channels_out, 1, stride)
 
 
 def initialise(network: nn.Module, *, last: nn.Conv2d) -> None:

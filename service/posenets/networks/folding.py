@@ -5,6 +5,7 @@ import copy
 from torch import nn
 
 from posenets.networks.high_resolution import HighResolutionNet, Module
+from posenets.networks.mcam import MCAM
 from posenets.networks.nam import NamChannel
 
 
@@ -16,7 +17,7 @@ def fold_for_export(network: nn.Module) -> nn.Module:
     folded = copy.deepcopy(network).eval()
     for parent in list(folded.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, NamChannel):
+            if isinstance(child, NamChannel | MCAM):
                 setattr(parent, name, child.folded())
     if isinstance(folded, HighResolutionNet):
         drop_unread_branches(folded)
@@ -28,4 +29,6 @@ def drop_unread_branches(network: HighResolutionNet) -> None:
     assert isinstance(network.stage4, nn.Sequential)
     module = network.stage4[-1]
     assert isinstance(module, Module)
-    module.fusion.rows = module.fusion.rows[:1]  # type: ignore[index, assignment]
+    rows = module.fusion.rows
+    assert isinstance(rows, nn.ModuleList)
+    module.fusion.rows = rows[:1]

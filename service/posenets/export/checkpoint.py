@@ -1,0 +1,80 @@
+"""A training checkpoint -> a folder of the model repository: ONNX file and card."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from posegate.card import Training
+from posenets.counting import count_operations, count_parameters
+from posenets.export.card import detect_card, pose_card, sha256_of, write_card
+from posenets.export.onnx import export_onnx
+from posenets.networks.folding import fold_for_export
+from posenets.networks.person_detector import DetectorExport, PersonDetector
+from posenets.training.checkpoint import BadCheckpoint, load_checkpoint, load_weights
+from posenets.training.pose_task import sigma_for
+from posenets.training.recipe import RECIPE, PoseRecipe
+from posenets.training.start import make_network
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointExport:
+    """What to export, where to, and what the card says of its making."""
+
+    checkpoint: Path
+    repository: Path
+    name: str
+    description: str
+    training: Training
+
+
+def export_checkpoint(job: CheckpointExport) -> float:
+    """Write `<repository>/<name>/1/model.onnx` and `posegate.json`.
+
+    The moving average of the weights is exported at the size of the recipe's last phase. Returns
+    the largest difference between network and file as a fraction of the outputs' range.
+    """
+    state = load_checkpoint(job.checkpoint)
+    if "recipe" not in state:
+        raise BadCheckpoint(f"{job.checkpoint}: field 'recipe' is missing; not made by train")
+    recipe = RECIPE.validate_json(state["recipe"])
+    network = make_network(recipe.network)
+    load_weights(network, job.checkpoint)
+    last = recipe.phases[-1]
+    size_wh = (last.width, last.height)
+    folder = job.repository / job.name
+    path = folder / "1" / "model.onnx"
+    parameters = count_parameters(network)
+    gflops = count_operations(network, size_wh).gflops("A")
+    if isinstance(network, PersonDetector):
+        served = DetectorExport(network)
+        difference = export_onnx(served, path, size_wh=size_wh, output_names=("boxes", "scores"))
+    else:
+        folded = fold_for_export(network)
+        difference = export_onnx(folded, path, size_wh=size_wh, output_names=("heatmaps",))
+    if isinstance(recipe, PoseRecipe):
+        card = pose_card(
+            name=job.name,
+            description=job.description,
+            size_wh=size_wh,
+            mean=recipe.mean,
+            std=recipe.std,
+            parameters=parameters,
+            gflops=gflops,
+            sigma=sigma_for(last.width // 4),
+            training=job.training,
+            sha256=sha256_of(path),
+        )
+    else:
+        card = detect_card(
+            name=job.name,
+            description=job.description,
+            size_wh=size_wh,
+            mean=recipe.mean,
+            std=recipe.std,
+            parameters=parameters,
+            gflops=gflops,
+            training=job.training,
+            sha256=sha256_of(path),
+        )
+    card["verification"] = [{"form": "onnx-fp32", "max_abs_diff": float(f"{difference:.2e}")}]
+    write_card(folder, card)
+    return difference

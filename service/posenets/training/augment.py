@@ -1,0 +1,203 @@
+"""Augmentation of cached person crops, a whole batch at once, on whatever device holds it.
+
+Flip, rotation, scale, shift, half body (Wang et al., "Mspn", 2019, as in HRNet's code), colour and
+erased patches. Geometry is one affine per person from network input to cached crop; pictures,
+joints and teacher heatmaps go through the same affine.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from posegate.skeleton import COCO_KEYPOINTS, LOWER_BODY, UPPER_BODY, flip_order
+from posenets.training.cache import CROP_WH, TEACHER_SHIFT, TEACHER_STRIDE, TEACHER_WH
+
+HEATMAP_STRIDE = 4
+_FLIP = torch.from_numpy(flip_order(COCO_KEYPOINTS))
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """Strengths. Angles in degrees; scale and shift as fractions of the padded box."""
+
+    flip: float = 0.5
+    rotation_std: float = 25.0
+    rotation: float = 0.6
+    scale_std: float = 0.25
+    shift: float = 0.06
+    half_body: float = 0.25
+    colour: float = 0.3
+    erase: float = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One training batch.
+
+    `images` (N, 3, H, W) float32 RGB 0..255; `targets` (N, J, h, w) float32 Gaussians of peak 1;
+    `weights` (N, J) float32 in [0, 1]; `teacher` (N, J, h, w) float32 or None, with
+    `teacher_seen` (N, 1, h, w) float32, 1 where the teacher's view reached.
+    """
+
+    images: Tensor
+    targets: Tensor
+    weights: Tensor
+    teacher: Tensor | None
+    teacher_seen: Tensor | None
+
+
+def make_batch(
+    crops: Tensor,
+    joints: Tensor,
+    scores: Tensor,
+    teacher: Tensor | None,
+    *,
+    size_wh: tuple[int, int],
+    sigma: float,
+    augmentation: Augmentation,
+    generator: torch.Generator,
+) -> Batch:
+    """Augmented batch from cached arrays.
+
+    `crops` (N, 320, 240, 3) uint8 BGR, `joints` (N, J, 3), `scores` (N, J), `teacher`
+    (N, J, 64, 48) uint8 or None; `sigma` in heatmap pixels.
+    """
+    affine, flipped = _draw_affine(joints, size_wh, augmentation, generator)
+    pixels = crops.permute(0, 3, 1, 2).float()
+    images = _sample(pixels, affine, size_wh, stride=1)[:, [2, 1, 0]]
+    images = _jitter(images, augmentation, generator)
+    points, visible = _joints_in_input(joints, affine, flipped)
+    known = torch.where(flipped[:, None], scores[:, _FLIP.to(scores.device)], scores)
+    targets, inside = _gaussians(points / HEATMAP_STRIDE, size_wh, sigma)
+    weights = inside * torch.where(visible == 2, 1.0, known) * (visible > 0)
+    if teacher is None:
+        return Batch(images, targets, weights, None, None)
+    to_teacher = affine.clone()
+    to_teacher[:, :, 2] -= torch.tensor(TEACHER_SHIFT, device=affine.device)
+    to_teacher /= TEACHER_STRIDE
+    maps = _sample(teacher.float() / 255, to_teacher, size_wh, stride=HEATMAP_STRIDE)
+    maps = torch.where(flipped[:, None, None, None], maps[:, _FLIP.to(maps.device)], maps)
+    whole = torch.ones_like(teacher[:, :1], dtype=torch.float32)
+    seen = (_sample(whole, to_teacher, size_wh, stride=HEATMAP_STRIDE) > 0.5).float()
+    return Batch(images, targets, weights, maps, seen)
+
+
+def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    draw = torch.rand(count, generator=generator, device=generator.device)
+    return low + (high - low) * draw
+
+
+def _draw_affine(
+    joints: Tensor, size_wh: tuple[int, int], aug: Augmentation, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """(N, 2, 3) affine from input pixels to cached-crop pixels, and (N,) bool: mirrored."""
+    n, device = len(joints), joints.device
+    centre = torch.tensor([(CROP_WH[0] - 1) / 2, (CROP_WH[1] - 1) / 2], device=device)
+    centre = centre.repeat(n, 1)
+    width = torch.full((n,), float(TEACHER_WH[0]), device=device)
+    half_centre, half_width, possible = _half_body(joints, generator)
+    half = possible & (_uniform(n, 0, 1, generator) < aug.half_body)
+    centre = torch.where(half[:, None], half_centre, centre)
+    width = torch.where(half, half_width, width)
+    noise = torch.randn(n, generator=generator, device=device).clamp(-2, 2)
+    scale = torch.exp(noise * aug.scale_std) * width / size_wh[0]
+    shift = torch.stack([_uniform(n, -1, 1, generator) for _ in range(2)], 1)
+    centre = centre + shift * aug.shift * width[:, None]
+    angle = torch.randn(n, generator=generator, device=device).clamp(-2, 2) * aug.rotation_std
+    turned = _uniform(n, 0, 1, generator) < aug.rotation
+    angle = torch.where(turned, angle, torch.zeros_like(angle)) * (math.pi / 180)
+    flipped = _uniform(n, 0, 1, generator) < aug.flip
+    mirror = torch.where(flipped, -1.0, 1.0)
+    cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
+    linear = torch.stack([cos * mirror, -sin, sin * mirror, cos], 1).reshape(n, 2, 2)
+    middle = torch.tensor([(size_wh[0] - 1) / 2, (size_wh[1] - 1) / 2], device=device)
+    return torch.cat([linear, centre[:, :, None] - (linear @ middle)[:, :, None]], 2), flipped
+
+
+def _half_body(joints: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Centre (N, 2) and width (N,) of the upper or lower body, and (N,) bool: enough joints."""
+    n, device = len(joints), joints.device
+    upper = torch.zeros(joints.shape[1], dtype=torch.bool, device=device)
+    upper[list(UPPER_BODY)] = True
+    lower = torch.zeros_like(upper)
+    lower[list(LOWER_BODY)] = True
+    choose_upper = _uniform(n, 0, 1, generator) < 0.7
+    seen = joints[..., 2] > 0
+    chosen = seen & torch.where(choose_upper[:, None], upper, lower)
+    possible = (seen.sum(1) > 8) & (chosen.sum(1) >= 3)
+    far = torch.full_like(joints[..., :2], 1e4)
+    low = torch.where(chosen[..., None], joints[..., :2], far).amin(1)
+    high = torch.where(chosen[..., None], joints[..., :2], -far).amax(1)
+    size = (high - low).clamp(min=16.0)
+    width = torch.maximum(size[:, 0], size[:, 1] * TEACHER_WH[0] / TEACHER_WH[1]) * 1.5
+    return (low + high) / 2, width.clamp(max=float(TEACHER_WH[0]) * 1.2), possible
+
+
+def _sample(maps: Tensor, affine: Tensor, size_wh: tuple[int, int], *, stride: int) -> Tensor:
+    """Bilinear (N, C, H/stride, W/stride) view of `maps` through input-to-map affines."""
+    width, height = size_wh[0] // stride, size_wh[1] // stride
+    xs = torch.arange(width, device=maps.device) * float(stride)
+    ys = torch.arange(height, device=maps.device) * float(stride)
+    grid_y, grid_x = torch.meshgrid(ys, xs, indexing="ij")
+    ones = torch.ones_like(grid_x)
+    grid = torch.stack([grid_x, grid_y, ones], -1).reshape(1, -1, 3) @ affine.transpose(1, 2)
+    extent = torch.tensor([maps.shape[3] - 1, maps.shape[2] - 1], device=maps.device)
+    grid = (grid / extent * 2 - 1).reshape(len(maps), height, width, 2)
+    return torch.nn.functional.grid_sample(maps, grid, align_corners=True)
+
+
+def _joints_in_input(joints: Tensor, affine: Tensor, flipped: Tensor) -> tuple[Tensor, Tensor]:
+    inverse = torch.linalg.inv(affine[:, :, :2])
+    points = (joints[..., :2] - affine[:, None, :, 2]) @ inverse.transpose(1, 2)
+    swapped = flipped[:, None]
+    order = _FLIP.to(joints.device)
+    points = torch.where(swapped[..., None], points[:, order], points)
+    visible = torch.where(swapped, joints[:, order, 2], joints[..., 2])
+    return points, visible
+
+
+def _gaussians(points: Tensor, size_wh: tuple[int, int], sigma: float) -> tuple[Tensor, Tensor]:
+    """(N, J, h, w) Gaussians at `points` in heatmap pixels; (N, J) float: the peak is inside."""
+    width, height = size_wh[0] // HEATMAP_STRIDE, size_wh[1] // HEATMAP_STRIDE
+    xs = torch.arange(width, device=points.device)
+    ys = torch.arange(height, device=points.device)
+    dx = (xs - points[..., 0:1]) ** 2
+    dy = (ys - points[..., 1:2]) ** 2
+    squared = dy[..., :, None] + dx[..., None, :]
+    maps = torch.exp(-squared / (2 * sigma**2)) * (squared <= (3 * sigma) ** 2)
+    x, y = points.unbind(-1)
+    inside = (x > -0.5) & (x < width - 0.5) & (y > -0.5) & (y < height - 0.5)
+    return maps, inside.float()
+
+
+def _jitter(images: Tensor, aug: Augmentation, generator: torch.Generator) -> Tensor:
+    n = len(images)
+    gain = 1 + _uniform(n * 3, -0.3, 0.3, generator).reshape(n, 3, 1, 1) * aug.colour
+    contrast = 1 + _uniform(n, -1, 1, generator).reshape(n, 1, 1, 1) * aug.colour
+    shift = _uniform(n, -80, 80, generator).reshape(n, 1, 1, 1) * aug.colour
+    grey = images.mean(1, keepdim=True)
+    colourless = min(1.0, 2 * aug.colour)
+    saturation = 1 + _uniform(n, -1, 0.6, generator).reshape(n, 1, 1, 1) * colourless
+    mean = images.mean((1, 2, 3), keepdim=True)
+    images = grey + (images - grey) * saturation
+    images = ((images - mean) * contrast + mean + shift) * gain
+    return _erase(images.clamp(0, 255), aug, generator)
+
+
+def _erase(images: Tensor, aug: Augmentation, generator: torch.Generator) -> Tensor:
+    """Grey one rectangle per chosen picture, as an occluder would."""
+    n, _, height, width = images.shape
+    chosen = _uniform(n, 0, 1, generator) < aug.erase
+    size_x = _uniform(n, 0.1, 0.35, generator) * width
+    size_y = _uniform(n, 0.08, 0.3, generator) * height
+    x0 = _uniform(n, 0, 1, generator) * (width - size_x)
+    y0 = _uniform(n, 0, 1, generator) * (height - size_y)
+    level = _uniform(n, 0, 255, generator)
+    xs = torch.arange(width, device=images.device)
+    ys = torch.arange(height, device=images.device)
+    in_x = (xs >= x0[:, None]) & (xs < (x0 + size_x)[:, None])
+    in_y = (ys >= y0[:, None]) & (ys < (y0 + size_y)[:, None])
+    hole = in_y[:, None, :, None] & in_x[:, None, None, :] & chosen[:, None, None, None]
+    return torch.where(hole, level[:, None, None, None], images)

@@ -1,0 +1,92 @@
+"""Boxes of people by a published detector, for photos whose labels are missing or incomplete.
+
+The teacher is any person detector in RTMDet's export form: `input` (n, 3, S, S) BGR, letterboxed
+with 114 at the top left, normalised as MMDetection does, to `dets` (n, D, 5) xyxy and score.
+"""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime as ort
+from rich.progress import track
+
+from posegate.types import F32, U8
+from posenets.training.detection_data import FILL, Photo
+from posenets.training.records import BadData, read_labelled_images
+
+_MEAN = np.array([103.53, 116.28, 123.675], np.float32)
+_STD = np.array([57.375, 57.12, 58.395], np.float32)
+_SAME_PERSON_IOU = 0.5
+
+
+def label_boxes(
+    labels: Path, teacher: Path, out: Path, *, size: int = 512, min_score: float = 0.2
+) -> int:
+    """Write `{file name: [[x, y, w, h, score], ...]}` for every photo; returns the boxes found."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(str(teacher), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    found: dict[str, list[list[float]]] = {}
+    for image in track(read_labelled_images(labels), description=f"label {labels.stem}"):
+        tensor, scale = _letterbox(image.pixels_bgr(), size)
+        boxes = np.asarray(session.run(None, {name: tensor})[0])[0]
+        boxes = boxes[boxes[:, 4] >= min_score]
+        boxes[:, 2:4] -= boxes[:, :2]
+        boxes[:, :4] /= scale
+        found[image.name] = np.round(boxes.astype(np.float64), 3).tolist()
+    out.write_text(json.dumps(found))
+    return sum(len(boxes) for boxes in found.values())
+
+
+def add_teacher_boxes(
+    photos: dict[str, Photo], boxes: Path, *, complete: bool, sure: float = 0.4
+) -> dict[str, Photo]:
+    """Photos by file name with the teacher's further boxes.
+
+    Where the labels are `complete`, a box that they do not know is only ignored in training;
+    else a box scored at least `sure` counts as a person.
+    """
+    try:
+        found = json.loads(boxes.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise BadData(f"{boxes}: not a file of teacher boxes ({error})") from error
+    return {
+        name: _with_boxes(photo, np.array(found.get(name, []), np.float32), complete, sure)
+        for name, photo in photos.items()
+    }
+
+
+def _with_boxes(photo: Photo, boxes: F32, complete: bool, sure: float) -> Photo:
+    boxes = boxes.reshape(-1, 5)
+    xyxy = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:4]], 1)
+    if len(photo.people):
+        new = _iou(xyxy, photo.people).max(1) < _SAME_PERSON_IOU
+        xyxy, boxes = xyxy[new], boxes[new]
+    person = np.zeros(len(boxes), bool) if complete else boxes[:, 4] >= sure
+    return Photo(
+        photo.jpeg,
+        np.concatenate([photo.people, xyxy[person]]),
+        np.concatenate([photo.ignored, xyxy[~person]]),
+        photo.weight,
+    )
+
+
+def _iou(boxes: F32, others: F32) -> F32:
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    shared = np.clip(high - low, 0, None).prod(-1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1)[:, None]
+    areas = areas + (others[:, 2:] - others[:, :2]).prod(-1)[None] - shared
+    return np.asarray(shared / np.maximum(areas, 1e-6), np.float32)
+
+
+def _letterbox(pixels: U8, size: int) -> tuple[F32, float]:
+    height, width = pixels.shape[:2]
+    scale = min(size / width, size / height)
+    small = cv2.resize(pixels, (round(width * scale), round(height * scale)))
+    canvas = np.full((size, size, 3), FILL, np.float32)
+    canvas[: small.shape[0], : small.shape[1]] = small
+    return np.ascontiguousarray(((canvas - _MEAN) / _STD).transpose(2, 0, 1)[None]), scale

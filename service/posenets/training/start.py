@@ -1,0 +1,95 @@
+"""From a recipe and the command line's paths to a trainer that is ready to run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from posenets.networks import build_network
+from posenets.networks.mobilenetv3_small import MobileNetV3Small, load_folded_weights
+from posenets.networks.person_detector import PersonDetector
+from posenets.training.box_teacher import add_teacher_boxes
+from posenets.training.cache import open_cache
+from posenets.training.checkpoint import load_weights
+from posenets.training.detection_data import DetectionData, Photo, read_photos
+from posenets.training.detection_task import DetectionTask
+from posenets.training.loop import Trainer
+from posenets.training.pose_task import PoseTask
+from posenets.training.recipe import DetectionRecipe, PoseRecipe, Recipe
+
+DETECTOR = "person-detector"
+_CALIBRATION_PICTURES = 32
+
+
+def make_network(name: str) -> nn.Module:
+    """A network of the table, or the person detector, with random weights."""
+    return PersonDetector() if name == DETECTOR else build_network(name)
+
+
+def pose_trainer(
+    recipe: PoseRecipe,
+    caches: list[Path],
+    *,
+    start: Path | None,
+    device: torch.device,
+    checkpoint: Path,
+) -> Trainer[Any]:
+    """Trainer of a heatmap network on cached crops; `start` is a checkpoint or backbone .npz."""
+    network = make_network(recipe.network)
+    task = PoseTask([open_cache(folder) for folder in caches], recipe, device)
+    _start_from(network, start, lambda: task.draw(0)[0].images, recipe)
+    return Trainer(
+        network, recipe, task, device=device, checkpoint=checkpoint, amp=device.type == "cuda"
+    )
+
+
+def detection_trainer(
+    recipe: DetectionRecipe,
+    labels: list[Path],
+    *,
+    crops: list[Path],
+    boxes: list[Path],
+    start: Path | None,
+    device: torch.device,
+    checkpoint: Path,
+) -> Trainer[Any]:
+    """Trainer of the person detector.
+
+    `labels` name every person of their photos, `crops` only one each; `boxes` are the teacher's,
+    in the same order as labels and crops together, or none.
+    """
+    photos: list[Photo] = []
+    for index, path in enumerate([*labels, *crops]):
+        read = read_photos(path, source_weights=recipe.source_weights)
+        if boxes:
+            read = add_teacher_boxes(read, boxes[index], complete=index < len(labels))
+        share = 1.0 if index < len(labels) else recipe.crop_share
+        photos += [Photo(p.jpeg, p.people, p.ignored, p.weight * share) for p in read.values()]
+    network = make_network(recipe.network)
+    data = DetectionData(photos, mosaic=recipe.mosaic, seed=recipe.seed)
+    task = DetectionTask(data, recipe, device)
+    size = recipe.phases[-1].width
+    _start_from(network, start, lambda: data.batch(_CALIBRATION_PICTURES, size).images, recipe)
+    return Trainer(
+        network, recipe, task, device=device, checkpoint=checkpoint, amp=device.type == "cuda"
+    )
+
+
+def _start_from(
+    network: nn.Module, start: Path | None, pictures: Callable[[], Tensor], recipe: Recipe
+) -> None:
+    """Load a checkpoint, or the backbone's weights calibrated on `pictures` (0..255 RGB)."""
+    if start is None:
+        return
+    if start.suffix != ".npz":
+        load_weights(network, start)
+        return
+    mean = torch.tensor(recipe.mean).reshape(1, 3, 1, 1)
+    std = torch.tensor(recipe.std).reshape(1, 3, 1, 1)
+    whole = MobileNetV3Small()
+    load_folded_weights(whole, start, (pictures().cpu() - mean) / std)
+    backbone = network.get_submodule("backbone")
+    wanted = backbone.state_dict().keys()
+    backbone.load_state_dict({k: v for k, v in whole.state_dict().items() if k in wanted})
