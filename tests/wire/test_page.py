@@ -82,6 +82,19 @@ def test_photo_shows_skeletons_times_and_people(page: "sync_api.Page", photo_fil
     assert page.locator("#problem").is_hidden()
 
 
+def test_photo_can_be_dropped(page: "sync_api.Page", photo_file: Path):
+    page.evaluate(
+        """(bytes) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], "p.jpg", { type: "image/jpeg" }));
+            const event = new DragEvent("drop", { dataTransfer: transfer, bubbles: true });
+            document.getElementById("drop").dispatchEvent(event);
+        }""",
+        list(photo_file.read_bytes()),
+    )
+    sync_api.expect(page.locator("#summary")).to_contain_text("2 people", timeout=15_000)
+
+
 def test_joint_under_the_pointer_is_named(
     page: "sync_api.Page", photo_file: Path, client: httpx.Client
 ):

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -36,17 +37,30 @@ class Slots:
             self._taken -= 1
 
 
-@asynccontextmanager
-async def give_up_at(deadline: float, *, timeout_s: float) -> AsyncIterator[None]:
-    """Cancel the work inside at `deadline` (`time.monotonic`), which is `timeout_s` after start."""
-    try:
-        async with asyncio.timeout(deadline - time.monotonic()):
-            yield
-    except TimeoutError as error:
-        raise DeadlineExceeded(
-            f"no answer within {timeout_s:g} s; ask for more time with X-Request-Timeout (the "
-            "service's own limit is request_timeout_s) or send less work"
-        ) from error
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """Moment `at` (on `time.monotonic`'s clock), `timeout_s` after the request began."""
+
+    at: float
+    timeout_s: float
+
+    @classmethod
+    def after(cls, asked_s: float | None, *, limit_s: float) -> "Deadline":
+        """The client may ask for less time than the service's own limit, never for more."""
+        timeout_s = limit_s if asked_s is None else min(asked_s, limit_s)
+        return cls(time.monotonic() + timeout_s, timeout_s)
+
+    @asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """Cancel the work inside when the moment has come."""
+        try:
+            async with asyncio.timeout(self.at - time.monotonic()):
+                yield
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"no answer within {self.timeout_s:g} s; ask for more time with X-Request-Timeout "
+                "(the service's own limit is request_timeout_s) or send less work"
+            ) from error
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import time
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -11,7 +10,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from posegate.api import openapi
 from posegate.api.body import Upload, read_image, read_images
 from posegate.api.documents import coco_image_id, coco_json, poses_json, server_timing
-from posegate.api.limits import Slots, give_up_at, unless_gone
+from posegate.api.limits import Deadline, Slots, unless_gone
 from posegate.api.options import PictureFormat, PoseQuery, picture_format
 from posegate.api.problems import INTERNAL, problem_of
 from posegate.errors import BackendDown
@@ -52,11 +51,12 @@ def poses_router(pipeline: Pipeline, settings: Settings, metrics: Metrics) -> AP
         clock = StageClock()
         options = _checked_options(pipeline, query)
         picture = picture_format(request.headers.get("accept", "*/*"))
-        timeout_s = min(timeout or settings.request_timeout_s, settings.request_timeout_s)
-        deadline = time.monotonic() + timeout_s
+        deadline = Deadline.after(timeout, limit_s=settings.request_timeout_s)
 
         async def answer(upload: Upload) -> Response:
-            estimate = await pipeline.estimate(upload.data, options, deadline=deadline, clock=clock)
+            estimate = await pipeline.estimate(
+                upload.data, options, deadline=deadline.at, clock=clock
+            )
             if picture is None:
                 content = _render(estimate, query, coco_image_id(upload.filename, 0)).encode()
                 response = Response(content, media_type="application/json")
@@ -67,7 +67,7 @@ def poses_router(pipeline: Pipeline, settings: Settings, metrics: Metrics) -> AP
             return response
 
         with slots.taken():
-            async with give_up_at(deadline, timeout_s=timeout_s):
+            async with deadline.kept():
                 upload = await read_image(request, **limits)
                 clock.mark("read")
                 return await unless_gone(request, answer(upload))
@@ -75,8 +75,7 @@ def poses_router(pipeline: Pipeline, settings: Settings, metrics: Metrics) -> AP
     @router.post("/v1/poses:batch", **openapi.BATCH)
     async def estimate_batch(request: Request, query: Options, timeout: Timeout = None) -> Response:
         options = _checked_options(pipeline, query)
-        timeout_s = min(timeout or settings.request_timeout_s, settings.request_timeout_s)
-        deadline = time.monotonic() + timeout_s
+        deadline = Deadline.after(timeout, limit_s=settings.request_timeout_s)
         turns = asyncio.Semaphore(BATCH_CONCURRENCY)
 
         async def answer_one(upload: Upload, position: int) -> str:
@@ -84,7 +83,7 @@ def poses_router(pipeline: Pipeline, settings: Settings, metrics: Metrics) -> AP
                 clock = StageClock()
                 try:
                     estimate = await pipeline.estimate(
-                        upload.data, options, deadline=deadline, clock=clock
+                        upload.data, options, deadline=deadline.at, clock=clock
                     )
                     text = _render(estimate, query, coco_image_id(upload.filename, position))
                 except Exception as error:
@@ -100,7 +99,7 @@ def poses_router(pipeline: Pipeline, settings: Settings, metrics: Metrics) -> AP
             return Response(content, media_type="application/json")
 
         with slots.taken():
-            async with give_up_at(deadline, timeout_s=timeout_s):
+            async with deadline.kept():
                 uploads = await read_images(request, max_images=MAX_BATCH_IMAGES, **limits)
                 return await unless_gone(request, answer(uploads))
 
