@@ -24,9 +24,9 @@ def service(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="session")
 def tight_service(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One request at a time, a body of 100 kB, two seconds."""
+    """One request at a time, a body of 100 kB, four seconds."""
     log = tmp_path_factory.mktemp("tight") / "log"
-    limits = {"max_images": 1, "max_body_bytes": 100_000, "request_timeout_s": 2.0}
+    limits = {"max_images": 1, "max_body_bytes": 100_000, "request_timeout_s": 4.0}
     with running_service(repository, log, **limits) as running:
         yield running
 

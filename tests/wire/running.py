@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from posegate.settings import load_settings
 configure_logs("info")
 sys.exit(serve(load_settings()))
 """
-START_LIMIT_S = 30.0
+START_LIMIT_S = 90.0
 PROBLEM_FIELDS = {"type", "title", "status", "detail", "request_id"}
 
 
@@ -40,21 +40,38 @@ class Service:
         return f"http://{self.host}:{self.port}"
 
     def client(self, **options: object) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=20, trust_env=False, **options)
+        return httpx.Client(base_url=self.url, timeout=60, trust_env=False, **options)
 
     def connect(self) -> socket.socket:
         """A bare connection, for what no proper client would do."""
-        return socket.create_connection((self.host, self.port), timeout=20)
+        return socket.create_connection((self.host, self.port), timeout=60)
 
     def rss_bytes(self) -> int:
         """Resident memory of the process."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024
 
+    def wait_for_in_flight(self, count: int) -> None:
+        """Until so many requests are in flight besides the one that asks."""
+        with self.client() as client:
+            wait_until(
+                lambda: (
+                    f'posegate_in_flight{{face="http"}} {count + 1}.0'
+                    in client.get("/metrics").text
+                )
+            )
+
     def stop(self) -> int:
         """SIGTERM, as an orchestrator would; returns the exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(60)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    ends = time.monotonic() + START_LIMIT_S
+    while not condition():
+        assert time.monotonic() < ends, "what the test waits for did not happen"
+        time.sleep(0.05)
 
 
 def launch(repository: Path, log: Path, **settings: object) -> "subprocess.Popen[bytes]":
@@ -80,7 +97,7 @@ def running_service(repository: Path, log: Path, **settings: object) -> Iterator
     finally:
         if process.poll() is None:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
 
 
 def problem_of(response: httpx.Response, status: int, slug: str) -> dict[str, object]:

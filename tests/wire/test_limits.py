@@ -27,23 +27,15 @@ def half_sent(service: Service, photo: bytes) -> Iterator[socket.socket]:
     with service.connect() as connection:
         connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(photo))
         connection.sendall(photo[: len(photo) // 2])
-        time.sleep(0.1)
+        service.wait_for_in_flight(1)
         yield connection
-
-
-def wait_until_idle(service: Service) -> None:
-    ends = time.monotonic() + 10
-    with service.client() as client:
-        while 'posegate_in_flight{face="http"} 1.0' not in client.get("/metrics").text:
-            assert time.monotonic() < ends, "a request stays in flight"
-            time.sleep(0.05)
 
 
 @pytest.fixture(autouse=True)
 def _still_serving(tight_service: Service, photo: bytes) -> Iterator[None]:
     """After each test the service is idle again and the next good request works."""
     yield
-    wait_until_idle(tight_service)
+    tight_service.wait_for_in_flight(0)
     with tight_service.client() as client:
         assert client.post("/v1/poses", content=photo).status_code == 200
 
@@ -53,7 +45,7 @@ def test_declared_body_over_the_limit_is_refused_unread(tight_service: Service):
         started = time.monotonic()
         connection.sendall(HEAD + b"Content-Length: 50000000\r\n\r\n")
         answer = connection.recv(65536)
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 1.5
     assert b" 413 " in answer
     assert b"connection: close" in answer.lower()
 
@@ -73,13 +65,13 @@ def test_endless_chunked_body_is_cut_off(tight_service: Service):
     with tight_service.connect() as connection:
         connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
         try:
-            while time.monotonic() - started < 10:
+            while time.monotonic() - started < 20:
                 connection.sendall(chunk)
                 sent += len(chunk)
                 time.sleep(0.001)
         except OSError:
             pass
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 10
 
 
 def test_chunked_body_over_the_limit_is_refused(tight_service: Service):
@@ -105,7 +97,7 @@ def test_client_gone_halfway_leaves_nothing_behind(tight_service: Service, photo
     for _ in range(3):
         with half_sent(tight_service, photo):
             pass
-        wait_until_idle(tight_service)
+        tight_service.wait_for_in_flight(0)
 
 
 def test_client_gone_before_the_answer_leaves_nothing_behind(tight_service: Service):
@@ -113,7 +105,7 @@ def test_client_gone_before_the_answer_leaves_nothing_behind(tight_service: Serv
     for data in (encode(make_photo(width=400, height=300), ".jpg"), large):
         with tight_service.connect() as connection:
             connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(data) + data)
-        wait_until_idle(tight_service)
+        tight_service.wait_for_in_flight(0)
     assert "request failed" not in tight_service.log.read_text()
 
 
@@ -123,7 +115,7 @@ def test_body_that_never_comes_meets_the_deadline(tight_service: Service, photo:
         answer = connection.recv(65536)
     assert b" 504 " in answer
     assert b'"deadline"' in answer
-    assert 1.5 < time.monotonic() - started < 4
+    assert 3.5 < time.monotonic() - started < 12
 
 
 def test_client_s_own_deadline_is_heeded(tight_service: Service, photo: bytes):

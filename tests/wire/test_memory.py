@@ -7,7 +7,7 @@ import pytest
 from fakes import encode, make_photo
 from wire.running import Service
 
-WARM_UP, MEASURED = 150, 450
+WARM_UP, MEASURED = 150, 300
 MAX_GROWTH_BYTES = 20 * 2**20
 
 

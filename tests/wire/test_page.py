@@ -13,6 +13,7 @@ from fakes import POSE_NAME, encode, make_photo
 from wire.running import Service
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+sync_api.expect.set_options(timeout=60_000)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
@@ -59,7 +60,7 @@ def photo_file(tmp_path: Path) -> Path:
 
 def choose(page: "sync_api.Page", file: Path, *, words: str = "people in") -> None:
     page.set_input_files("#file", file)
-    sync_api.expect(page.locator("#summary")).to_contain_text(words, timeout=15_000)
+    sync_api.expect(page.locator("#summary")).to_contain_text(words)
 
 
 def canvas_pixels(page: "sync_api.Page") -> np.ndarray:
@@ -92,7 +93,7 @@ def test_photo_can_be_dropped(page: "sync_api.Page", photo_file: Path):
         }""",
         list(photo_file.read_bytes()),
     )
-    sync_api.expect(page.locator("#summary")).to_contain_text("2 people", timeout=15_000)
+    sync_api.expect(page.locator("#summary")).to_contain_text("2 people")
 
 
 def test_joint_under_the_pointer_is_named(

@@ -6,11 +6,17 @@ import socket
 import time
 from pathlib import Path
 
-import pytest
-
 from fakes import POSE_NAME, make_repository
-from wire.running import launch, running_service
+from wire.running import Service, launch, running_service, wait_until
 from wire.test_limits import HEAD
+
+
+def refuses_connections(service: Service) -> bool:
+    try:
+        service.connect().close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def test_sigterm_lets_the_request_in_flight_finish(repository: Path, tmp_path: Path, photo: bytes):
@@ -18,14 +24,12 @@ def test_sigterm_lets_the_request_in_flight_finish(repository: Path, tmp_path: P
         with service.connect() as connection:
             connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(photo))
             connection.sendall(photo[:100])
-            time.sleep(0.1)
+            service.wait_for_in_flight(1)
             service.process.terminate()
-            time.sleep(0.4)
-            with pytest.raises(ConnectionRefusedError):
-                service.connect()
+            wait_until(lambda: refuses_connections(service))
             connection.sendall(photo[100:])
             assert b"HTTP/1.1 200 " in connection.recv(65536)
-        assert service.process.wait(10) == 0
+        assert service.process.wait(60) == 0
         assert "Traceback" not in service.log.read_text()
 
 
@@ -34,13 +38,13 @@ def test_idle_service_stops_at_once(repository: Path, tmp_path: Path):
         client.get("/livez")  # an idle kept-alive connection must not hold it up
         started = time.monotonic()
         assert service.stop() == 0
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 10  # request_timeout_s is 30
 
 
 def test_card_that_does_not_match_its_file_stops_the_start(tmp_path: Path):
     repository = make_repository(tmp_path, pose_changes={"sha256": "0" * 64})
     process = launch(repository, tmp_path / "log")
-    assert process.wait(20) == 1
+    assert process.wait(60) == 1
     log = (tmp_path / "log").read_text()
     assert "sha256" in log
     assert "Traceback" not in log
@@ -53,7 +57,7 @@ def test_card_of_another_shape_stops_the_start(tmp_path: Path):
     card["input"]["width"] += 4
     path.write_text(json.dumps(card))
     process = launch(repository, tmp_path / "log")
-    assert process.wait(20) == 1
+    assert process.wait(60) == 1
     log = (tmp_path / "log").read_text()
     assert re.search("error posegate.server cannot start: .*shape", log), log
 
@@ -62,5 +66,5 @@ def test_port_in_use_stops_the_start_with_a_clear_word(repository: Path, tmp_pat
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         process = launch(repository, tmp_path / "log", http_port=port)
-        assert process.wait(20) == 1
+        assert process.wait(60) == 1
     assert f"cannot listen on 127.0.0.1:{port}" in (tmp_path / "log").read_text()

@@ -17,7 +17,7 @@ from posegate.catalog import Catalog
 from posegate.errors import BackendDown, Overloaded
 from posegate.metrics import Metrics
 from posegate.settings import Settings
-from wire.running import problem_of
+from wire.running import problem_of, wait_until
 
 
 class ScriptedPipeline:
@@ -60,7 +60,7 @@ def address(pipeline: ScriptedPipeline) -> Iterator[tuple[str, int]]:
     thread.start()
     yield listener.getsockname()
     server.should_exit = True
-    thread.join(10)
+    thread.join(30)
 
 
 @pytest.fixture
@@ -121,16 +121,15 @@ def test_work_is_cancelled_when_the_client_hangs_up(
 ):
     with socket.create_connection(address) as connection:
         connection.sendall(b"POST /v1/poses HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
-        assert pipeline.working.wait(5)
-    assert pipeline.cancelled.wait(5)
-    time.sleep(0.1)
-    metrics = client.get("/metrics").text
-    assert 'request_seconds_count{code="499",face="http",route="/v1/poses"} 1.0' in metrics
+        assert pipeline.working.wait(20)
+    assert pipeline.cancelled.wait(20)
+    counted = 'request_seconds_count{code="499",face="http",route="/v1/poses"} 1.0'
+    wait_until(lambda: counted in client.get("/metrics").text)
 
 
 def test_work_is_cancelled_at_the_deadline(client: httpx.Client, pipeline: ScriptedPipeline):
     started = time.monotonic()
     response = client.post("/v1/poses", content=b"x", headers={"x-request-timeout": "0.2"})
     assert "0.2 s" in str(problem_of(response, 504, "deadline")["detail"])
-    assert time.monotonic() - started < 2
-    assert pipeline.cancelled.wait(5)
+    assert time.monotonic() - started < 10  # the service allows 20
+    assert pipeline.cancelled.wait(20)
