@@ -139,6 +139,7 @@ class DetectionData:
         window: tuple[int, int, int, int],
     ) -> tuple[U8, F32, F32]:
         left, top, right, bottom = (int(v) for v in window)
+        width = pixels.shape[1]
         mirrored = bool(self.random.random() < 0.5)
         if mirrored:
             pixels = np.ascontiguousarray(pixels[:, ::-1])
@@ -153,7 +154,6 @@ class DetectionData:
         )
         canvas[top:bottom, left:right] = self._jitter(np.asarray(view, np.uint8))
         limits = np.array([left, top, right, bottom], np.float32)
-        width = pixels.shape[1]
         boxes = np.concatenate([photo.people, photo.ignored])
         clipped, kept = _placed(boxes, scales, offset, mirrored, width, limits)
         sides = (clipped[:, 2:] - clipped[:, :2]).min(1, initial=np.inf)

@@ -1,0 +1,146 @@
+"""The person detector: data, assignment, loss, export."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from posenets.export.onnx import export_onnx
+from posenets.networks.person_detector import DetectorExport, PersonDetector, points_of
+from posenets.training.box_teacher import add_teacher_boxes
+from posenets.training.detection_data import DetectionData, Photo, read_photos
+from posenets.training.detection_loss import assign, detection_loss, giou, pairwise_iou
+from posenets.training.detection_task import DetectionTask
+from posenets.training.loop import Trainer
+from posenets.training.recipe import DetectionRecipe, Phase
+
+
+def _boxes(*rows: list[float]) -> torch.Tensor:
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+def test_detector_has_a_million_parameters_or_less() -> None:
+    assert sum(p.numel() for p in PersonDetector().parameters()) <= 1_000_000
+
+
+def test_points_sit_in_the_middle_of_their_pixels() -> None:
+    centres, strides = points_of((64, 32))
+    assert len(centres) == 8 * 4 + 4 * 2 + 2 * 1
+    assert centres[0].tolist() == [3.5, 3.5]
+    assert centres[-1].tolist() == [47.5, 15.5]
+    assert strides[-1] == 32
+
+
+@pytest.mark.parametrize(
+    ("other", "iou", "generalised"),
+    [
+        ([0, 0, 10, 10], 1.0, 1.0),  # the same box
+        ([5, 0, 15, 10], 1 / 3, 1 / 3),  # half beside it: the hull is the union
+        ([20, 0, 30, 10], 0.0, -1 / 3),  # apart: a third of the hull is empty
+    ],
+)
+def test_iou_of_known_boxes(other: list[float], iou: float, generalised: float) -> None:
+    ours, theirs = _boxes([0, 0, 10, 10]), _boxes(other)
+    assert pairwise_iou(ours[None], theirs[None]).item() == pytest.approx(iou)
+    assert giou(ours, theirs).item() == pytest.approx(generalised)
+
+
+def test_only_points_inside_a_person_answer_for_it() -> None:
+    centres, _ = points_of((64, 64))
+    people = _boxes([8, 8, 40, 40], [0, 0, 0, 0])[None]
+    valid = torch.tensor([[True, False]])
+    boxes = people[:, :1].expand(1, len(centres), 4)
+    target, owner = assign(torch.zeros(1, len(centres)), boxes, centres, people, valid)
+    chosen = centres[target[0] > 0]
+    assert len(chosen) == 10
+    assert ((chosen > 8) & (chosen < 40)).all()
+    assert (owner[0][target[0] > 0] == 0).all()
+    assert target.max().item() == pytest.approx(1.0)
+
+
+def test_background_in_an_ignored_region_teaches_nothing() -> None:
+    centres, _ = points_of((64, 64))
+    logits = torch.full((1, len(centres)), 2.0, requires_grad=True)
+    boxes = torch.zeros(1, len(centres), 4)
+    nobody, invalid = torch.zeros(1, 1, 4), torch.zeros(1, 1, dtype=torch.bool)
+    region = _boxes([0, 0, 32, 64])[None]
+    detection_loss(logits, boxes, centres, nobody, invalid, region).backward()
+    assert logits.grad is not None
+    inside = centres[:, 0] < 32
+    assert (logits.grad[0, inside] == 0).all()
+    assert (logits.grad[0, ~inside] > 0).all()
+
+
+def test_mosaic_moves_boxes_with_their_pictures(coco_folder: Path) -> None:
+    white = np.zeros((120, 160, 3), np.uint8)
+    white[30:90, 40:100] = 255
+    encoded = bytes(cv2.imencode(".png", white)[1])
+    photo = Photo(encoded, np.array([[40, 30, 100, 90]], np.float32), np.zeros((0, 4), "f4"), 1.0)
+    for mosaic in (0.0, 1.0):
+        batch = DetectionData([photo], mosaic=mosaic, seed=5).batch(8, 128)
+        for image, people, valid in zip(batch.images, batch.people, batch.valid, strict=True):
+            bright = (image.mean(0) > 130).numpy()
+            covered = np.zeros_like(bright)
+            for x0, y0, x1, y1 in people[valid].numpy().round().astype(int):
+                covered[y0:y1, x0:x1] = True
+            inner = np.zeros_like(covered)
+            inner[3:-3, 3:-3] = covered[3:-3, 3:-3]
+            assert valid.sum() >= 1
+            if inner.any():
+                assert bright[inner].mean() > 0.8
+
+
+def test_unsure_boxes_become_ignored_regions(coco_folder: Path) -> None:
+    labels = json.loads(coco_folder.read_text())
+    labels["annotations"][0]["score"] = 0.2
+    coco_folder.write_text(json.dumps(labels))
+    photos = read_photos(coco_folder, source_weights={"left": 0.5})
+    assert len(photos["0.png"].people) == 0
+    assert len(photos["0.png"].ignored) == 1
+    assert photos["1.png"].weight == 0.5
+
+
+@pytest.mark.parametrize(("complete", "people"), [(True, 1), (False, 2)])
+def test_teacher_adds_people_only_where_labels_are_incomplete(
+    coco_folder: Path, tmp_path: Path, complete: bool, people: int
+) -> None:
+    boxes = tmp_path / "boxes.json"
+    same, new, unsure = [41, 31, 118, 149, 0.9], [0, 180, 40, 60, 0.8], [170, 0, 30, 60, 0.25]
+    boxes.write_text(json.dumps({"2.png": [same, new, unsure]}))
+    photos = read_photos(coco_folder, source_weights={})
+    photo = add_teacher_boxes(photos, boxes, complete=complete)["2.png"]
+    assert len(photo.people) == people
+    assert len(photo.people) + len(photo.ignored) == 3
+
+
+def test_training_lowers_the_loss(coco_folder: Path, tmp_path: Path) -> None:
+    recipe = DetectionRecipe(
+        task="detect",
+        network="person-detector",
+        examples=48,
+        learning_rate=5e-3,
+        phases=(Phase(width=64, height=64, share=1.0, batch=4),),
+        warmup=4,
+        clip=10.0,
+    )
+    torch.manual_seed(0)
+    photos = list(read_photos(coco_folder, source_weights={}).values())
+    cpu = torch.device("cpu")
+    task = DetectionTask(DetectionData(photos), recipe, cpu)
+    trainer = Trainer(
+        PersonDetector(), recipe, task, device=cpu, checkpoint=tmp_path / "detector.pt"
+    )
+    batch, _ = task.draw(0)
+    before = float(task.loss(trainer.network, batch).detach())
+    trainer.run()
+    assert float(task.loss(trainer.network, batch).detach()) < 0.98 * before
+
+
+def test_export_gives_boxes_and_scores_equal_to_the_network(tmp_path: Path) -> None:
+    network = DetectorExport(PersonDetector())
+    path = tmp_path / "1" / "model.onnx"
+    difference = export_onnx(network, path, size_wh=(96, 64), output_names=("boxes", "scores"))
+    assert difference < 1e-4
