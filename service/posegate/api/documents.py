@@ -66,9 +66,10 @@ def coco_results(poses: Poses, *, min_keypoint_score: float, image_id: int) -> l
     keypoints = _rounded_keypoints(poses)
     keypoints[..., 2][poses.keypoints.scores < min_keypoint_score] = 0.0
     scores = _rounded(poses.boxes.scores * poses.keypoints.scores.mean(axis=1), SCORE_DECIMALS)
+    flat_rows = keypoints.reshape(len(poses), 3 * len(poses.names)).tolist()
     return [
         {"image_id": image_id, "category_id": PERSON_CATEGORY, "keypoints": flat, "score": score}
-        for flat, score in zip(keypoints.reshape(len(poses), -1).tolist(), scores, strict=True)
+        for flat, score in zip(flat_rows, scores, strict=True)
     ]
 
 
