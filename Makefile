@@ -3,7 +3,7 @@ PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip --disable-pip-version-check install --quiet
 NEEDS_VENV := "python3 cannot make a virtual environment (Debian: apt-get install python3-venv)"
 
-.PHONY: run test check clean
+.PHONY: run test check proto clean
 
 run: $(VENV)/.serve
 	$(PYTHON) -m posegate serve
@@ -16,6 +16,11 @@ check: $(VENV)/.test
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	$(VENV)/bin/lint-imports
+
+# The mapped path makes the generated modules import each other by their place in the package.
+proto: $(VENV)/.test
+	$(PYTHON) -m grpc_tools.protoc -Iposegate/api/pb=proto/posegate/v1 --python_out=service \
+		--pyi_out=service --grpc_python_out=service posegate/api/pb/pose.proto
 
 clean:
 	rm -rf $(VENV)

@@ -1,0 +1,1 @@
+"""Generated from proto/posegate/v1 by `make proto`; never edited."""
