@@ -1,0 +1,5 @@
+"""`python -m posenets`."""
+
+from posenets.cli import app
+
+app()
