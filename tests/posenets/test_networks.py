@@ -168,8 +168,9 @@ def test_heatmaps_have_a_quarter_of_the_size_and_gradients_reach_all_that_is_rea
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the tracing exporter is the old one
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("name", [each for each in EACH if "le-hrnet-no-cmffm" not in each.values])
 def test_onnx_equals_torch_at_any_batch(name: str) -> None:
+    # LE-HRNet without CMFFM has no layer that the other two forms have not, and takes a minute.
     network = build_network(name, size_wh=SIZE_WH).eval()
     randomise_norms(network)
     images = torch.randn(3, 3, 64, 64)
@@ -218,14 +219,14 @@ def test_sparsity_penalty_sees_every_nam(name: str, attentions: int) -> None:
 
 
 def randomise_norms(network: nn.Module) -> None:
-    """Random scales and shifts, statistics near those of the activations.
+    """Random small scales, random shifts, statistics near those of the activations.
 
-    Statistics far from the activations would make the deep networks chaotic: rounding alone would
-    then change the heatmaps.
+    A trained network is well conditioned and this keeps the random one so: with scales around 1
+    float32 alone is 2e-4 of the range away from float64 in GoatPose, with these 1e-6.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
-        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.uniform_(norm.weight, 0.1, 0.5)
         nn.init.normal_(norm.bias, std=0.1)
         norm.momentum = 1.0
     with torch.no_grad():
