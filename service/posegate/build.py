@@ -5,11 +5,13 @@ from contextlib import asynccontextmanager
 
 import cv2
 
+from posegate.backends.base import Network
 from posegate.backends.batching import BatchingBackend
 from posegate.backends.onnx import OnnxBackend
 from posegate.backends.workers import Workers
-from posegate.catalog import Model, load_catalog
+from posegate.catalog import Catalog, Model, load_catalog
 from posegate.detector import LetterboxDetector
+from posegate.errors import BadOption
 from posegate.estimator import Estimator
 from posegate.image import ImageLimits
 from posegate.metrics import Metrics
@@ -29,9 +31,7 @@ def build_pipeline(settings: Settings, metrics: Metrics) -> Pipeline:
     )
     workers = Workers(settings.threads)
     pool = Pool(settings.threads)
-    networks = {
-        name: _network(model, settings, workers, metrics) for name, model in catalog.models.items()
-    }
+    networks = _NETWORKS[settings.backend](catalog, settings, workers, metrics)
     by_task = {
         task: [model for model in catalog.models.values() if model.card.task == task]
         for task in ("pose", "detect")
@@ -65,7 +65,47 @@ async def running_pipeline(settings: Settings) -> AsyncIterator[Pipeline]:
         await pipeline.stop()
 
 
-def _network(
+def _embedded(
+    catalog: Catalog, settings: Settings, workers: Workers, metrics: Metrics
+) -> dict[str, Network]:
+    return {
+        name: _embedded_network(model, settings, workers, metrics)
+        for name, model in catalog.models.items()
+    }
+
+
+def _triton(
+    catalog: Catalog, settings: Settings, workers: Workers, metrics: Metrics
+) -> dict[str, Network]:
+    try:
+        from posegate.backends.triton import TritonNetwork
+        from posegate.backends.triton_servers import TritonServers
+    except ImportError as error:
+        raise BadOption(
+            f"backend triton needs {error.name}, which is not installed: pip install "
+            "'posegate[triton]'"
+        ) from error
+    servers = TritonServers(
+        settings.triton_urls,
+        models=list(catalog.models),
+        call_limit_s=settings.request_timeout_s,
+    )
+    return {
+        name: TritonNetwork(
+            model,
+            servers=servers,
+            metrics=metrics,
+            max_in_flight=settings.triton_in_flight,
+            max_queue=settings.max_queue,
+        )
+        for name, model in catalog.models.items()
+    }
+
+
+_NETWORKS = {"onnx": _embedded, "triton": _triton}
+
+
+def _embedded_network(
     model: Model, settings: Settings, workers: Workers, metrics: Metrics
 ) -> BatchingBackend:
     backend = OnnxBackend(model, workers=workers)

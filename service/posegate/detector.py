@@ -7,7 +7,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from posegate.backends.batching import BatchingBackend
+from posegate.backends.base import Network
 from posegate.card import LetterboxSpec, NmsSpec
 from posegate.catalog import Model
 from posegate.crops import Preprocess, letterbox
@@ -36,7 +36,7 @@ class Detector(Protocol):
 class LetterboxDetector:
     """A detector whose network takes the whole picture, fitted into its input, in one run."""
 
-    def __init__(self, model: Model, *, backend: BatchingBackend, pool: Pool) -> None:
+    def __init__(self, model: Model, *, backend: Network, pool: Pool) -> None:
         card = model.card
         assert card.letterbox is not None
         assert card.nms is not None

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posegate.backends.batching import BatchingBackend
+from posegate.backends.base import Network
 from posegate.catalog import Model
 from posegate.codecs import make_codec
 from posegate.crops import Preprocess, warp_crops
@@ -22,7 +22,7 @@ DECODES = ("dark", "quarter", "argmax")
 class Estimator:
     """One pose network with the crops and the codec that its card asks for."""
 
-    def __init__(self, model: Model, *, backend: BatchingBackend, pool: Pool) -> None:
+    def __init__(self, model: Model, *, backend: Network, pool: Pool) -> None:
         card = model.card
         assert card.crop is not None
         assert card.codec is not None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from posegate.backends.batching import BatchingBackend
+from posegate.backends.base import Network
 from posegate.backends.workers import Workers
 from posegate.catalog import Catalog
 from posegate.detector import Detector
@@ -45,7 +45,7 @@ class Pipeline:
         catalog: Catalog,
         detectors: Mapping[str, Detector],
         estimators: Mapping[str, Estimator],
-        networks: Mapping[str, BatchingBackend],
+        networks: Mapping[str, Network],
         workers: Workers,
         pool: Pool,
         limits: ImageLimits,

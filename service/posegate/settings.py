@@ -1,12 +1,13 @@
 """One validated settings class: flags, then `POSEGATE_*`, then a TOML file."""
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from posegate.errors import BadOption
 
@@ -44,6 +45,12 @@ class Settings(BaseSettings):
     model: str | None = Field(None, description="default pose network instead of the cards' own")
     detector: str | None = Field(None, description="default detector instead of the cards' own")
 
+    backend: Literal["onnx", "triton"] = Field("onnx", description="what runs the networks")
+    triton_urls: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("127.0.0.1:8001",), description="gRPC addresses host:port of Triton, comma-separated"
+    )
+    triton_in_flight: Count = Field(64, description="most requests to Triton per network at a time")
+
     max_body_bytes: Count = 20 * 2**20
     max_pixels: Count = 50_000_000
     max_people: Count = Field(100, description="most people answered per picture")
@@ -59,6 +66,23 @@ class Settings(BaseSettings):
     max_queue: Count = Field(512, description="most crops waiting for a network")
     max_images: Count = Field(64, description="most pictures in the pipeline at a time")
     max_in_flight: Count = Field(2, description="frames of one live stream worked on at a time")
+
+    @field_validator("triton_urls", mode="before")
+    @classmethod
+    def _split_list(cls, value: Any) -> Any:
+        return (
+            tuple(filter(None, value.replace(",", " ").split()))
+            if isinstance(value, str)
+            else value
+        )
+
+    @field_validator("triton_urls")
+    @classmethod
+    def _check_urls(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [url for url in urls if not re.fullmatch(r"(dns:///)?[^/\s]+:\d+", url)]
+        if wrong or not urls:
+            raise ValueError(f"needs host:port of at least one Triton, without http://: {wrong}")
+        return urls
 
     @model_validator(mode="after")
     def _queue_holds_one_picture(self) -> Self:

@@ -56,3 +56,28 @@ class Backend(Protocol):
     def ready(self) -> str | None:
         """None when it can run, else the reason why not, for a person to read."""
         ...
+
+
+class Network(Protocol):
+    """One network for any number of concurrent callers, in bounded memory."""
+
+    @property
+    def info(self) -> BackendInfo:
+        """What runs the network, and how."""
+        ...
+
+    async def start(self) -> None:
+        """Load or reach the network, check it against its card and warm it up."""
+        ...
+
+    async def infer(self, tensor: F32, *, deadline: float | None = None) -> Inference:
+        """Run crops (P, 3, H, W), P at least 1; `deadline` is a `time.monotonic()` value."""
+        ...
+
+    async def stop(self) -> None:
+        """Refuse what waits and let the network go."""
+        ...
+
+    def ready(self) -> str | None:
+        """None when it can run, else the reason why not, for a person to read."""
+        ...

@@ -1,0 +1,192 @@
+"""crops -> heatmaps in NVIDIA Triton, whose dynamic batcher joins the crops of all gateways."""
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import numpy as np
+from tritonclient.grpc import InferInput, InferRequestedOutput
+
+from posegate.backends.base import BackendInfo, Inference
+from posegate.backends.onnx import expected_shapes
+from posegate.backends.triton_servers import TritonServers
+from posegate.card import ModelCard
+from posegate.catalog import Model
+from posegate.errors import BackendDown, BadCard, DeadlineExceeded, Overloaded
+from posegate.metrics import Metrics
+from posegate.types import F32
+
+log = logging.getLogger(__name__)
+
+WARM_UP_TIMEOUT_S = 120.0
+
+
+class TritonNetwork:
+    """One network of the servers: requests bounded in number, crops in bounded memory."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        servers: TritonServers,
+        metrics: Metrics,
+        max_in_flight: int,
+        max_queue: int,
+    ) -> None:
+        """`max_in_flight` requests at a time; at most `max_queue` crops wait or run."""
+        self._model = model
+        self._card = model.card
+        self._servers = servers
+        self._metrics = metrics
+        self._slots = asyncio.Semaphore(max_in_flight)
+        self._max_queue = max_queue
+        self._crops = 0
+        self._max_batch = 0
+        self._warm = False
+        self._crops_per_batch = metrics.crops_per_batch.labels(model.name)
+        self._queue_age = metrics.queue_age_seconds.labels(model.name)
+        self._info = BackendInfo(name="triton", precision="unknown", provider="unknown")
+        metrics.backend_up.labels("triton").set_function(self._up)
+
+    @property
+    def info(self) -> BackendInfo:
+        return self._info
+
+    async def start(self) -> None:
+        """Wait for Triton, check the network against its card, run every power of two once."""
+        self._servers.start()
+        while not self._warm:
+            await self._servers.until_ready(self._model.name)
+            try:
+                await self._check_and_warm_up()
+            except BackendDown as error:  # it went away again
+                log.warning("triton: %s", error.detail)
+                await asyncio.sleep(1.0)
+
+    async def infer(self, tensor: F32, *, deadline: float | None = None) -> Inference:
+        """Run crops (P, 3, H, W), P at least 1; `deadline` is a `time.monotonic()` value.
+
+        More crops than Triton takes in one batch go as several requests at a time. Raises
+        Overloaded, DeadlineExceeded or BackendDown.
+        """
+        if not self._warm:
+            raise BackendDown(f"network {self._model.name} is not warmed up", retry_after_s=1.0)
+        crops = len(tensor)
+        if self._crops + crops > self._max_queue:
+            raise Overloaded(
+                f"{self._crops} crops wait for network {self._model.name} and {crops} more pass "
+                f"the limit of {self._max_queue}; try again later",
+                retry_after_s=1.0,
+            )
+        self._crops += crops
+        started = time.monotonic()
+        tasks = [
+            asyncio.create_task(self._request(tensor[first : first + self._max_batch], deadline))
+            for first in range(0, crops, self._max_batch)
+        ]
+        try:
+            answers = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            self._crops -= crops
+        queue_s = min(waited_s for waited_s, _ in answers)
+        parts = [outputs for _, outputs in answers]
+        joined = (
+            parts[0] if len(parts) == 1 else tuple(map(np.concatenate, zip(*parts, strict=True)))
+        )
+        return Inference(joined, queue_s, time.monotonic() - started - queue_s)
+
+    async def stop(self) -> None:
+        self._warm = False
+        await self._servers.stop()
+
+    def ready(self) -> str | None:
+        reason = self._servers.ready(self._model.name)
+        if reason is not None:
+            return f"network {self._model.name}: {reason}"
+        return None if self._warm else f"network {self._model.name} is not warmed up"
+
+    async def _request(self, crops: F32, deadline: float | None) -> tuple[float, tuple[F32, ...]]:
+        """Seconds waited for a free slot, and the outputs."""
+        arrived = time.monotonic()
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - arrived):
+                await self._slots.acquire()
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"the deadline passed in the queue of network {self._model.name}"
+            ) from error
+        try:
+            waited_s = time.monotonic() - arrived
+            self._queue_age.observe(waited_s)
+            self._crops_per_batch.observe(len(crops))
+            return waited_s, await self._run(crops, deadline)
+        finally:
+            self._slots.release()
+
+    async def _run(self, crops: F32, deadline: float | None) -> tuple[F32, ...]:
+        inputs = await asyncio.to_thread(_inputs, self._card, crops)
+        wanted = [InferRequestedOutput(name) for name in self._card.output.names]
+        answer = await self._servers.infer(self._model.name, inputs, wanted, deadline=deadline)
+        outputs = [answer.as_numpy(name) for name in self._card.output.names]
+        if any(output is None or len(output) != len(crops) for output in outputs):
+            raise BackendDown(f"network {self._model.name} answered for another number of crops")
+        return tuple(output.astype(np.float32, copy=False) for output in outputs)
+
+    async def _check_and_warm_up(self) -> None:
+        name, card = self._model.name, self._card
+        config = await self._servers.config(name)
+        _check_config(config, self._model)
+        self._max_batch = config.max_batch_size
+        batch = 1
+        while batch <= self._max_batch:
+            crops = np.zeros((batch, *card.input_shape), np.float32)
+            outputs = await self._run(crops, time.monotonic() + WARM_UP_TIMEOUT_S)
+            promised = expected_shapes(card, batch)
+            for output_name, output, shape in zip(
+                card.output.names, outputs, promised, strict=True
+            ):
+                if not _fits(output.shape, shape):
+                    raise BadCard(
+                        f"Triton's network {name} gives {output.shape} as {output_name!r} for "
+                        f"{batch} crop(s), its card promises {shape}"
+                    )
+            batch *= 2
+        provider = config.platform or config.backend
+        self._info = BackendInfo(name="triton", precision="unknown", provider=provider)
+        self._metrics.model_info.labels(
+            name, "triton", self._info.precision, provider, card.sha256
+        ).set(1)
+        self._warm = True
+
+    def _up(self) -> float:
+        return float(self.ready() is None)
+
+
+def _inputs(card: ModelCard, crops: F32) -> list[InferInput]:
+    tensor = InferInput(card.input.name, list(crops.shape), "FP32")
+    tensor.set_data_from_numpy(np.ascontiguousarray(crops))
+    return [tensor]
+
+
+def _check_config(config: Any, model: Model) -> None:
+    card = model.card
+    where = f"Triton's network {model.name}"
+    if config.max_batch_size < 1:
+        raise BadCard(f"{where} has max_batch_size 0; its config.pbtxt must allow batches")
+    inputs = {tensor.name: tuple(tensor.dims) for tensor in config.input}
+    if inputs != {card.input.name: card.input_shape}:
+        raise BadCard(
+            f"{where} takes {inputs}, its card says {{{card.input.name!r}: {card.input_shape}}}"
+        )
+    outputs = [tensor.name for tensor in config.output]
+    if missing := [name for name in card.output.names if name not in outputs]:
+        raise BadCard(f"{where} has outputs {outputs}, its card also names {missing}")
+
+
+def _fits(shape: tuple[int, ...], promised: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(promised) and all(
+        want in (None, have) for have, want in zip(shape, promised, strict=True)
+    )

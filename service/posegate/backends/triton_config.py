@@ -1,0 +1,63 @@
+"""model card -> `config.pbtxt`, which tells Triton how to serve the network.
+
+No platform is named: Triton takes `model.plan` or `model.onnx`, whichever lies in the version
+folder, so that a plan can replace the ONNX file without another edit.
+"""
+
+from posegate.backends.onnx import expected_shapes
+from posegate.card import ModelCard
+
+MAX_BATCH = 32
+PREFERRED = (8, 16, 32)
+QUEUE_DELAY_US = 1000
+QUEUE_TIMEOUT_US = 30_000_000
+QUEUE_SIZE = 512
+WARM_UP_BATCHES = (1, 8)
+
+
+def render_config(card: ModelCard) -> str:
+    """Text of the network's `config.pbtxt`; sizes without the batch axis, -1 where they vary."""
+    _, height, width = card.input_shape
+    outputs = ",\n".join(
+        _tensor(name, shape[1:])
+        for name, shape in zip(card.output.names, expected_shapes(card, 1), strict=True)
+    )
+    warm_up = ",\n".join(_warm_up(card, batch) for batch in WARM_UP_BATCHES)
+    return f"""\
+# Made from posegate.json. No platform: model.plan or model.onnx decides.
+name: "{card.name}"
+max_batch_size: {MAX_BATCH}
+input [
+{_tensor(card.input.name, (3, height, width))}
+]
+output [
+{outputs}
+]
+instance_group [ {{ count: 1 }} ]
+dynamic_batching {{
+  preferred_batch_size: [ {", ".join(map(str, PREFERRED))} ]
+  max_queue_delay_microseconds: {QUEUE_DELAY_US}
+  default_queue_policy {{
+    timeout_action: REJECT
+    default_timeout_microseconds: {QUEUE_TIMEOUT_US}
+    allow_timeout_override: true
+    max_queue_size: {QUEUE_SIZE}
+  }}
+}}
+model_warmup [
+{warm_up}
+]
+"""
+
+
+def _tensor(name: str, shape: tuple[int | None, ...]) -> str:
+    dims = ", ".join("-1" if size is None else str(size) for size in shape)
+    return f'  {{ name: "{name}" data_type: TYPE_FP32 dims: [ {dims} ] }}'
+
+
+def _warm_up(card: ModelCard, batch: int) -> str:
+    dims = ", ".join(map(str, card.input_shape))
+    return (
+        f'  {{ name: "batch-{batch}" batch_size: {batch} inputs {{ key: "{card.input.name}"\n'
+        f"    value {{ data_type: TYPE_FP32 dims: [ {dims} ] zero_data: true }} }} }}"
+    )

@@ -1,0 +1,172 @@
+"""The Triton servers behind a gateway: one long-lived channel each, watched, taken in turn."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+import tritonclient.grpc.aio as triton
+from tritonclient.utils import InferenceServerException
+
+from posegate.errors import BackendDown, DeadlineExceeded, Overloaded, PosegateError
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.25
+POLL_TIMEOUT_S = 0.6
+ATTEMPTS = 2
+CHANNEL_ARGUMENTS = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # An address may be a headless Kubernetes Service, thus several servers.
+    ("grpc.lb_policy_name", "round_robin"),
+    ("grpc.dns_min_time_between_resolutions_ms", 5000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.enable_retries", 0),
+)
+QUEUE_FULL = ("maximum queue size", "timeout expired")
+
+
+class TritonServers:
+    """Calls go to the addresses in turn, past those whose network is not ready.
+
+    A call whose server goes away is made once more, elsewhere if there is an elsewhere.
+    """
+
+    def __init__(self, urls: Sequence[str], *, models: Sequence[str], call_limit_s: float) -> None:
+        """`call_limit_s` bounds a call that came without a deadline."""
+        self._servers = [_Server(url, models) for url in urls]
+        self._call_limit_s = call_limit_s
+        self._turn = 0
+        self._watchers: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Open the channels and watch them; a second call does nothing."""
+        if not self._watchers:
+            for server in self._servers:
+                server.open()
+            self._watchers = [asyncio.create_task(server.watch()) for server in self._servers]
+
+    async def stop(self) -> None:
+        """Close the channels; a second call does nothing."""
+        watchers, self._watchers = self._watchers, []
+        for watcher in watchers:
+            watcher.cancel()
+        await asyncio.gather(*watchers, return_exceptions=True)
+        if watchers:
+            await asyncio.gather(*(server.close() for server in self._servers))
+
+    def ready(self, model: str) -> str | None:
+        """None when at least one server can run the network, else every server's reason."""
+        reasons = [server.reasons[model] for server in self._servers]
+        return None if None in reasons else "; ".join(filter(None, reasons))
+
+    async def until_ready(self, model: str) -> None:
+        """Wait for as long as it takes a server to have the network."""
+        told = None
+        while (reason := self.ready(model)) is not None:
+            if reason != told:
+                log.warning("waiting for triton: %s", reason)
+                told = reason
+            await asyncio.sleep(POLL_S)
+
+    async def config(self, model: str) -> Any:
+        """The network's configuration as a server runs it, with what Triton filled in."""
+        client = self._in_turn(model)[0].client
+        try:
+            answer = await client.get_model_config(model, client_timeout=5.0)
+        except InferenceServerException as error:
+            raise _posegate_error(error, model, None) from error
+        return answer.config
+
+    async def infer(
+        self, model: str, inputs: list[Any], outputs: list[Any], *, deadline: float | None
+    ) -> Any:
+        """Triton's answer; `deadline` (`time.monotonic()`) bounds the call and Triton's queue."""
+        if deadline is None:
+            deadline = time.monotonic() + self._call_limit_s
+        for server in self._in_turn(model):
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                break
+            try:
+                return await server.client.infer(
+                    model,
+                    inputs,
+                    outputs=outputs,
+                    client_timeout=left_s,
+                    timeout=max(1, int(left_s * 1e6)),
+                )
+            except InferenceServerException as error:
+                failure = _posegate_error(error, model, deadline)
+                if not isinstance(failure, BackendDown):
+                    raise failure from error
+                log.warning("triton at %s failed: %s", server.url, error.message())
+        else:
+            raise failure
+        raise DeadlineExceeded(f"the deadline passed before network {model} answered")
+
+    def _in_turn(self, model: str) -> list["_Server"]:
+        ready = [server for server in self._servers if server.reasons[model] is None]
+        if not ready:
+            raise BackendDown(f"Triton is not ready: {self.ready(model)}", retry_after_s=1.0)
+        self._turn += 1
+        first = self._turn % len(ready)
+        return ([*ready[first:], *ready[:first]] * ATTEMPTS)[:ATTEMPTS]
+
+
+class _Server:
+    """One address: its channel, and for each network None or the reason it is not ready."""
+
+    def __init__(self, url: str, models: Sequence[str]) -> None:
+        self.url = url
+        self.reasons: dict[str, str | None] = dict.fromkeys(models, f"{url} was not asked yet")
+        self.client: Any = None
+
+    def open(self) -> None:
+        self.client = triton.InferenceServerClient(self.url, channel_args=CHANNEL_ARGUMENTS)
+
+    async def close(self) -> None:
+        self.reasons = dict.fromkeys(self.reasons, f"{self.url} is closed")
+        with contextlib.suppress(grpc.RpcError):
+            await self.client.close()
+
+    async def watch(self) -> None:
+        while True:
+            await asyncio.gather(*map(self._check, self.reasons))
+            await asyncio.sleep(POLL_S)
+
+    async def _check(self, model: str) -> None:
+        """Ask twice: behind one address one server of several may just have gone."""
+        reason = await self._ask(model) and await self._ask(model)
+        if (reason is None) != (self.reasons[model] is None):
+            log.info("triton network %s: %s", model, reason or f"ready at {self.url}")
+        self.reasons[model] = reason
+
+    async def _ask(self, model: str) -> str | None:
+        try:
+            is_ready = await self.client.is_model_ready(model, client_timeout=POLL_TIMEOUT_S)
+        except InferenceServerException as error:
+            if error.status() == "StatusCode.DEADLINE_EXCEEDED":
+                return f"{self.url} does not answer"
+            return f"{self.url} cannot be reached ({error.status()})"
+        return None if is_ready else f"{self.url} does not have network {model} ready"
+
+
+def _posegate_error(
+    error: InferenceServerException, model: str, deadline: float | None
+) -> PosegateError:
+    message, status = error.message(), error.status()
+    late = deadline is not None and time.monotonic() >= deadline
+    if late or status == "StatusCode.DEADLINE_EXCEEDED":
+        return DeadlineExceeded(f"the deadline passed before network {model} answered")
+    if any(words in message for words in QUEUE_FULL):
+        return Overloaded(
+            f"Triton's queue of network {model} is full; try again later", retry_after_s=1.0
+        )
+    return BackendDown(f"network {model} failed in Triton; try again later", retry_after_s=1.0)

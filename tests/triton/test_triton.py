@@ -1,0 +1,179 @@
+"""The whole pipeline over a real Triton: the same keypoints, and what happens when it goes."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fakes import encode, make_photo
+from posegate.build import build_pipeline, running_pipeline
+from posegate.errors import BackendDown, BadCard, DeadlineExceeded, PosegateError
+from posegate.metrics import Metrics
+from posegate.pipeline import EstimateOptions, Pipeline
+from posegate.settings import Settings
+from triton.serving import TritonProcess, make_triton_repository
+
+PHOTO = encode(make_photo(width=320, height=240))
+
+
+@asynccontextmanager
+async def over(repository: Path, *servers: TritonProcess) -> AsyncIterator[Pipeline]:
+    """A started pipeline whose networks run in these servers."""
+    urls = tuple(server.url for server in servers)
+    settings = Settings(model_repository=repository, threads=2, backend="triton", triton_urls=urls)
+    async with asyncio.timeout(60), running_pipeline(settings) as pipeline:
+        yield pipeline
+
+
+def people(count: int) -> EstimateOptions:
+    """So many given boxes, all over the photo."""
+    random = np.random.default_rng(count)
+    corners = random.uniform(0, 150, (count, 2))
+    sizes = random.uniform(40, 120, (count, 2))
+    return EstimateOptions(boxes_xywh=np.hstack([corners, sizes]).astype(np.float32))
+
+
+async def seconds_until(condition) -> float:
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < 30, "what the test waits for did not happen"
+        await asyncio.sleep(0.02)
+    return time.monotonic() - started
+
+
+# one crop; several in one request; more than Triton takes in one request
+@pytest.mark.parametrize("count", [1, 7, 40])
+async def test_keypoints_equal_those_of_the_embedded_backend(repository, triton, count):
+    embedded = Settings(model_repository=repository, threads=2)
+    async with running_pipeline(embedded) as here, over(repository, triton) as there:
+        expected = await here.estimate(PHOTO, people(count))
+        answer = await there.estimate(PHOTO, people(count))
+    np.testing.assert_allclose(
+        answer.poses.keypoints.xy, expected.poses.keypoints.xy, rtol=0, atol=0.01
+    )
+    np.testing.assert_allclose(
+        answer.poses.keypoints.scores, expected.poses.keypoints.scores, rtol=0, atol=1e-4
+    )
+    assert len(np.unique(answer.poses.keypoints.xy)) > 17, "the network must look at its input"
+
+
+async def test_the_detector_runs_in_triton_too(repository, triton):
+    async with over(repository, triton) as pipeline:
+        answer = await pipeline.estimate(PHOTO, EstimateOptions())
+        assert pipeline.ready() is None
+    assert answer.detector == "made-detector"
+    assert len(answer.poses) == 2
+    assert 'nv_inference_request_success{model="made-detector"' in triton.metrics()
+
+
+async def test_crops_of_concurrent_callers_share_a_batch(repository, triton):
+    async with over(repository, triton) as pipeline:
+        before = triton.metrics()
+        await asyncio.gather(*(pipeline.estimate(PHOTO, people(1)) for _ in range(32)))
+        after = triton.metrics()
+    crops = figure(after, "nv_inference_count") - figure(before, "nv_inference_count")
+    runs = figure(after, "nv_inference_exec_count") - figure(before, "nv_inference_exec_count")
+    assert crops == 32
+    assert runs < crops
+
+
+def figure(metrics: str, name: str) -> float:
+    (line,) = [row for row in metrics.splitlines() if row.startswith(f'{name}{{model="made-pose"')]
+    return float(line.rsplit(" ", 1)[1])
+
+
+async def test_killed_triton_is_noticed_at_once_and_used_again_after_its_restart(
+    repository, second_triton
+):
+    async with over(repository, second_triton) as pipeline:
+        await pipeline.estimate(PHOTO, people(2))
+        second_triton.kill()
+        started = time.monotonic()
+        with pytest.raises(BackendDown):
+            await pipeline.estimate(PHOTO, people(2), deadline=started + 20)
+        assert time.monotonic() - started < 1.0
+        assert await seconds_until(lambda: pipeline.ready() is not None) < 2.0
+        assert second_triton.url in pipeline.ready()
+        await asyncio.to_thread(second_triton.start)
+        await seconds_until(lambda: second_triton.answers("v2/health/ready"))
+        assert await seconds_until(lambda: pipeline.ready() is None) < 3.0
+        await pipeline.estimate(PHOTO, people(2))
+
+
+async def test_hung_triton_lets_deadlines_hold(repository, second_triton):
+    async with over(repository, second_triton) as pipeline:
+        second_triton.hang()
+        started = time.monotonic()
+        answers = await asyncio.gather(
+            *(pipeline.estimate(PHOTO, people(2), deadline=started + 0.5) for _ in range(8)),
+            return_exceptions=True,
+        )
+        assert time.monotonic() - started < 1.5
+        assert {type(answer) for answer in answers} <= {DeadlineExceeded, BackendDown}
+        assert await seconds_until(lambda: pipeline.ready() is not None) < 2.0
+        with pytest.raises(BackendDown, match="does not answer"):
+            await pipeline.estimate(PHOTO, people(2))
+        second_triton.wake()
+        assert await seconds_until(lambda: pipeline.ready() is None) < 3.0
+        await pipeline.estimate(PHOTO, people(2))
+
+
+async def test_no_request_fails_when_one_of_two_tritons_is_killed(
+    repository, triton, second_triton
+):
+    async def keep_asking(pipeline: Pipeline, ends: float) -> list[PosegateError | None]:
+        outcomes: list[PosegateError | None] = []
+        while time.monotonic() < ends:
+            try:
+                await pipeline.estimate(PHOTO, people(2))
+                outcomes.append(None)
+            except PosegateError as error:
+                outcomes.append(error)
+        return outcomes
+
+    async with over(repository, triton, second_triton) as pipeline:
+        ends = time.monotonic() + 4.0
+        callers = [asyncio.create_task(keep_asking(pipeline, ends)) for _ in range(4)]
+        await asyncio.sleep(1.5)
+        await asyncio.to_thread(second_triton.kill)
+        outcomes = [outcome for caller in callers for outcome in await caller]
+        assert pipeline.ready() is None
+    assert len(outcomes) > 20
+    assert [outcome for outcome in outcomes if outcome is not None] == []
+
+
+async def test_a_network_of_another_size_is_refused_at_start(repository, backends, tmp_path):
+    def widen(config: str) -> str:
+        """Without its warm-up, in which Triton itself would refuse the network."""
+        return config.split("model_warmup")[0].replace("[ 3, 64, 48 ]", "[ 3, 64, 64 ]")
+
+    wrong = make_triton_repository(repository, tmp_path, change=widen)
+    server = TritonProcess(wrong, backends, tmp_path / "log")
+    try:
+        server.start()
+        with pytest.raises(BadCard, match="its card says"):
+            async with over(repository, server):
+                pass
+    finally:
+        server.kill()
+
+
+async def test_start_waits_for_triton_and_says_so(repository):
+    settings = Settings(
+        model_repository=repository, threads=1, backend="triton", triton_urls=("127.0.0.1:9",)
+    )
+    pipeline = build_pipeline(settings, Metrics())
+    starting = asyncio.create_task(pipeline.start())
+    try:
+        await seconds_until(lambda: "cannot be reached" in (pipeline.ready() or ""))
+        assert not starting.done()
+        with pytest.raises(BackendDown):
+            await pipeline.estimate(PHOTO, people(1))
+    finally:
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await pipeline.stop()
