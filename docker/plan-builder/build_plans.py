@@ -8,7 +8,6 @@ Standard library only: it runs in NVIDIA's TensorRT image.
 import argparse
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -76,7 +75,7 @@ def build(folder: Path, plan: Path, options: argparse.Namespace) -> bool:
             *PRECISION_FLAGS[options.precision],
         ]
         try:
-            result = subprocess.run(command, timeout=options.timeout_s, check=False)
+            result = subprocess.run(command, timeout=options.timeout_s, check=False)  # noqa: S603
         except (OSError, subprocess.TimeoutExpired) as error:
             print(f"{folder.name}: {error}", file=sys.stderr)
             return False
@@ -98,7 +97,7 @@ def replace(source: Path, target: Path) -> None:
     """Copy beside the target, then rename, so that Triton never reads half a file."""
     partial = target.with_name(f".{target.name}.partial")
     shutil.copyfile(source, partial)
-    os.replace(partial, target)
+    partial.replace(target)
 
 
 def tensorrt_version() -> str:
@@ -120,7 +119,7 @@ def gpu_name() -> str:
 
 def output_of(command: list[str]) -> str:
     try:
-        return subprocess.run(
+        return subprocess.run(  # noqa: S603
             command, capture_output=True, text=True, timeout=60, check=False
         ).stdout
     except (OSError, subprocess.TimeoutExpired):

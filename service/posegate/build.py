@@ -90,7 +90,7 @@ def _triton(
         models=list(catalog.models),
         call_limit_s=settings.request_timeout_s,
     )
-    return {
+    networks: dict[str, Network] = {
         name: TritonNetwork(
             model,
             servers=servers,
@@ -100,6 +100,10 @@ def _triton(
         )
         for name, model in catalog.models.items()
     }
+    metrics.backend_up.labels("triton").set_function(
+        lambda: float(all(network.ready() is None for network in networks.values()))
+    )
+    return networks
 
 
 _NETWORKS = {"onnx": _embedded, "triton": _triton}

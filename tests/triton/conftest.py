@@ -19,7 +19,6 @@ from triton.serving import (
     triton_folder,
 )
 
-
 collect_ignore = ["served_model.py"]  # imports what only Triton has
 
 

@@ -47,7 +47,6 @@ class TritonNetwork:
         self._crops_per_batch = metrics.crops_per_batch.labels(model.name)
         self._queue_age = metrics.queue_age_seconds.labels(model.name)
         self._info = BackendInfo(name="triton", precision="unknown", provider="unknown")
-        metrics.backend_up.labels("triton").set_function(self._up)
 
     @property
     def info(self) -> BackendInfo:
@@ -160,9 +159,6 @@ class TritonNetwork:
             name, "triton", self._info.precision, provider, card.sha256
         ).set(1)
         self._warm = True
-
-    def _up(self) -> float:
-        return float(self.ready() is None)
 
 
 def _inputs(card: ModelCard, crops: F32) -> list[InferInput]:

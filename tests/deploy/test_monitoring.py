@@ -1,0 +1,167 @@
+"""Alert rules, dashboards and autoscaler queries name metrics that exist, and alerts fire."""
+
+import json
+import re
+import time
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from subprocess import DEVNULL, Popen
+
+import pytest
+import yaml
+
+from deploy.tools import ROOT, run, tool
+from posegate.metrics import Metrics
+from triton.serving import free_port
+
+RULES = ROOT / "monitoring" / "rules.yaml"
+COMPONENTS = ROOT / "k8s" / "components"
+DASHBOARD = COMPONENTS / "monitoring" / "dashboard.json"
+TRITON = {
+    "nv_inference_request_success", "nv_inference_request_failure", "nv_inference_count",
+    "nv_inference_exec_count", "nv_inference_queue_duration_us",
+    "nv_inference_compute_infer_duration_us", "nv_gpu_utilization", "nv_gpu_memory_used_bytes",
+    "nv_gpu_memory_total_bytes",
+}  # fmt: skip
+
+
+def expressions() -> list[str]:
+    rules = [
+        rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]
+    ]
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    keda = yaml.safe_load((COMPONENTS / "autoscaling-keda" / "scaledobject.yaml").read_text())
+    return [
+        *(rule["expr"] for rule in rules),
+        *(target["expr"] for panel in panels for target in panel["targets"]),
+        *(trigger["metadata"]["query"] for trigger in keda["spec"]["triggers"]),
+        adapter_query(),
+    ]
+
+
+def adapter_query() -> str:
+    """prometheus-adapter's query, its templates filled in as the adapter does."""
+    path = COMPONENTS / "autoscaling-hpa" / "prometheus-adapter.yaml"
+    (rule,) = yaml.safe_load(path.read_text())["rules"]["custom"]
+    matchers = 'namespace="posegate",pod=~"a|b"'
+    return (
+        rule["metricsQuery"].replace("<<.LabelMatchers>>", matchers).replace("<<.GroupBy>>", "pod")
+    )
+
+
+def known_series() -> set[str]:
+    names = set(TRITON)
+    for family in Metrics().registry.collect():
+        names |= {family.name + end for end in ("", "_total", "_bucket", "_sum", "_count")}
+    rules = yaml.safe_load(RULES.read_text())["groups"]
+    return names | {
+        rule["record"] for group in rules for rule in group["rules"] if "record" in rule
+    }
+
+
+def test_every_series_asked_for_exists():
+    asked = set(re.findall(r"\b(?:posegate|nv)[_:][a-z0-9_:]+", " ".join(expressions())))
+    assert asked <= known_series()
+
+
+def test_promtool_understands_every_expression(tmp_path: Path):
+    rules = [
+        {"record": f"test:{number}", "expr": expression.replace("$__rate_interval", "1m")}
+        for number, expression in enumerate(expressions())
+    ]
+    (tmp_path / "rules.yaml").write_text(
+        yaml.safe_dump({"groups": [{"name": "all", "rules": rules}]})
+    )
+    run("promtool", "check", "rules", tmp_path / "rules.yaml")
+
+
+def test_alerts_fire_when_they_should_and_only_then():
+    run("promtool", "check", "rules", RULES)
+    run("promtool", "test", "rules", "rules_test.yaml", cwd=RULES.parent)
+
+
+def test_every_alert_has_a_firing_test():
+    rules = yaml.safe_load(RULES.read_text())["groups"]
+    alerts = {rule["alert"] for group in rules for rule in group["rules"] if "alert" in rule}
+    tests = yaml.safe_load((RULES.parent / "rules_test.yaml").read_text())["tests"]
+    fired = {
+        row["alertname"] for test in tests for row in test["alert_rule_test"] if "exp_alerts" in row
+    }
+    assert alerts == fired
+
+
+def test_kubernetes_gets_the_same_rules():
+    custom = yaml.safe_load((COMPONENTS / "monitoring" / "rules.yaml").read_text())
+    assert custom["spec"] == yaml.safe_load(RULES.read_text())
+
+
+def test_dashboard_panels_do_not_overlap():
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}
+    assert len(places) == len(panels) == len({panel["id"] for panel in panels})
+
+
+@pytest.mark.slow
+def test_a_live_prometheus_fires_an_alert_about_a_backend_that_is_down(tmp_path: Path):
+    from prometheus_client import start_http_server
+
+    metrics = Metrics()
+    metrics.backend_up.labels("triton").set(0)
+    server, thread = start_http_server(0, addr="127.0.0.1", registry=metrics.registry)
+    rules = yaml.safe_load(RULES.read_text())
+    for group in rules["groups"]:
+        for rule in group["rules"]:
+            if "alert" in rule:
+                rule["for"] = "1s"
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules))
+    target = f"127.0.0.1:{server.server_port}"
+    config = {
+        "global": dict.fromkeys(
+            ("scrape_interval", "scrape_timeout", "evaluation_interval"), "500ms"
+        ),
+        "rule_files": ["rules.yaml"],
+        "scrape_configs": [
+            {"job_name": "posegate", "static_configs": [{"targets": [target]}]},
+        ],
+    }
+    (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(config))
+    port = free_port()
+    process = Popen(
+        [
+            tool("prometheus"),
+            f"--config.file={tmp_path / 'prometheus.yaml'}",
+            f"--storage.tsdb.path={tmp_path / 'data'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ],
+        stdout=DEVNULL,
+        stderr=DEVNULL,
+    )
+    try:
+        expected = {"PosegateBackendDown"}
+        assert firing(port, until=lambda names: names == expected) == expected
+        metrics.backend_up.labels("triton").set(1)
+        assert firing(port, until=lambda names: not names) == set()
+    finally:
+        process.terminate()
+        process.wait(20)
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def firing(port: int, *, until) -> set[str]:
+    """Names of the alerts that fire, once `until` holds of them."""
+    query = urllib.parse.urlencode({"query": 'ALERTS{alertstate="firing"}'})
+    ends, names = time.monotonic() + 40, set()
+    while time.monotonic() < ends:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query?{query}") as page:
+                rows = json.load(page)["data"]["result"]
+            names = {row["metric"]["alertname"] for row in rows}
+            if until(names):
+                return names
+        except OSError:
+            pass
+        time.sleep(0.3)
+    return names
