@@ -1,18 +1,34 @@
 """model card -> `config.pbtxt`, which tells Triton how to serve the network.
 
 No platform is named: Triton takes `model.plan` or `model.onnx`, whichever lies in the version
-folder, so that a plan can replace the ONNX file without another edit.
+folder, so that a plan can replace the ONNX file without another edit. To write the files of a whole
+repository: `python -m posegate.backends.triton_config model_repository`.
 """
+
+import sys
+from pathlib import Path
 
 from posegate.backends.onnx import expected_shapes
 from posegate.card import ModelCard
+from posegate.catalog import load_catalog
 
+CONFIG_NAME = "config.pbtxt"
 MAX_BATCH = 32
 PREFERRED = (8, 16, 32)
 QUEUE_DELAY_US = 1000
 QUEUE_TIMEOUT_US = 30_000_000
 QUEUE_SIZE = 512
 WARM_UP_BATCHES = (1, 8)
+
+
+def write_configs(repository: Path) -> list[Path]:
+    """Write `config.pbtxt` beside every card of the repository; returns what was written."""
+    paths = []
+    for model in load_catalog(repository).models.values():
+        path = model.folder / CONFIG_NAME
+        path.write_text(render_config(model.card), encoding="utf-8")
+        paths.append(path)
+    return paths
 
 
 def render_config(card: ModelCard) -> str:
@@ -61,3 +77,8 @@ def _warm_up(card: ModelCard, batch: int) -> str:
         f'  {{ name: "batch-{batch}" batch_size: {batch} inputs {{ key: "{card.input.name}"\n'
         f"    value {{ data_type: TYPE_FP32 dims: [ {dims} ] zero_data: true }} }} }}"
     )
+
+
+if __name__ == "__main__":
+    for written in write_configs(Path(sys.argv[1])):
+        print(written)
