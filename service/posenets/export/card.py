@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,79 +14,56 @@ SCORE_POSE = (
     "network dares to draw, not a probability."
 )
 SCORE_DETECT = "How well box and person are expected to agree: the predicted IoU of a person's box."
+STRIDE = 4
+LICENCE = "Apache-2.0 (weights: see training.licence)"
 
 
-def pose_card(
-    *,
-    name: str,
-    description: str,
-    size_wh: tuple[int, int],
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-    parameters: int,
-    gflops: float,
-    sigma: float,
-    training: Training,
-    sha256: str,
-) -> dict[str, Any]:
-    """Card fields of a heatmap network with stride 4 and COCO's 17 keypoints."""
-    width, height = size_wh
-    return _checked(
-        {
-            "name": name,
-            "task": "pose",
-            "description": description,
-            "input": _input(size_wh, mean, std),
-            "crop": {"padding": 1.25},
-            "output": {"names": ["heatmaps"]},
-            "codec": {
-                "kind": "heatmap",
-                "width": width // 4,
-                "height": height // 4,
-                "sigma": sigma,
-                "scale": [4.0, 4.0],
-                "offset": [0.0, 0.0],
-            },
-            "keypoints": list(COCO_KEYPOINTS),
-            "score": SCORE_POSE,
-            "parameters": parameters,
-            "gflops": round(gflops, 4),
-            "licence": "Apache-2.0 (weights: see training.licence)",
-            "training": training.model_dump(mode="json"),
-            "sha256": sha256,
-        }
+@dataclass(frozen=True, slots=True)
+class NetworkFacts:
+    """What every card says. `gflops` are 10^9 multiply-accumulates of one input of `size_wh`."""
+
+    name: str
+    description: str
+    size_wh: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    parameters: int
+    gflops: float
+    training: Training
+    sha256: str
+
+
+def pose_card(facts: NetworkFacts, *, sigma: float) -> dict[str, Any]:
+    """Card of a heatmap network with stride 4 and COCO's 17 keypoints; `sigma` in heatmap px."""
+    width, height = facts.size_wh
+    codec = {
+        "kind": "heatmap",
+        "width": width // STRIDE,
+        "height": height // STRIDE,
+        "sigma": sigma,
+        "scale": [float(STRIDE), float(STRIDE)],
+        "offset": [0.0, 0.0],
+    }
+    return _card(
+        facts,
+        task="pose",
+        crop={"padding": 1.25},
+        output={"names": ["heatmaps"]},
+        codec=codec,
+        keypoints=list(COCO_KEYPOINTS),
+        score=SCORE_POSE,
     )
 
 
-def detect_card(
-    *,
-    name: str,
-    description: str,
-    size_wh: tuple[int, int],
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-    parameters: int,
-    gflops: float,
-    training: Training,
-    sha256: str,
-) -> dict[str, Any]:
-    """Card fields of the person detector."""
-    return _checked(
-        {
-            "name": name,
-            "task": "detect",
-            "description": description,
-            "input": _input(size_wh, mean, std),
-            "letterbox": {"fill": 114},
-            "output": {"names": ["boxes", "scores"]},
-            "nms": {"iou": 0.6, "min_score": 0.05, "max_boxes": 300},
-            "score": SCORE_DETECT,
-            "parameters": parameters,
-            "gflops": round(gflops, 4),
-            "licence": "Apache-2.0 (weights: see training.licence)",
-            "training": training.model_dump(mode="json"),
-            "sha256": sha256,
-        }
+def detect_card(facts: NetworkFacts) -> dict[str, Any]:
+    """Card of the person detector."""
+    return _card(
+        facts,
+        task="detect",
+        letterbox={"fill": 114},
+        output={"names": ["boxes", "scores"]},
+        nms={"iou": 0.6, "min_score": 0.05, "max_boxes": 300},
+        score=SCORE_DETECT,
     )
 
 
@@ -105,20 +83,26 @@ def sha256_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _input(
-    size_wh: tuple[int, int], mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> dict[str, Any]:
-    width, height = size_wh
-    return {
-        "name": "input",
-        "width": width,
-        "height": height,
-        "color": "rgb",
-        "mean": list(mean),
-        "std": list(std),
+def _card(facts: NetworkFacts, *, task: str, **parts: Any) -> dict[str, Any]:
+    width, height = facts.size_wh
+    card = {
+        "name": facts.name,
+        "task": task,
+        "description": facts.description,
+        "input": {
+            "name": "input",
+            "width": width,
+            "height": height,
+            "color": "rgb",
+            "mean": list(facts.mean),
+            "std": list(facts.std),
+        },
+        **parts,
+        "parameters": facts.parameters,
+        "gflops": round(facts.gflops, 4),
+        "licence": LICENCE,
+        "training": facts.training.model_dump(mode="json"),
+        "sha256": facts.sha256,
     }
-
-
-def _checked(card: dict[str, Any]) -> dict[str, Any]:
     ModelCard.model_validate(card)
     return card

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from posegate.card import Training
 from posenets.counting import count_operations, count_parameters
-from posenets.export.card import detect_card, pose_card, sha256_of, write_card
+from posenets.export.card import NetworkFacts, detect_card, pose_card, sha256_of, write_card
 from posenets.export.onnx import export_onnx
 from posenets.networks.folding import fold_for_export
 from posenets.networks.person_detector import DetectorExport, PersonDetector
 from posenets.training.checkpoint import BadCheckpoint, load_checkpoint, load_weights
 from posenets.training.pose_task import sigma_for
-from posenets.training.recipe import RECIPE, PoseRecipe
+from posenets.training.recipe import RECIPE
 from posenets.training.start import make_network
 
 
@@ -42,39 +42,22 @@ def export_checkpoint(job: CheckpointExport) -> float:
     size_wh = (last.width, last.height)
     folder = job.repository / job.name
     path = folder / "1" / "model.onnx"
-    parameters = count_parameters(network)
-    gflops = count_operations(network, size_wh).gflops("A")
-    if isinstance(network, PersonDetector):
-        served = DetectorExport(network)
-        difference = export_onnx(served, path, size_wh=size_wh, output_names=("boxes", "scores"))
-    else:
-        folded = fold_for_export(network)
-        difference = export_onnx(folded, path, size_wh=size_wh, output_names=("heatmaps",))
-    if isinstance(recipe, PoseRecipe):
-        card = pose_card(
-            name=job.name,
-            description=job.description,
-            size_wh=size_wh,
-            mean=recipe.mean,
-            std=recipe.std,
-            parameters=parameters,
-            gflops=gflops,
-            sigma=sigma_for(last.width // 4),
-            training=job.training,
-            sha256=sha256_of(path),
-        )
-    else:
-        card = detect_card(
-            name=job.name,
-            description=job.description,
-            size_wh=size_wh,
-            mean=recipe.mean,
-            std=recipe.std,
-            parameters=parameters,
-            gflops=gflops,
-            training=job.training,
-            sha256=sha256_of(path),
-        )
+    detects = isinstance(network, PersonDetector)
+    served = DetectorExport(network) if detects else fold_for_export(network)
+    names = ("boxes", "scores") if detects else ("heatmaps",)
+    difference = export_onnx(served, path, size_wh=size_wh, output_names=names)
+    facts = NetworkFacts(
+        name=job.name,
+        description=job.description,
+        size_wh=size_wh,
+        mean=recipe.mean,
+        std=recipe.std,
+        parameters=count_parameters(network),
+        gflops=count_operations(network, size_wh).gflops("A"),
+        training=job.training,
+        sha256=sha256_of(path),
+    )
+    card = detect_card(facts) if detects else pose_card(facts, sigma=sigma_for(last.width // 4))
     card["verification"] = [{"form": "onnx-fp32", "max_abs_diff": float(f"{difference:.2e}")}]
     write_card(folder, card)
     return difference
