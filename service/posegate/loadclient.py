@@ -67,6 +67,7 @@ async def running_server(repository: Path, threads: int) -> AsyncIterator[str]:
         **os.environ,
         "POSEGATE_MODEL_REPOSITORY": str(repository),
         "POSEGATE_THREADS": str(threads),
+        "POSEGATE_GRPC_PORT": "0",
         "POSEGATE_LOG_LEVEL": "warning",
     }
     process = await asyncio.create_subprocess_exec(

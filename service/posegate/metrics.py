@@ -84,6 +84,11 @@ class Metrics:
             registry=self.registry,
         )
 
+    def observe_image(self, model: str, stages_ms: Mapping[str, float], people: int) -> None:
+        """Record one image that was answered."""
+        self.observe_stages(model, stages_ms)
+        self.people_per_image.observe(people)
+
     def observe_stages(self, model: str, stages_ms: Mapping[str, float]) -> None:
         """Record one image's stage times, in milliseconds as the answer gives them."""
         for stage, milliseconds in stages_ms.items():

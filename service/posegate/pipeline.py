@@ -10,7 +10,7 @@ from posegate.backends.base import Network
 from posegate.backends.workers import Workers
 from posegate.catalog import Catalog
 from posegate.detector import Detector
-from posegate.errors import BadOption, DeadlineExceeded
+from posegate.errors import BackendDown, BadOption, DeadlineExceeded
 from posegate.estimator import Estimator, no_keypoints
 from posegate.image import ImageLimits, decode_image
 from posegate.options import EstimateOptions
@@ -79,6 +79,18 @@ class Pipeline:
             raise DeadlineExceeded(
                 "the deadline passed before the poses were ready; allow more time"
             ) from error
+
+    def check(self, options: EstimateOptions) -> None:
+        """Refuse what cannot work before an image is read: unknown networks, not being ready.
+
+        Raises UnknownModel or BackendDown.
+        """
+        self.catalog.get(options.model, "pose")
+        if options.boxes_xywh is None:
+            self.catalog.get(options.detector, "detect")
+        reason = self.ready()
+        if reason is not None:
+            raise BackendDown(f"the service is not ready: {reason}; see /readyz and try again")
 
     async def find_people(self, data: bytes, options: EstimateOptions) -> Boxes:
         """The first half of `estimate` alone: the people the detector sees, best first."""

@@ -1,4 +1,4 @@
-"""Starts the faces over one pipeline, says when it is ready, and stops gracefully."""
+"""Starts both faces over one pipeline, says when it is ready, and stops gracefully."""
 
 import asyncio
 import logging
@@ -7,44 +7,121 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import grpc.aio
 import uvicorn
 from fastapi import FastAPI
 
+from posegate.api.grpc import Health, PoseService, create_grpc_server
+from posegate.api.limits import Slots
 from posegate.api.rest import create_app
 from posegate.build import build_pipeline
-from posegate.errors import PosegateError
+from posegate.errors import BadOption, PosegateError
 from posegate.metrics import Metrics
 from posegate.pipeline import Pipeline
 from posegate.settings import Settings
+from posegate.streams import Streams
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 KEEP_ALIVE_S = 30
+WS_MESSAGE_ROOM = 2
+"""As for gRPC messages: a frame over the limit costs one error event, not the connection."""
 
 
 def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; returns the process's exit status.
 
-    The port answers at once, `/readyz` says 503 until every network is warm. On a signal no new
+    The HTTP port answers at once, `/readyz` says 503 until every network is warm. On a signal no
+    new stream is taken and streams finish their frames and send their summary; then no new
     connection is taken, and requests in flight get `request_timeout_s` to finish.
     """
     metrics = Metrics()
     try:
-        listener = _listen(settings.host, settings.http_port)
-    except OSError as error:
-        log.error("cannot listen on %s:%d: %s", settings.host, settings.http_port, error.strerror)
-        return 1
-    with listener:
-        try:
+        with _listen(settings.host, settings.http_port) as listener:
             pipeline = build_pipeline(settings, metrics)
-            config = _http_config(create_app(pipeline, settings, metrics), settings)
-            with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-                runner.run(_run(_Server(config), pipeline, listener))
-        except PosegateError as error:
-            log.error("cannot start: %s", error.detail)
-            return 1
+            service = _Service(pipeline, settings, metrics, listener)
+            with asyncio.Runner(loop_factory=service.config.get_loop_factory()) as runner:
+                runner.run(service.run())
+    except PosegateError as error:
+        log.error("cannot start: %s", error.detail)
+        return 1
     return 0
+
+
+class _Service:
+    """Both faces and what they share."""
+
+    def __init__(
+        self, pipeline: Pipeline, settings: Settings, metrics: Metrics, listener: socket.socket
+    ) -> None:
+        self._pipeline = pipeline
+        self._settings = settings
+        self._metrics = metrics
+        self._listener = listener
+        self._slots = Slots(settings.max_images)
+        self._streams = Streams(pipeline, settings, metrics)
+        app = create_app(pipeline, settings, metrics, slots=self._slots, streams=self._streams)
+        self.config = _http_config(app, settings)
+        self._http = _Server(self.config)
+        self._health = Health(pipeline)
+
+    async def run(self) -> None:
+        """From the first connection to the last; raises what kept it from starting."""
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        rpc = self._create_rpc()
+        starting = asyncio.create_task(self._start(rpc))
+        starting.add_done_callback(lambda task: stop.set() if _failed(task) else None)
+        http = asyncio.create_task(self._http.serve(sockets=[self._listener]))
+        try:
+            await stop.wait()
+        finally:
+            log.info("stopping")
+            starting.cancel()
+            (outcome,) = await asyncio.gather(starting, return_exceptions=True)
+            await self._stop_faces(http, rpc)
+            await self._pipeline.stop()
+        if isinstance(outcome, Exception):
+            raise outcome
+
+    def _create_rpc(self) -> grpc.aio.Server:
+        service = PoseService(
+            self._pipeline,
+            self._settings,
+            self._metrics,
+            slots=self._slots,
+            streams=self._streams,
+        )
+        return create_grpc_server(service, self._health, self._settings, self._metrics)
+
+    async def _start(self, rpc: grpc.aio.Server) -> None:
+        host, port = self._settings.host, self._settings.grpc_port
+        try:
+            port = rpc.add_insecure_port(_address(host, port))
+        except RuntimeError as error:
+            raise BadOption(f"cannot listen on {_address(host, port)}: see grpc_port") from error
+        await rpc.start()
+        addresses = {
+            "url": f"http://{_address(*self._listener.getsockname()[:2])}",
+            "grpc": _address(host, port),
+        }
+        log.info("listening", extra=addresses)
+        await self._pipeline.start()
+        await self._health.refresh()
+        log.info("ready", extra=addresses)
+
+    async def _stop_faces(self, http: "asyncio.Task[None]", rpc: grpc.aio.Server) -> None:
+        limit_s = self._settings.request_timeout_s
+        await self._health.enter_graceful_shutdown()
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._streams.finish()
+        except TimeoutError:
+            log.warning("streams did not finish in time", extra={"limit_s": limit_s})
+        self._http.should_exit = True
+        await asyncio.gather(http, rpc.stop(limit_s))
 
 
 def _http_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
@@ -52,6 +129,9 @@ def _http_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         app,
         lifespan="off",
         http="h11",  # bounds the head of a request; httptools took 26 MB of headers into 440 MB
+        ws_max_size=WS_MESSAGE_ROOM * settings.max_body_bytes,
+        ws_per_message_deflate=False,  # photos do not shrink, and bombs do grow
+        ws_ping_timeout=None,  # a sender held up by back-pressure has its pong behind its frames
         log_config=None,
         log_level="warning",
         access_log=False,
@@ -62,35 +142,12 @@ def _http_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     )
 
 
-async def _run(server: "_Server", pipeline: Pipeline, listener: socket.socket) -> None:
-    def stop() -> None:
-        server.should_exit = True
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
-    starting = asyncio.create_task(_start(pipeline, listener))
-    starting.add_done_callback(lambda task: stop() if _failed(task) else None)
-    try:
-        await server.serve(sockets=[listener])
-    finally:
-        log.info("stopping")
-        starting.cancel()
-        (outcome,) = await asyncio.gather(starting, return_exceptions=True)
-        await pipeline.stop()
-    if isinstance(outcome, Exception):
-        raise outcome
-
-
-async def _start(pipeline: Pipeline, listener: socket.socket) -> None:
-    host, port = listener.getsockname()[:2]
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    log.info("listening", extra={"url": url})
-    await pipeline.start()
-    log.info("ready", extra={"url": url})
-
-
 def _failed(task: "asyncio.Task[None]") -> bool:
     return not task.cancelled() and task.exception() is not None
+
+
+def _address(host: str, port: int) -> str:
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -100,9 +157,9 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-    except OSError:
+    except OSError as error:
         listener.close()
-        raise
+        raise BadOption(f"cannot listen on {_address(host, port)}: {error.strerror}") from error
     return listener
 
 

@@ -6,7 +6,14 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from posegate.errors import BadOption
@@ -14,6 +21,15 @@ from posegate.errors import BadOption
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 PREFIX = "POSEGATE_"
+
+
+def _is_sha256(secret: SecretStr) -> SecretStr:
+    if not re.fullmatch("[0-9a-fA-F]{64}", secret.get_secret_value()):
+        raise ValueError("must be the SHA-256 of a key, 64 hex digits (printf KEY | sha256sum)")
+    return secret
+
+
+Sha256 = Annotated[SecretStr, AfterValidator(_is_sha256)]
 
 
 def cores() -> int:
@@ -39,6 +55,7 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    grpc_port: Annotated[int, Field(ge=0, le=65535)] = 8081
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     model_repository: Path = Field(default_factory=find_model_repository)
@@ -50,6 +67,11 @@ class Settings(BaseSettings):
         ("127.0.0.1:8001",), description="gRPC addresses host:port of Triton, comma-separated"
     )
     triton_in_flight: Count = Field(64, description="most requests to Triton per network at a time")
+
+    api_key_sha256: Annotated[tuple[Sha256, ...], NoDecode] = Field(
+        (),
+        description="SHA-256 of each API key, in hex, comma-separated; none: no key is asked for",
+    )
 
     max_body_bytes: Count = 20 * 2**20
     max_pixels: Count = 50_000_000
@@ -65,9 +87,13 @@ class Settings(BaseSettings):
     )
     max_queue: Count = Field(512, description="most crops waiting for a network")
     max_images: Count = Field(64, description="most pictures in the pipeline at a time")
-    max_in_flight: Count = Field(2, description="frames of one live stream worked on at a time")
+    max_in_flight: Count = Field(2, description="frames of one stream worked on at a time")
+    max_streams: Count = Field(16, description="most streams open at a time")
+    max_stream_fps: Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)] = Field(
+        60.0, description="most frames a second of one stream"
+    )
 
-    @field_validator("triton_urls", mode="before")
+    @field_validator("triton_urls", "api_key_sha256", mode="before")
     @classmethod
     def _split_list(cls, value: Any) -> Any:
         return (

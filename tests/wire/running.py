@@ -34,6 +34,7 @@ class Service:
     host: str
     port: int
     log: Path
+    grpc_address: str
 
     @property
     def url(self) -> str:
@@ -76,7 +77,8 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def launch(repository: Path, log: Path, **settings: object) -> "subprocess.Popen[bytes]":
     """Start the service as a process; it logs to `log`."""
-    wanted = {"model_repository": repository, "http_port": 0, "threads": 2, **settings}
+    ports = {"http_port": 0, "grpc_port": 0}
+    wanted = {"model_repository": repository, **ports, "threads": 2, **settings}
     environment = {f"POSEGATE_{name.upper()}": str(value) for name, value in wanted.items()}
     paths = os.pathsep.join(path for path in sys.path if path)
     with log.open("wb") as stream:
@@ -92,8 +94,8 @@ def running_service(repository: Path, log: Path, **settings: object) -> Iterator
     """A ready service; stopped at the end."""
     process = launch(repository, log, **settings)
     try:
-        host, port = _wait_until_ready(process, log)
-        yield Service(process, host, port, log)
+        host, port, grpc_address = _wait_until_ready(process, log)
+        yield Service(process, host, port, log, grpc_address)
     finally:
         if process.poll() is None:
             process.terminate()
@@ -113,11 +115,11 @@ def problem_of(response: httpx.Response, status: int, slug: str) -> dict[str, ob
     return problem
 
 
-def _wait_until_ready(process: "subprocess.Popen[bytes]", log: Path) -> tuple[str, int]:
+def _wait_until_ready(process: "subprocess.Popen[bytes]", log: Path) -> tuple[str, int, str]:
     ends = time.monotonic() + START_LIMIT_S
     while time.monotonic() < ends and process.poll() is None:
-        match = re.search(r"server ready url=http://([\d.]+):(\d+)", log.read_text())
+        match = re.search(r"server ready url=http://([\d.]+):(\d+) grpc=(\S+)", log.read_text())
         if match:
-            return match[1], int(match[2])
+            return match[1], int(match[2]), match[3]
         time.sleep(0.05)
     raise AssertionError(f"the service did not become ready:\n{log.read_text()}")

@@ -4,66 +4,93 @@ Numbers are rounded to what they are worth: 0.01 px and 0.0001 of a score.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
 from posegate.pipeline import Estimate
-from posegate.types import F32, F64, Poses
+from posegate.tracking import Tracks
+from posegate.types import F32, F64, Keypoints, Poses
 
 PIXEL_DECIMALS = 2
 SCORE_DECIMALS = 4
+MS_DECIMALS = 3
 PERSON_CATEGORY = 1
 
 
-def poses_json(estimate: Estimate, *, min_keypoint_score: float) -> str:
-    """The `Poses` answer. Marks `encode` once people are rendered; what follows is the timing."""
+def poses_json(
+    estimate: Estimate,
+    *,
+    min_keypoint_score: float,
+    tracks: Tracks | None = None,
+    head: Mapping[str, object] | None = None,
+) -> str:
+    """The `Poses` answer, after the fields of `head`.
+
+    Marks `encode` once people are rendered; what follows is the timing.
+    """
     document = {
+        **(head or {}),
         "model": estimate.model,
         "detector": estimate.detector,
         "image": {"width": estimate.image.width, "height": estimate.image.height},
-        "people": people(estimate.poses, min_keypoint_score=min_keypoint_score),
+        "people": people(estimate.poses, min_keypoint_score=min_keypoint_score, tracks=tracks),
     }
-    text = _dump(document)
+    text = dump_json(document)
     estimate.clock.mark("encode")
-    timing = {
-        "stages_ms": {name: round(ms, 3) for name, ms in estimate.clock.stages_ms.items()},
-        "total_ms": round(estimate.clock.total_ms, 3),
+    return f"{text[:-1]},{dump_json(timing(estimate))[1:]}"
+
+
+def timing(estimate: Estimate) -> dict[str, Any]:
+    """`stages_ms` and `total_ms`, as far as the clock was marked."""
+    return {
+        "stages_ms": rounded_ms(estimate.clock.stages_ms),
+        "total_ms": round(estimate.clock.total_ms, MS_DECIMALS),
     }
-    return f"{text[:-1]},{_dump(timing)[1:]}"
+
+
+def rounded_ms(stages_ms: Mapping[str, float]) -> dict[str, float]:
+    """Stage times as they are shown, to the microsecond."""
+    return {name: round(ms, MS_DECIMALS) for name, ms in stages_ms.items()}
 
 
 def coco_json(estimate: Estimate, *, min_keypoint_score: float, image_id: int) -> str:
     """The answer as a list of COCO keypoint results. Marks `encode`."""
-    text = _dump(
+    text = dump_json(
         coco_results(estimate.poses, min_keypoint_score=min_keypoint_score, image_id=image_id)
     )
     estimate.clock.mark("encode")
     return text
 
 
-def people(poses: Poses, *, min_keypoint_score: float) -> list[dict[str, Any]]:
-    """One dict per person; keypoints under `min_keypoint_score` are left out."""
-    keypoints = _rounded_keypoints(poses).tolist()
+def people(
+    poses: Poses, *, min_keypoint_score: float, tracks: Tracks | None = None
+) -> list[dict[str, Any]]:
+    """One dict per person; keypoints under `min_keypoint_score` are left out.
+
+    With `tracks` each person has an `id` and `smoothed` keypoints beside the raw ones.
+    """
     scores = _rounded(poses.boxes.scores, SCORE_DECIMALS)
     boxes = _rounded(poses.boxes.xywh, PIXEL_DECIMALS)
-    shown = (poses.keypoints.scores >= min_keypoint_score).tolist()
+    joints = _named_keypoints(poses.keypoints, poses.names, min_keypoint_score)
+    answer = [
+        {"score": score, "box": box, "keypoints": named}
+        for score, box, named in zip(scores, boxes, joints, strict=True)
+    ]
+    if tracks is None:
+        return answer
+    smoothed = _named_keypoints(tracks.smoothed, poses.names, min_keypoint_score)
     return [
-        {
-            "score": score,
-            "box": box,
-            "keypoints": {
-                name: row for name, row, show in zip(poses.names, rows, shows, strict=True) if show
-            },
-        }
-        for score, box, rows, shows in zip(scores, boxes, keypoints, shown, strict=True)
+        {"id": number, **person, "smoothed": named}
+        for number, person, named in zip(tracks.ids.tolist(), answer, smoothed, strict=True)
     ]
 
 
 def coco_results(poses: Poses, *, min_keypoint_score: float, image_id: int) -> list[dict[str, Any]]:
     """COCO keypoint results: flat x, y, score; the score is the box's times the joints' mean."""
-    keypoints = _rounded_keypoints(poses)
+    keypoints = _rounded_keypoints(poses.keypoints)
     keypoints[..., 2][poses.keypoints.scores < min_keypoint_score] = 0.0
     scores = _rounded(poses.boxes.scores * poses.keypoints.scores.mean(axis=1), SCORE_DECIMALS)
     flat_rows = keypoints.reshape(len(poses), 3 * len(poses.names)).tolist()
@@ -88,10 +115,21 @@ def server_timing(estimate: Estimate) -> str:
     return ", ".join(f"{name};dur={ms:.3f}" for name, ms in estimate.clock.stages_ms.items())
 
 
-def _rounded_keypoints(poses: Poses) -> F64:
+def _named_keypoints(
+    keypoints: Keypoints, names: tuple[str, ...], minimum: float
+) -> list[dict[str, list[float]]]:
+    """Of each person the joints of at least that score, by name: x, y, score."""
+    shown = (keypoints.scores >= minimum).tolist()
+    return [
+        {name: row for name, row, show in zip(names, rows, shows, strict=True) if show}
+        for rows, shows in zip(_rounded_keypoints(keypoints).tolist(), shown, strict=True)
+    ]
+
+
+def _rounded_keypoints(keypoints: Keypoints) -> F64:
     """(P, J, 3) float64: x, y, score."""
-    xy = poses.keypoints.xy.astype(np.float64).round(PIXEL_DECIMALS)
-    scores = poses.keypoints.scores.astype(np.float64).round(SCORE_DECIMALS)
+    xy = keypoints.xy.astype(np.float64).round(PIXEL_DECIMALS)
+    scores = keypoints.scores.astype(np.float64).round(SCORE_DECIMALS)
     return np.concatenate([xy, scores[..., None]], axis=2)
 
 
@@ -100,5 +138,6 @@ def _rounded(values: F32, decimals: int) -> list[Any]:
     return rounded
 
 
-def _dump(value: object) -> str:
+def dump_json(value: object) -> str:
+    """Compact JSON text."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False)

@@ -10,6 +10,7 @@ import uuid
 
 from fastapi import Request
 from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from posegate.api.problems import CLIENT_GONE, INTERNAL, ProblemResponse
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 UNMATCHED = "unmatched"
+SWITCHING = 101
 
 
 class Envelope:
@@ -29,8 +31,8 @@ class Envelope:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
+        if scope["type"] == "websocket":
+            await self._stream(HTTPConnection(scope), receive, send)
             return
         request = Request(scope, receive)
         request.state.request_id = _request_id(request)
@@ -56,20 +58,40 @@ class Envelope:
             self._metrics.in_flight.labels(face="http").dec()
             self._record(request, status or CLIENT_GONE, time.perf_counter() - started)
 
-    def _record(self, request: Request, status: int, seconds: float) -> None:
+    async def _stream(self, connection: HTTPConnection, receive: Receive, send: Send) -> None:
+        """The same for a WebSocket; its time is that of the whole stream."""
+        connection.state.request_id = _request_id(connection)
+        connection.state.problems = []
+        status = SWITCHING
+
+        async def send_enveloped(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "websocket.http.response.start":
+                status = message["status"]
+            await send(message)
+
+        started = time.perf_counter()
+        self._metrics.in_flight.labels(face="websocket").inc()
+        try:
+            await self._app(connection.scope, receive, send_enveloped)
+        finally:
+            self._metrics.in_flight.labels(face="websocket").dec()
+            self._record(connection, status, time.perf_counter() - started)
+
+    def _record(self, request: HTTPConnection, status: int, seconds: float) -> None:
         route = getattr(request.scope.get("route"), "path", UNMATCHED)
-        self._metrics.request_seconds.labels(face="http", route=route, code=str(status)).observe(
-            seconds
-        )
+        face = "websocket" if request.scope["type"] == "websocket" else "http"
+        labels = {"face": face, "route": route, "code": str(status)}
+        self._metrics.request_seconds.labels(**labels).observe(seconds)
         for problem in request.state.problems:
             self._metrics.rejected.labels(reason=problem.slug).inc()
         extra: dict[str, object] = {"request_id": request.state.request_id}
         extra["ms"] = round(seconds * 1000, 2)
         if request.state.problems:
             extra["problem"] = "; ".join(problem.detail for problem in request.state.problems)
-        log.info("%s %s %d", request.method, route, status, extra=extra)
+        log.info("%s %s %d", request.scope.get("method", "WEBSOCKET"), route, status, extra=extra)
 
 
-def _request_id(request: Request) -> str:
+def _request_id(request: HTTPConnection) -> str:
     asked = request.headers.get("x-request-id", "")
     return asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex

@@ -9,13 +9,15 @@ from posegate.catalog import Catalog, Model
 from posegate.errors import BackendDown, UnknownModel
 from posegate.metrics import Metrics
 from posegate.pipeline import Pipeline
+from posegate.streams import Streams
 
 
-def operations_router(pipeline: Pipeline, metrics: Metrics) -> APIRouter:
+def operations_router(pipeline: Pipeline, metrics: Metrics, streams: Streams) -> APIRouter:
     """The routes that read the service's state."""
     router = APIRouter()
     cards = {
-        name: _card(pipeline.catalog, model) for name, model in pipeline.catalog.models.items()
+        name: card_document(pipeline.catalog, model)
+        for name, model in pipeline.catalog.models.items()
     }
 
     @router.get("/v1/models", tags=["models"], **openapi.MODELS)
@@ -35,7 +37,7 @@ def operations_router(pipeline: Pipeline, metrics: Metrics) -> APIRouter:
 
     @router.get("/readyz", tags=["operations"], **openapi.READYZ)
     async def readyz() -> Response:
-        reason = pipeline.ready()
+        reason = "the service is stopping" if streams.finishing else pipeline.ready()
         if reason is not None:
             raise BackendDown(f"not ready: {reason}")
         return JSONResponse({"status": "ready"})
@@ -47,7 +49,7 @@ def operations_router(pipeline: Pipeline, metrics: Metrics) -> APIRouter:
     return router
 
 
-def _card(catalog: Catalog, model: Model) -> dict[str, object]:
+def card_document(catalog: Catalog, model: Model) -> dict[str, object]:
     """A card as JSON; `default` says which network serves now, whatever the file says."""
     default = catalog.get(None, model.card.task).name == model.name
     return model.card.model_dump(mode="json", exclude_none=True) | {"default": default}

@@ -4,10 +4,12 @@ import json
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 
 from posegate.errors import BadOption
 from posegate.pipeline import EstimateOptions
+from posegate.streams import StreamOptions
 from posegate.types import F32
 
 Score = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
@@ -63,6 +65,43 @@ class PoseQuery(BaseModel):
             flip_test=self.flip_test,
             decode=self.decode,
         )
+
+
+class StreamQuery(PoseQuery):
+    """The options that the first message of a stream may hold."""
+
+    mode: Literal["live", "every"] = Field(
+        "live", description="live: the newest frame wins; every: no frame is dropped."
+    )
+    track: bool = Field(False, description="Adds a stable id and smoothed keypoints.")
+
+    @field_validator("boxes", mode="before")
+    @classmethod
+    def _boxes_may_be_a_list(cls, value: object) -> object:
+        return json.dumps(value) if isinstance(value, list) else value
+
+    def to_stream_options(self) -> StreamOptions:
+        return StreamOptions(estimate=self.to_options(), mode=self.mode, track=self.track)
+
+
+DEFAULT_STREAM = StreamQuery.model_validate({})
+
+
+def parse_stream_query(text: str) -> StreamQuery:
+    """The JSON object of a stream's first message; BadOption says which option is wrong."""
+    try:
+        return StreamQuery.model_validate_json(text)
+    except ValidationError as error:
+        raise BadOption("; ".join(_wrong_option(item) for item in error.errors())) from error
+
+
+def _wrong_option(item: ErrorDetails) -> str:
+    name = ".".join(str(part) for part in item["loc"])[:80]
+    if item["type"] == "extra_forbidden":
+        return f"option {name!r} is unknown; allowed: {', '.join(StreamQuery.model_fields)}"
+    if not name:
+        return f"the first text message must be a JSON object of options: {item['msg']}"
+    return f"option {name!r}: {item['msg']}, got {str(item['input'])[:100]!r}"
 
 
 def parse_boxes(text: str) -> F32:

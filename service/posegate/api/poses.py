@@ -13,7 +13,6 @@ from posegate.api.documents import coco_image_id, coco_json, poses_json, server_
 from posegate.api.limits import Deadline, Slots, unless_gone
 from posegate.api.options import PictureFormat, PoseQuery, picture_format
 from posegate.api.problems import INTERNAL, problem_of
-from posegate.errors import BackendDown
 from posegate.metrics import Metrics
 from posegate.pipeline import Estimate, EstimateOptions, Pipeline, StageClock
 from posegate.render import draw_poses, encode_image
@@ -40,10 +39,11 @@ Timeout = Annotated[
 ]
 
 
-def poses_router(pipeline: Pipeline, settings: Settings, metrics: Metrics) -> APIRouter:
+def poses_router(
+    pipeline: Pipeline, settings: Settings, metrics: Metrics, slots: Slots
+) -> APIRouter:
     """The two routes that estimate poses."""
     router = APIRouter(tags=["poses"])
-    slots = Slots(settings.max_images)
     limits = {"max_bytes": settings.max_body_bytes}
 
     @router.post("/v1/poses", **openapi.POSES)
@@ -109,12 +109,7 @@ def poses_router(pipeline: Pipeline, settings: Settings, metrics: Metrics) -> AP
 def _checked_options(pipeline: Pipeline, query: PoseQuery) -> EstimateOptions:
     """The options, refused before the body is read where they or the service cannot work."""
     options = query.to_options()
-    pipeline.catalog.get(options.model, "pose")
-    if options.boxes_xywh is None:
-        pipeline.catalog.get(options.detector, "detect")
-    reason = pipeline.ready()
-    if reason is not None:
-        raise BackendDown(f"the service is not ready: {reason}; see /readyz and try again")
+    pipeline.check(options)
     return options
 
 
@@ -140,8 +135,7 @@ async def _drawn(estimate: Estimate, query: PoseQuery, picture: PictureFormat) -
 
 
 def _record(estimate: Estimate, metrics: Metrics) -> None:
-    metrics.observe_stages(estimate.model, estimate.clock.stages_ms)
-    metrics.people_per_image.observe(len(estimate.poses))
+    metrics.observe_image(estimate.model, estimate.clock.stages_ms, len(estimate.poses))
 
 
 def _problem_json(error: Exception, request: Request) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from posegate.api.options import PoseQuery
@@ -87,7 +88,7 @@ class ProblemResponse(Response):
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, problem: Problem, request: Request) -> None:
+    def __init__(self, problem: Problem, request: HTTPConnection) -> None:
         headers = dict(problem.headers or {})
         if problem.retry_after_s is not None:
             headers["Retry-After"] = str(max(1, math.ceil(problem.retry_after_s)))
@@ -109,7 +110,7 @@ class ProblemResponse(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def has_unread_body(request: Request) -> bool:
+def has_unread_body(request: HTTPConnection) -> bool:
     """True while the client may still be sending a body that nobody has read to its end."""
     sends_body = (
         request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers

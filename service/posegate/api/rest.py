@@ -8,18 +8,35 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from posegate.api.envelope import Envelope
+from posegate.api.guard import Guard
+from posegate.api.keys import ApiKeys
+from posegate.api.limits import Slots
 from posegate.api.operations import operations_router
 from posegate.api.pages import pages_router
 from posegate.api.poses import poses_router
 from posegate.api.problems import answer_error, answer_nobody
+from posegate.api.stream import stream_router
 from posegate.errors import PosegateError
 from posegate.metrics import Metrics
 from posegate.pipeline import Pipeline
 from posegate.settings import Settings
+from posegate.streams import Streams
 
 
-def create_app(pipeline: Pipeline, settings: Settings, metrics: Metrics) -> FastAPI:
-    """The application; `pipeline` is started and stopped by whoever runs the server."""
+def create_app(
+    pipeline: Pipeline,
+    settings: Settings,
+    metrics: Metrics,
+    *,
+    slots: Slots | None = None,
+    streams: Streams | None = None,
+) -> FastAPI:
+    """The application; `pipeline` is started and stopped by whoever runs the server.
+
+    `slots` and `streams` are given where another face shares them.
+    """
+    keys = ApiKeys(settings)
+    streams = streams or Streams(pipeline, settings, metrics)
     app = FastAPI(
         title="posegate",
         version=_version(),
@@ -29,12 +46,16 @@ def create_app(pipeline: Pipeline, settings: Settings, metrics: Metrics) -> Fast
         redoc_url=None,
         redirect_slashes=False,
     )
+    app.add_middleware(Guard, keys=keys)
     app.add_middleware(Envelope, metrics=metrics)
     for kind in (PosegateError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer_error)
     app.add_exception_handler(ClientDisconnect, answer_nobody)
-    app.include_router(poses_router(pipeline, settings, metrics))
-    app.include_router(operations_router(pipeline, metrics))
+    app.include_router(
+        poses_router(pipeline, settings, metrics, slots or Slots(settings.max_images))
+    )
+    app.include_router(stream_router(streams, keys))
+    app.include_router(operations_router(pipeline, metrics, streams))
     app.include_router(pages_router(app.openapi))
     return app
 

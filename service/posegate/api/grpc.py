@@ -1,0 +1,147 @@
+"""The gRPC face: parse, call, render."""
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME as HEALTH
+from grpc_health.v1.health import aio as health  # type: ignore[attr-defined]  # not in the stubs
+from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION
+from grpc_reflection.v1alpha.reflection import enable_server_reflection
+
+from posegate.api.interceptor import Context, Interceptor
+from posegate.api.keys import ApiKeys
+from posegate.api.limits import Deadline, Slots
+from posegate.api.messages import (
+    event_message,
+    model_message,
+    poses_message,
+    read_options,
+    read_stream_request,
+)
+from posegate.api.operations import card_document
+from posegate.api.pb import pose_pb2 as pb
+from posegate.api.pb import pose_pb2_grpc as services
+from posegate.errors import PosegateError
+from posegate.events import Event
+from posegate.metrics import Metrics
+from posegate.pipeline import Pipeline, StageClock
+from posegate.settings import Settings
+from posegate.streams import StreamOptions, Streams
+
+POSE_SERVICE = "posegate.v1.PoseService"
+MESSAGE_ROOM = 2
+"""Messages up to so many times `max_body_bytes` are read, so that a picture over the limit costs
+one clear error and not the whole stream."""
+OPEN_CALLS = 2
+"""Calls open at a time, as a multiple of the pictures worked on; the rest learn it at once."""
+KEEPALIVE_MS = 20_000
+
+
+class PoseService(services.PoseServiceServicer):
+    """The methods of posegate.v1.PoseService; errors are the interceptor's."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        slots: Slots,
+        streams: Streams,
+    ) -> None:
+        self._pipeline = pipeline
+        self._limit_s = settings.request_timeout_s
+        self._metrics = metrics
+        self._slots = slots
+        self._streams = streams
+        cards = [card_document(pipeline.catalog, m) for m in pipeline.catalog.models.values()]
+        self._models = [model_message(card, json.dumps(card)) for card in cards]
+
+    async def Estimate(  # noqa: N802  the name is the contract's
+        self, request: pb.EstimateRequest, context: Context
+    ) -> pb.EstimateResponse:
+        clock = StageClock()
+        options = read_options(request.options)
+        self._pipeline.check(options)
+        deadline = Deadline.after(context.time_remaining(), limit_s=self._limit_s)
+        with self._slots.taken():
+            estimate = await self._pipeline.estimate(
+                request.image, options, deadline=deadline.at, clock=clock
+            )
+        poses = poses_message(estimate, min_keypoint_score=options.min_keypoint_score)
+        self._metrics.observe_image(estimate.model, clock.stages_ms, len(estimate.poses))
+        return pb.EstimateResponse(poses=poses)
+
+    async def Stream(  # noqa: N802
+        self, requests: AsyncIterator[pb.StreamRequest], context: Context
+    ) -> None:
+        minimum = 0.0
+
+        async def incoming() -> AsyncGenerator[StreamOptions | bytes | PosegateError]:
+            nonlocal minimum
+            begun = False
+            async for request in requests:
+                item = read_stream_request(request)
+                if isinstance(item, StreamOptions) and not begun:
+                    minimum = item.estimate.min_keypoint_score
+                begun = True
+                yield item
+
+        async def send(event: Event) -> None:
+            await context.write(event_message(event, min_keypoint_score=minimum))
+
+        with self._streams.slot():
+            async with aclosing(incoming()) as items:
+                await self._streams.run(items, send)
+
+    async def ListModels(  # noqa: N802
+        self, request: pb.ListModelsRequest, context: Context
+    ) -> pb.ListModelsResponse:
+        return pb.ListModelsResponse(models=self._models)
+
+
+class Health(health.HealthServicer):  # type: ignore[misc]
+    """grpc.health.v1; what it says is asked of the pipeline when somebody checks."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        super().__init__()
+        self._pipeline = pipeline
+
+    async def refresh(self) -> None:
+        """Tell those who watch how the pipeline is."""
+        serving = self._pipeline.ready() is None
+        state = health_pb2.HealthCheckResponse.ServingStatus
+        for name in ("", POSE_SERVICE):
+            await self.set(name, state.SERVING if serving else state.NOT_SERVING)
+
+    async def Check(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest, context: Context
+    ) -> health_pb2.HealthCheckResponse:
+        await self.refresh()
+        return await super().Check(request, context)
+
+
+def create_grpc_server(
+    service: PoseService, check: Health, settings: Settings, metrics: Metrics
+) -> grpc.aio.Server:
+    """A server with our service, health and reflection; not bound to a port yet."""
+    max_bytes = MESSAGE_ROOM * settings.max_body_bytes
+    server = grpc.aio.server(
+        interceptors=(Interceptor(keys=ApiKeys(settings), metrics=metrics),),
+        options=(
+            ("grpc.max_receive_message_length", max_bytes),
+            ("grpc.max_send_message_length", max_bytes),
+            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+            ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.so_reuseport", 0),
+        ),
+        maximum_concurrent_rpcs=OPEN_CALLS * settings.max_images + settings.max_streams,
+    )
+    services.add_PoseServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+    health_pb2_grpc.add_HealthServicer_to_server(check, server)
+    enable_server_reflection((POSE_SERVICE, HEALTH, REFLECTION), server)
+    return server

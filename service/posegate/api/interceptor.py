@@ -1,0 +1,110 @@
+"""What every gRPC call gets: the API key asked for, an id, a log line, metrics, the error table."""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from posegate.api.keys import ApiKeys
+from posegate.api.problems import Problem, problem_of
+from posegate.errors import PosegateError, status_of
+from posegate.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+SERVICE = "/posegate.v1."
+DOMAIN = "posegate"
+DETAILS_KEY = "grpc-status-details-bin"
+Context = grpc.aio.ServicerContext[Any, Any]
+if TYPE_CHECKING:
+    Handler = grpc.RpcMethodHandler[Any, Any]  # plain when run
+
+
+class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # plain when run
+    """Wraps the methods of our own service; health and reflection pass untouched."""
+
+    def __init__(self, *, keys: ApiKeys, metrics: Metrics) -> None:
+        self._keys = keys
+        self._metrics = metrics
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler"]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "Handler":
+        handler = await continuation(handler_call_details)
+        route = handler_call_details.method
+        if handler is None or not route.startswith(SERVICE):
+            return handler
+        coders = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        behavior: Any
+        if handler.request_streaming:
+            behavior, make = handler.stream_stream, grpc.stream_stream_rpc_method_handler
+        else:
+            behavior, make = handler.unary_unary, grpc.unary_unary_rpc_method_handler
+
+        async def wrapped(request: Any, context: Context) -> Any:
+            async with self._exchange(route, context):
+                return await behavior(request, context)
+
+        return make(wrapped, **coders)
+
+    @asynccontextmanager
+    async def _exchange(self, route: str, context: Context) -> AsyncIterator[None]:
+        headers = {key: str(value) for key, value in context.invocation_metadata() or ()}
+        request_id = headers.get("x-request-id", "")[:64] or uuid.uuid4().hex
+        started, code, problem = time.perf_counter(), "OK", None
+        self._metrics.in_flight.labels(face="grpc").inc()
+        try:
+            self._keys.check(headers)
+            context.set_trailing_metadata((("x-request-id", request_id),))
+            yield
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            raise
+        except Exception as error:
+            problem = problem_of(error)
+            code = status_of(error).grpc if isinstance(error, PosegateError) else "INTERNAL"
+            if code == "INTERNAL":
+                log.exception("call failed", extra={"request_id": request_id})
+            await _abort(context, grpc.StatusCode[code], problem, request_id)
+        finally:
+            self._metrics.in_flight.labels(face="grpc").dec()
+            self._record(route, code, time.perf_counter() - started, problem, request_id)
+
+    def _record(
+        self, route: str, code: str, seconds: float, problem: Problem | None, request_id: str
+    ) -> None:
+        labels = {"face": "grpc", "route": route, "code": code}
+        self._metrics.request_seconds.labels(**labels).observe(seconds)
+        extra: dict[str, object] = {"request_id": request_id, "ms": round(seconds * 1000, 2)}
+        if problem is not None:
+            self._metrics.rejected.labels(reason=problem.slug).inc()
+            extra["problem"] = problem.detail
+        log.info("GRPC %s %s", route, code, extra=extra)
+
+
+async def _abort(
+    context: Context, code: grpc.StatusCode, problem: Problem, request_id: str
+) -> None:
+    """End the call with the problem, and with google.rpc details that say whether to try again."""
+    status = Status(code=code.value[0], message=problem.detail)
+    status.details.add().Pack(ErrorInfo(reason=problem.slug, domain=DOMAIN))
+    if problem.retry_after_s is not None:
+        delay = Duration()
+        delay.FromMilliseconds(round(problem.retry_after_s * 1000))
+        status.details.add().Pack(RetryInfo(retry_delay=delay))
+    trailers = (("x-request-id", request_id), (DETAILS_KEY, status.SerializeToString()))
+    await context.abort(code, problem.detail, trailers)

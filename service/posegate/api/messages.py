@@ -1,0 +1,172 @@
+"""Protobuf messages <-> options, estimates and events; numbers are rounded as in the JSON form."""
+
+from typing import Any
+
+import numpy as np
+
+from posegate.api.documents import people, rounded_ms, timing
+from posegate.api.options import FAR
+from posegate.api.pb import pose_pb2 as pb
+from posegate.api.problems import problem_of
+from posegate.errors import BadOption, PosegateError
+from posegate.events import Dropped, Event, Failed, Result, Summary
+from posegate.options import EstimateOptions
+from posegate.pipeline import Estimate
+from posegate.streams import StreamOptions
+from posegate.tracking import Tracks
+from posegate.types import F32
+
+DECODES = {
+    pb.DECODE_UNSPECIFIED: "dark",
+    pb.DECODE_DARK: "dark",
+    pb.DECODE_QUARTER: "quarter",
+    pb.DECODE_ARGMAX: "argmax",
+}
+MODES = {
+    pb.STREAM_MODE_UNSPECIFIED: "live",
+    pb.STREAM_MODE_LIVE: "live",
+    pb.STREAM_MODE_EVERY: "every",
+}
+DROP_REASONS = {"busy": pb.DROP_REASON_BUSY, "rate": pb.DROP_REASON_RATE}
+
+
+def read_options(message: pb.EstimateOptions) -> EstimateOptions:
+    """The options asked for; BadOption says which is wrong."""
+    given = {
+        name: getattr(message, name)
+        for name in ("model", "detector", "min_score", "min_keypoint_score", "max_people")
+        if message.HasField(name)
+    }
+    return EstimateOptions(
+        **given,
+        boxes_xywh=_read_boxes(message.boxes) if message.HasField("boxes") else None,
+        flip_test=message.flip_test,
+        decode=_known(DECODES, message.decode, "decode"),
+    )
+
+
+def read_stream_options(message: pb.StreamOptions) -> StreamOptions:
+    """The options of a stream; BadOption says which is wrong."""
+    return StreamOptions(
+        estimate=read_options(message.estimate),
+        mode=_known(MODES, message.mode, "mode"),
+        track=message.track,
+    )
+
+
+def read_stream_request(message: pb.StreamRequest) -> StreamOptions | bytes | PosegateError:
+    """What the stream engine takes."""
+    match message.WhichOneof("message"):
+        case "frame":
+            return message.frame
+        case "options":
+            try:
+                return read_stream_options(message.options)
+            except PosegateError as error:
+                return error
+        case _:
+            return BadOption("a stream request needs `options` or `frame`; this one has neither")
+
+
+def poses_message(
+    estimate: Estimate, *, min_keypoint_score: float, tracks: Tracks | None = None
+) -> pb.Poses:
+    """The answer for one image; marks `encode`."""
+    rows = people(estimate.poses, min_keypoint_score=min_keypoint_score, tracks=tracks)
+    message = pb.Poses(
+        model=estimate.model,
+        detector=estimate.detector,
+        image=pb.ImageSize(width=estimate.image.width, height=estimate.image.height),
+        people=[_person(row) for row in rows],
+    )
+    estimate.clock.mark("encode")
+    times = timing(estimate)
+    message.stages_ms.update(times["stages_ms"])
+    message.total_ms = times["total_ms"]
+    return message
+
+
+def event_message(event: Event, *, min_keypoint_score: float) -> pb.StreamResponse:
+    """One event of a stream; marks `encode` of a result."""
+    match event:
+        case Result():
+            poses = poses_message(
+                event.estimate, min_keypoint_score=min_keypoint_score, tracks=event.tracks
+            )
+            result = pb.FrameResult(frame=event.frame, age_ms=event.age_ms, poses=poses)
+            return pb.StreamResponse(result=result)
+        case Dropped():
+            dropped = pb.FrameDropped(
+                frame=event.frame,
+                age_ms=event.age_ms,
+                stages_ms=rounded_ms(event.stages_ms),
+                reason=DROP_REASONS[event.reason],
+            )
+            return pb.StreamResponse(dropped=dropped)
+        case Failed():
+            return pb.StreamResponse(error=_failed(event))
+        case Summary():
+            return pb.StreamResponse(summary=_summary(event))
+
+
+def model_message(card: dict[str, Any], card_json: str) -> pb.Model:
+    """A model card, given as its JSON document and the text of it."""
+    return pb.Model(
+        input_width=card["input"]["width"],
+        input_height=card["input"]["height"],
+        keypoints=card.get("keypoints", ()),
+        card_json=card_json,
+        **{
+            name: card[name]
+            for name in ("name", "task", "description", "default", "score", "licence", "sha256")
+        },
+    )
+
+
+def _read_boxes(message: pb.Boxes) -> F32:
+    rows = [(box.x, box.y, box.width, box.height) for box in message.boxes]
+    return np.array(rows, np.float64).reshape(-1, 4).clip(-FAR, FAR).astype(np.float32)
+
+
+def _known(table: dict[Any, str], value: int, name: str) -> str:
+    if value not in table:
+        raise BadOption(f"{name} is {value}; it must be one of {', '.join(sorted(table.values()))}")
+    return table[value]
+
+
+def _person(row: dict[str, Any]) -> pb.Person:
+    x, y, width, height = row["box"]
+    return pb.Person(
+        id=row.get("id"),
+        score=row["score"],
+        box=pb.Box(x=x, y=y, width=width, height=height),
+        keypoints=_keypoints(row["keypoints"]),
+        smoothed=_keypoints(row.get("smoothed", {})),
+    )
+
+
+def _keypoints(named: dict[str, list[float]]) -> list[pb.Keypoint]:
+    return [pb.Keypoint(name=name, x=x, y=y, score=score) for name, (x, y, score) in named.items()]
+
+
+def _failed(event: Failed) -> pb.FrameError:
+    problem = problem_of(event.error)
+    return pb.FrameError(
+        frame=event.frame,
+        age_ms=event.age_ms,
+        stages_ms=rounded_ms(event.stages_ms),
+        type=problem.slug,
+        detail=problem.detail,
+    )
+
+
+def _summary(summary: Summary) -> pb.StreamSummary:
+    return pb.StreamSummary(
+        frames=summary.frames,
+        results=summary.results,
+        errors=summary.errors,
+        dropped_busy=summary.dropped["busy"],
+        dropped_rate=summary.dropped["rate"],
+        age_p50_ms=summary.age_p50_ms,
+        age_p95_ms=summary.age_p95_ms,
+    )

@@ -1,0 +1,102 @@
+"""GET /v1/stream: messages of a WebSocket -> stream engine -> one text message per event."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+
+from fastapi import APIRouter
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from posegate.api.events import event_json, refusal_json
+from posegate.api.keys import ApiKeys
+from posegate.api.options import DEFAULT_STREAM, parse_stream_query
+from posegate.api.problems import ProblemResponse, problem_of
+from posegate.errors import PosegateError, status_of
+from posegate.events import Event
+from posegate.streams import StreamOptions, Streams
+
+NORMAL, GOING_AWAY, POLICY, TRY_LATER = 1000, 1001, 1008, 1013
+"""Close codes (RFC 6455 and its registry)."""
+LAST_WORD_S = 1.0
+
+
+def stream_router(streams: Streams, keys: ApiKeys) -> APIRouter:
+    """The one WebSocket route. What is refused before the handshake is a problem document."""
+    router = APIRouter()
+
+    @router.websocket("/v1/stream")
+    async def stream(socket: WebSocket) -> None:
+        try:
+            keys.check(socket.headers)
+            with streams.slot():
+                await socket.accept()
+                await _converse(socket, streams)
+        except PosegateError as error:
+            await socket.send_denial_response(ProblemResponse(problem_of(error), socket))
+
+    return router
+
+
+async def _converse(socket: WebSocket, streams: Streams) -> None:
+    conversation = _Conversation(socket)
+    code = NORMAL
+    try:
+        async with aclosing(conversation.incoming()) as incoming:
+            await streams.run(incoming, conversation.send)
+        if streams.finishing:
+            code = GOING_AWAY
+    except PosegateError as error:
+        socket.state.problems.append(problem_of(error))
+        code = TRY_LATER if status_of(error).retryable else POLICY
+        with suppress(TimeoutError, WebSocketDisconnect):
+            async with asyncio.timeout(LAST_WORD_S):
+                await socket.send_text(refusal_json(error))
+    except WebSocketDisconnect:
+        return
+    with suppress(WebSocketDisconnect, RuntimeError):  # the client may have closed first
+        await socket.close(code)
+
+
+class _Conversation:
+    """One WebSocket; the first text message says how events are written."""
+
+    def __init__(self, socket: WebSocket) -> None:
+        self._socket = socket
+        self._query = DEFAULT_STREAM
+
+    async def incoming(self) -> AsyncGenerator[StreamOptions | bytes | PosegateError]:
+        """Options, frames and errors, until the client asks for the end."""
+        begun = False
+        while True:
+            message = await self._socket.receive()
+            if message["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect(message["code"])
+            data, text = message.get("bytes"), message.get("text") or ""
+            if data is not None:
+                yield data
+            elif _asks_for_end(text):
+                return
+            else:
+                yield self._options(text, keep=not begun)
+            begun = True
+
+    async def send(self, event: Event) -> None:
+        await self._socket.send_text(event_json(event, self._query))
+
+    def _options(self, text: str, *, keep: bool) -> StreamOptions | PosegateError:
+        try:
+            query = parse_stream_query(text)
+            options = query.to_stream_options()
+        except PosegateError as error:
+            return error
+        if keep:
+            self._query = query
+        return options
+
+
+def _asks_for_end(text: str) -> bool:
+    try:
+        return bool(json.loads(text) == {"end": True})
+    except (ValueError, RecursionError):
+        return False

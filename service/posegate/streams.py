@@ -1,0 +1,199 @@
+"""Frames in, one event per frame out, then a summary: the stream contract, for both faces."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from posegate.errors import (
+    BackendDown,
+    BadOption,
+    DeadlineExceeded,
+    Overloaded,
+    PosegateError,
+    status_of,
+)
+from posegate.events import Dropped, Event, Failed, FrameEvent, Result, Tally
+from posegate.frames import Frame, FrameQueue
+from posegate.metrics import Metrics
+from posegate.options import EstimateOptions
+from posegate.pipeline import Estimate, Pipeline
+from posegate.settings import Settings
+from posegate.stages import StageClock
+from posegate.tracking import Tracker
+
+MODES = ("live", "every")
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """What the first message of a stream may ask."""
+
+    estimate: EstimateOptions = field(default_factory=EstimateOptions)
+    mode: str = "live"
+    track: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise BadOption(f"mode is {self.mode!r}; it must be one of {', '.join(MODES)}")
+
+
+Send = Callable[[Event], Awaitable[None]]
+Incoming = AsyncIterator[StreamOptions | bytes | PosegateError]
+"""Options, frames, and errors that stand for messages that were neither."""
+
+
+class Streams:
+    """All streams of the process: their number is bounded, and they can be asked to finish."""
+
+    def __init__(self, pipeline: Pipeline, settings: Settings, metrics: Metrics) -> None:
+        self._pipeline = pipeline
+        self._settings = settings
+        self._metrics = metrics
+        self._open = 0
+        self._finish = asyncio.Event()
+        self._none_open = asyncio.Event()
+        self._none_open.set()
+
+    @property
+    def finishing(self) -> bool:
+        """True once no new stream is taken."""
+        return self._finish.is_set()
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Hold the right to one stream; Overloaded at once when all are held."""
+        if self.finishing:
+            raise BackendDown("the service is stopping; connect again", retry_after_s=1.0)
+        if self._open >= self._settings.max_streams:
+            raise Overloaded(
+                f"{self._open} streams are open, the most this service takes (max_streams); "
+                "try again later"
+            )
+        self._open += 1
+        self._none_open.clear()
+        try:
+            yield
+        finally:
+            self._open -= 1
+            if self._open == 0:
+                self._none_open.set()
+
+    async def run(self, incoming: Incoming, send: Send) -> None:
+        """Send one event per frame, in order, then the summary; the caller holds a slot.
+
+        Ends when `incoming` does, or when all streams are asked to finish. Raises what is wrong
+        with the first message, and DeadlineExceeded when the client does not read its events.
+        """
+        stream = _Stream(self._pipeline, self._settings, self._metrics)
+        await stream.run(incoming, send, self._finish)
+
+    async def finish(self) -> None:
+        """Take no frame more, and wait until every stream has sent its summary."""
+        self._finish.set()
+        await self._none_open.wait()
+
+
+class _Stream:
+    """One stream: its queue, its tracker, its counts."""
+
+    def __init__(self, pipeline: Pipeline, settings: Settings, metrics: Metrics) -> None:
+        self._pipeline = pipeline
+        self._options = StreamOptions()
+        self._timeout_s = settings.request_timeout_s
+        self._metrics = metrics
+        self._tracker: Tracker | None = None
+        self._tally = Tally()
+        self._queue = FrameQueue(
+            self._estimate,
+            max_in_flight=settings.max_in_flight,
+            max_fps=settings.max_stream_fps,
+        )
+
+    async def run(self, incoming: Incoming, send: Send, finish: asyncio.Event) -> None:
+        feeding = asyncio.create_task(self._feed(incoming, finish))
+        try:
+            async for frame in self._queue.settled():
+                event = await self._event(frame)
+                await self._send(event, send)
+                self._record(event)
+            await self._send(self._tally.summary(), send)
+        finally:
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+            await self._queue.close()
+
+    async def _feed(self, incoming: Incoming, finish: asyncio.Event) -> None:
+        """Offer what comes until there is no more or all streams are to finish."""
+        offering = asyncio.create_task(self._offer(incoming))
+        asked = asyncio.create_task(finish.wait())
+        try:
+            await asyncio.wait((offering, asked), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            offering.cancel()
+            asked.cancel()
+            outcome, _ = await asyncio.gather(offering, asked, return_exceptions=True)
+            self._queue.end(outcome if isinstance(outcome, Exception) else None)
+
+    async def _offer(self, incoming: Incoming) -> None:
+        begun = False
+        async for item in incoming:
+            if not begun:
+                begun = True
+                if self._begin(item):
+                    continue
+            if isinstance(item, StreamOptions):
+                item = BadOption("options may only be the first message of a stream")
+            await self._queue.offer(item)
+
+    def _begin(self, first: StreamOptions | bytes | PosegateError) -> bool:
+        """Take the options from the first message; False when it is a frame."""
+        if isinstance(first, PosegateError):
+            raise first
+        if isinstance(first, StreamOptions):
+            self._options = first
+            self._queue.live = first.mode == "live"
+        self._pipeline.check(self._options.estimate)
+        return isinstance(first, StreamOptions)
+
+    async def _estimate(self, data: bytes, clock: StageClock, arrived: float) -> Estimate:
+        return await self._pipeline.estimate(
+            data, self._options.estimate, deadline=arrived + self._timeout_s, clock=clock
+        )
+
+    async def _send(self, event: Event, send: Send) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await send(event)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"no event was read for {self._timeout_s:g} s; read events while sending frames"
+            ) from error
+
+    async def _event(self, frame: Frame) -> FrameEvent:
+        outcome, stages_ms = frame.outcome, frame.clock.stages_ms
+        tracks = None
+        if isinstance(outcome, Estimate) and self._options.track:
+            self._tracker = self._tracker or Tracker(outcome.poses.names)
+            tracks = await asyncio.to_thread(self._tracker.update, outcome.poses, frame.arrived)
+            frame.clock.mark("keypoints")
+        age_ms = (time.monotonic() - frame.arrived) * 1000
+        if isinstance(outcome, Exception):
+            return Failed(frame.number, age_ms, stages_ms, outcome)
+        assert frame.number is not None
+        if isinstance(outcome, Estimate):
+            return Result(frame.number, age_ms, outcome, tracks)
+        assert isinstance(outcome, str)
+        return Dropped(frame.number, age_ms, stages_ms, outcome)
+
+    def _record(self, event: FrameEvent) -> None:
+        self._tally.add(event)
+        if isinstance(event, Result):
+            self._metrics.observe_image(
+                event.estimate.model, event.estimate.clock.stages_ms, len(event.estimate.poses)
+            )
+        elif isinstance(event, Dropped):
+            self._metrics.frames_dropped.labels(reason=event.reason).inc()
+        elif isinstance(event.error, PosegateError):
+            self._metrics.rejected.labels(reason=status_of(event.error).slug).inc()

@@ -1,0 +1,116 @@
+"""poses of frames -> ids and smoothed keypoints: posegate.tracking and posegate.smoothing."""
+
+import numpy as np
+import pytest
+
+from posegate.skeleton import COCO_KEYPOINTS
+from posegate.smoothing import OneEuro
+from posegate.tracking import Tracker
+from posegate.types import Boxes, Keypoints, Poses
+
+FRAME_S = 1 / 30
+
+
+def poses(*centres: tuple[float, float], size: float = 100.0) -> Poses:
+    """People of that size about those centres, all in one posture."""
+    at = np.array(centres, np.float32).reshape(-1, 2)
+    posture = np.random.default_rng(0).uniform(-0.4, 0.4, (17, 2)).astype(np.float32) * size
+    half = np.float32(size / 2)
+    return Poses(
+        Boxes(np.concatenate([at - half, at + half], axis=1), np.ones(len(at), np.float32)),
+        Keypoints(at[:, None] + posture, np.ones((len(at), 17), np.float32)),
+        COCO_KEYPOINTS,
+    )
+
+
+def test_ids_follow_people_whatever_their_order():
+    tracker = Tracker(COCO_KEYPOINTS)
+    for frame in range(20):
+        people = [(100 + 4 * frame, 100), (400, 100 + 4 * frame), (700, 700)]
+        turned = people[frame % 3 :] + people[: frame % 3]
+        ids = tracker.update(poses(*turned), frame * FRAME_S).ids.tolist()
+        assert ids == [[0, 1, 2], [1, 2, 0], [2, 0, 1]][frame % 3]
+
+
+def test_people_who_cross_keep_their_ids_by_their_motion():
+    tracker = Tracker(COCO_KEYPOINTS)
+    for frame in range(60):
+        people = [(200 + 10 * frame, 300), (790 - 10 * frame, 330)]
+        ids = tracker.update(poses(*people), frame * FRAME_S).ids.tolist()
+        assert ids == [0, 1]
+
+
+def test_a_short_absence_keeps_the_id_and_a_long_one_does_not():
+    tracker = Tracker(COCO_KEYPOINTS)
+    assert tracker.update(poses((100, 100)), 0.0).ids.tolist() == [0]
+    assert tracker.update(poses(), 0.3).ids.tolist() == []
+    assert tracker.update(poses((102, 100)), 0.5).ids.tolist() == [0]
+    assert tracker.update(poses((102, 100)), 2.0).ids.tolist() == [1]
+
+
+def test_a_newcomer_gets_a_new_id_and_nobody_elses():
+    tracker = Tracker(COCO_KEYPOINTS)
+    tracker.update(poses((100, 100)), 0.0)
+    assert tracker.update(poses((500, 500), (100, 100)), FRAME_S).ids.tolist() == [1, 0]
+
+
+def test_streams_do_not_share_ids():
+    first, second = Tracker(COCO_KEYPOINTS), Tracker(COCO_KEYPOINTS)
+    first.update(poses((1, 1), (300, 300)), 0.0)
+    assert second.update(poses((300, 300)), 0.0).ids.tolist() == [0]
+
+
+def test_memory_of_a_long_stream_is_that_of_the_people_in_it():
+    tracker = Tracker(COCO_KEYPOINTS)
+    for frame in range(200):
+        tracker.update(poses((500.0 * frame, 0)), frame * 0.5)
+    assert len(tracker._ids) <= 3
+
+
+def test_smoothing_calms_a_still_person_and_follows_a_moving_one():
+    noise = np.random.default_rng(1)
+    still, moving = Tracker(COCO_KEYPOINTS), Tracker(COCO_KEYPOINTS)
+    raw, smooth, lags = [], [], []
+    for frame in range(90):
+        jitter = noise.normal(0, 1.0, 2)
+        person = poses((200 + jitter[0], 200 + jitter[1]))
+        tracks = still.update(person, frame * FRAME_S)
+        raw.append(person.keypoints.xy[0])
+        smooth.append(tracks.smoothed.xy[0])
+        runner = poses((100 + 10 * frame, 200))
+        tracks = moving.update(runner, frame * FRAME_S)
+        lags.append(float((runner.keypoints.xy - tracks.smoothed.xy)[..., 0].max()))
+    assert np.std(smooth[30:], axis=0).mean() < 0.6 * np.std(raw[30:], axis=0).mean()
+    assert max(lags[30:]) < 10  # px, less than one frame of movement at 3 body lengths a second
+
+
+def test_first_position_is_taken_as_it_is_and_time_standing_still_breaks_nothing():
+    euro = OneEuro(1)
+    euro.grow(1)
+    rows, scale = np.zeros(1, np.int64), np.full(1, 100, np.float32)
+    at = np.array([[[5, 6]]], np.float32)
+    assert euro.smooth(rows, at, 1.0, scale=scale).tolist() == at.tolist()
+    again = euro.smooth(rows, at + 50, 1.0, scale=scale)
+    assert np.isfinite(again).all()
+    assert (again >= at).all() and (again <= at + 50).all()
+
+
+def test_one_euro_equals_its_paper_for_one_coordinate():
+    """The scalar filter of Casiez et al., written out."""
+    euro, scale = OneEuro(1), 100.0
+    euro.grow(1)
+    xs = np.random.default_rng(2).normal(0, 20, 30).cumsum()
+    before, speed = None, 0.0
+    for index, x in enumerate(xs):
+        position = np.full((1, 1, 2), x, np.float32)
+        got = euro.smooth(
+            np.zeros(1, np.int64), position, index * FRAME_S, scale=np.full(1, scale, np.float32)
+        )
+        if before is None:
+            before = x
+        else:
+            share = 1 / (1 + 1 / (2 * np.pi * 1.0 * FRAME_S))
+            speed += share * ((x - before) / FRAME_S / scale - speed)
+            cutoff = 1.5 + 8.0 * abs(speed)
+            before += (x - before) / (1 + 1 / (2 * np.pi * cutoff * FRAME_S))
+        assert got[0, 0, 0] == pytest.approx(before, abs=0.02)
