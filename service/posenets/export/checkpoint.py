@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from posegate.card import Training
 from posenets.counting import count_operations, count_parameters
 from posenets.export.card import NetworkFacts, detect_card, pose_card, sha256_of, write_card
@@ -43,7 +45,9 @@ def export_checkpoint(job: CheckpointExport) -> float:
     folder = job.repository / job.name
     path = folder / "1" / "model.onnx"
     detects = isinstance(network, PersonDetector)
-    served = DetectorExport(network) if detects else fold_for_export(network)
+    served: nn.Module = fold_for_export(network)
+    if isinstance(network, PersonDetector):
+        served = DetectorExport(network)
     names = ("boxes", "scores") if detects else ("heatmaps",)
     difference = export_onnx(served, path, size_wh=size_wh, output_names=names)
     facts = NetworkFacts(

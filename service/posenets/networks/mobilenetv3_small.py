@@ -6,6 +6,7 @@ Layout of torchvision's `mobilenet_v3_small`; taps at strides 4, 8, 16 and 32.
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -153,7 +154,7 @@ def load_folded_weights(
     for module in backbone.modules():
         pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d | None]] = []
         if isinstance(module, ConvNorm):
-            pairs = [(module.c, module.n)]
+            pairs = [(cast(nn.Conv2d, module.c), cast(nn.BatchNorm2d, module.n))]
         elif isinstance(module, SqueezeExcite):
             pairs = [(module.d, None), (module.u, None)]
         scale = deep_projection if id(module) in deep else 1.0
