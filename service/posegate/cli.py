@@ -55,6 +55,12 @@ def serve_command(
     model: Model = None,
     detector: Detector = None,
     threads: Threads = None,
+    backend: Annotated[
+        str | None, typer.Option(help="What runs the networks: onnx (in here) or triton.")
+    ] = None,
+    triton_urls: Annotated[
+        str | None, typer.Option(help="host:port of each Triton (gRPC), comma-separated.")
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
     print_settings: Annotated[
         bool, typer.Option("--print-settings", help="Show the settings in force and stop.")
@@ -70,6 +76,8 @@ def serve_command(
             model=model,
             detector=detector,
             threads=threads,
+            backend=backend,
+            triton_urls=triton_urls,
             log_level=log_level,
         )
     if print_settings:
