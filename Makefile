@@ -13,7 +13,7 @@ test: check
 
 # What needs more than Python: the tools that read manifests and Dockerfiles, and a real Triton.
 test-deploy: $(VENV)/.test .venv-deploy/.done .venv-triton/.done
-	$(PYTHON) -m pytest -rs tests/deploy tests/triton
+	$(PYTHON) -m pytest -rs tests/deploy tests/triton_server
 
 check: $(VENV)/.test
 	$(PYTHON) -m ruff check .

@@ -13,7 +13,7 @@ import yaml
 
 from deploy.tools import ROOT, run, tool
 from posegate.metrics import Metrics
-from triton.serving import free_port
+from triton_server.serving import free_port
 
 RULES = ROOT / "monitoring" / "rules.yaml"
 COMPONENTS = ROOT / "k8s" / "components"

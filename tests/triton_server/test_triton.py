@@ -15,7 +15,7 @@ from posegate.errors import BackendDown, BadCard, DeadlineExceeded, PosegateErro
 from posegate.metrics import Metrics
 from posegate.pipeline import EstimateOptions, Pipeline
 from posegate.settings import Settings
-from triton.serving import TritonProcess, make_triton_repository
+from triton_server.serving import TritonProcess, make_triton_repository
 
 PHOTO = encode(make_photo(width=320, height=240))
 

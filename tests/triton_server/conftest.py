@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fakes import HEATMAP_SIZE_WH, POSE_NAME, POSE_SIZE_WH, make_repository
-from triton.serving import (
+from triton_server.serving import (
     PYTHON,
     TritonProcess,
     make_backends,
