@@ -1,5 +1,6 @@
 """The gRPC face over a real socket: answers, the error table, limits, health and reflection."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -164,6 +165,34 @@ async def test_health_and_reflection_answer(service: Service):
         async for answer in reflection.ServerReflectionInfo(iter([asked])):
             names = {item.name for item in answer.list_services_response.service}
     assert "posegate.v1.PoseService" in names
+
+
+async def test_sigterm_gives_the_stream_its_summary(repository: Path, tmp_path: Path, photo: bytes):
+    with running_service(repository, tmp_path / "log") as service:
+        async with grpc.aio.insecure_channel(service.grpc_address) as channel:
+            call = Stub(channel).Stream()
+            await call.write(pb.StreamRequest(frame=photo))
+            assert (await call.read()).result.frame == 0
+            service.process.terminate()
+            assert (await call.read()).summary.results == 1
+            assert await call.code() is grpc.StatusCode.OK
+        assert await asyncio.to_thread(service.process.wait, 60) == 0
+        assert "Traceback" not in service.log.read_text()
+
+
+async def test_a_bad_frame_costs_one_error_and_the_stream_goes_on(stub: Stub, photo: bytes):
+    every = pb.StreamOptions(mode=pb.STREAM_MODE_EVERY)
+    requests = [pb.StreamRequest(options=every)]
+    requests += [pb.StreamRequest(frame=frame) for frame in (photo, b"", bytes(30 * 2**20), photo)]
+    requests.append(pb.StreamRequest())  # neither options nor frame
+    events = [response async for response in stub.Stream(iter(requests))]
+    kinds = [event.WhichOneof("event") for event in events]
+    assert kinds == ["result", "error", "error", "result", "error", "summary"]
+    assert [event.error.type for event in events if event.HasField("error")] == [
+        "bad-image", "too-large", "bad-option",
+    ]  # fmt: skip
+    assert not events[4].error.HasField("frame")
+    assert (events[5].summary.frames, events[5].summary.errors) == (4, 2)
 
 
 async def test_calls_are_counted_by_method_and_code(stub: Stub, client: httpx.Client, photo: bytes):

@@ -94,6 +94,7 @@ class PoseService(services.PoseServiceServicer):
             await context.write(event_message(event, min_keypoint_score=minimum))
 
         with self._streams.slot():
+            await context.send_initial_metadata(())
             async with aclosing(incoming()) as items:
                 await self._streams.run(items, send)
 

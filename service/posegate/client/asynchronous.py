@@ -1,0 +1,97 @@
+"""The asyncio client."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
+
+from posegate.client.http import HttpTransport
+from posegate.client.rpc import GrpcTransport
+from posegate.client.transport import Document, Frames, Transport
+from posegate.errors import BadOption, DeadlineExceeded, PosegateError
+
+T = TypeVar("T")
+FIRST_WAIT_S = 0.1
+
+
+class AsyncClient:
+    """Asks a posegate service over HTTP (http://, https://) or gRPC (grpc://).
+
+    Refusals raise the errors of `posegate.errors`. A call is tried again, at most `retries`
+    times and within `timeout_s`, only where the service says that makes sense: it is overloaded,
+    its backend is down, or nobody answers. Streams are never tried again: frames grow old.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8080",
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 30.0,
+        retries: int = 3,
+    ) -> None:
+        self._transport = _transport(url, api_key)
+        self._timeout_s = timeout_s
+        self._retries = retries
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Let the connections go."""
+        await self._transport.close()
+
+    async def estimate(self, image: bytes, **options: Any) -> Document:
+        """The `Poses` document of one encoded picture; options as in the HTTP query."""
+        return await self._insist(lambda left_s: self._transport.estimate(image, options, left_s))
+
+    async def models(self) -> list[Document]:
+        """The model cards."""
+        return await self._insist(self._transport.models)
+
+    def stream(self, frames: Frames, **options: Any) -> AsyncGenerator[Document]:
+        """One event per encoded frame, in order, then the summary.
+
+        `frames` may be asynchronous or plain; options as in the HTTP query, and `mode` and `track`.
+        """
+        return self._transport.stream(frames, options)
+
+    async def _insist(self, call: Callable[[float], Awaitable[T]]) -> T:
+        ends = time.monotonic() + self._timeout_s
+        for attempt in range(self._retries + 1):
+            left_s = ends - time.monotonic()
+            if left_s <= 0:
+                break
+            try:
+                return await call(left_s)
+            except PosegateError as error:
+                if error.retry_after_s is None or attempt == self._retries:
+                    raise
+                wait_s = max(error.retry_after_s, FIRST_WAIT_S * 2**attempt)
+                wait_s *= random.uniform(1.0, 1.25)  # noqa: S311  spreads clients, hides nothing
+                if time.monotonic() + wait_s >= ends:
+                    raise
+                await asyncio.sleep(wait_s)
+        raise DeadlineExceeded(f"no answer within {self._timeout_s:g} s")
+
+
+def _transport(url: str, api_key: str | None) -> Transport:
+    parts = urlsplit(url)
+    if parts.scheme in ("http", "https") and parts.netloc:
+        return HttpTransport(url, api_key)
+    if parts.scheme == "grpc" and parts.netloc:
+        return GrpcTransport(parts.netloc, api_key)
+    raise BadOption(
+        f"url is {url!r}; it must look like http://127.0.0.1:8080 or grpc://127.0.0.1:8081"
+    )

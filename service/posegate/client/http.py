@@ -1,0 +1,111 @@
+"""HTTP for single pictures, WebSocket for streams."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import httpx
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from posegate.client.transport import Document, Frames, each, error_of, failure, unreachable
+from posegate.errors import DeadlineExceeded, PosegateError
+
+END = json.dumps({"end": True})
+
+
+class HttpTransport:
+    """Talks to an http:// or https:// address."""
+
+    def __init__(self, url: str, api_key: str | None) -> None:
+        self._url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._client = httpx.AsyncClient(base_url=self._url, headers=self._headers)
+
+    async def estimate(self, image: bytes, options: Document, timeout_s: float) -> Document:
+        headers = {"X-Request-Timeout": f"{timeout_s:.3f}", "Accept": "application/json"}
+        answer: Document = await self._ask(
+            "POST", "/v1/poses", timeout_s, params=_query(options), content=image, headers=headers
+        )
+        return answer
+
+    async def models(self, timeout_s: float) -> list[Document]:
+        answer: list[Document] = (await self._ask("GET", "/v1/models", timeout_s))["models"]
+        return answer
+
+    async def stream(self, frames: Frames, options: Document) -> AsyncGenerator[Document]:
+        socket = await self._connect()
+        sending = asyncio.create_task(_send(socket, frames, options))
+        sending.add_done_callback(lambda task: socket.transport.abort() if failure(task) else None)
+        try:
+            while True:
+                event: Document = json.loads(await socket.recv())
+                if event["event"] == "error" and event["frame"] is None:
+                    raise error_of(event["type"], event["detail"])
+                yield event
+                if event["event"] == "summary":
+                    return
+        except ConnectionClosed as error:
+            if (reason := failure(sending)) is not None:
+                raise reason from None
+            raise unreachable(self._url, "the stream was cut off before its summary") from error
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            await socket.close()
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def _ask(self, method: str, path: str, timeout_s: float, **request: Any) -> Any:
+        try:
+            response = await self._client.request(method, path, timeout=timeout_s, **request)
+        except httpx.TimeoutException as error:
+            raise DeadlineExceeded(f"no answer from {self._url} within {timeout_s:g} s") from error
+        except httpx.HTTPError as error:
+            raise unreachable(self._url, error) from error
+        if response.is_success:
+            return response.json()
+        raise _refusal(response.content, response.headers, response.status_code)
+
+    async def _connect(self) -> ClientConnection:
+        address = "ws" + self._url.removeprefix("http") + "/v1/stream"
+        try:
+            return await connect(
+                address, additional_headers=self._headers, max_size=None, ping_timeout=None
+            )
+        except InvalidStatus as error:
+            response = error.response
+            raise _refusal(response.body, response.headers, response.status_code) from error
+        except (OSError, TimeoutError) as error:
+            raise unreachable(self._url, error) from error
+
+
+async def _send(socket: ClientConnection, frames: Frames, options: Document) -> None:
+    try:
+        if options:
+            await socket.send(json.dumps(options))
+        async for frame in each(frames):
+            await socket.send(frame)
+        await socket.send(END)
+    except ConnectionClosed:
+        return  # the reader of the events learns it as well
+
+
+def _query(options: Document) -> dict[str, Any]:
+    return {
+        name: json.dumps(value) if isinstance(value, list | bool) else value
+        for name, value in options.items()
+    }
+
+
+def _refusal(body: bytes | bytearray, headers: Mapping[str, str], status: int) -> PosegateError:
+    """The error of a problem document, or of an answer that is none."""
+    wait = headers.get("retry-after")
+    retry_after_s = float(wait) if wait and wait.isdigit() else None
+    try:
+        problem = json.loads(body)
+        return error_of(problem["type"], problem["detail"], retry_after_s)
+    except (ValueError, KeyError, TypeError):
+        return error_of("", f"the service answered with status {status}", retry_after_s)

@@ -1,0 +1,102 @@
+"""Options -> protobuf messages, and protobuf answers -> the documents of the HTTP API."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from posegate.api.pb import pose_pb2 as pb
+from posegate.client.transport import Document
+from posegate.errors import BadOption
+
+STREAM_ONLY = ("mode", "track")
+PLAIN = ("model", "detector", "min_score", "min_keypoint_score", "max_people", "flip_test")
+
+
+def estimate_options(options: Document) -> pb.EstimateOptions:
+    """The message of the contract's query options."""
+    unknown = sorted(set(options) - {*PLAIN, "boxes", "decode"})
+    if unknown:
+        raise BadOption(f"option {unknown[0]!r} is unknown to the gRPC API")
+    message = pb.EstimateOptions(**{n: v for n, v in options.items() if n in PLAIN})
+    if "boxes" in options:
+        rows = [pb.Box(x=x, y=y, width=w, height=h) for x, y, w, h in options["boxes"]]
+        message.boxes.CopyFrom(pb.Boxes(boxes=rows))
+    if "decode" in options:
+        message.decode = _enum(pb.Decode, "DECODE_", "decode", options["decode"])
+    return message
+
+
+def stream_options(options: Document) -> pb.StreamOptions:
+    """The message of a stream's options."""
+    plain = {name: value for name, value in options.items() if name not in STREAM_ONLY}
+    message = pb.StreamOptions(estimate=estimate_options(plain), track=options.get("track", False))
+    if "mode" in options:
+        message.mode = _enum(pb.StreamMode, "STREAM_MODE_", "mode", options["mode"])
+    return message
+
+
+def poses_document(poses: pb.Poses) -> Document:
+    """The `Poses` document."""
+    return {
+        "model": poses.model,
+        "detector": poses.detector if poses.HasField("detector") else None,
+        "image": {"width": poses.image.width, "height": poses.image.height},
+        "people": [_person(person) for person in poses.people],
+        "stages_ms": dict(poses.stages_ms),
+        "total_ms": poses.total_ms,
+    }
+
+
+def event_document(response: pb.StreamResponse) -> Document:
+    """The event of one stream response."""
+    kind = response.WhichOneof("event")
+    if kind == "summary":
+        return _summary(response.summary)
+    event = getattr(response, str(kind))
+    head: Document = {"event": kind, "frame": event.frame, "age_ms": event.age_ms}
+    match kind:
+        case "result":
+            return {**head, **poses_document(event.poses)}
+        case "dropped":
+            reason = pb.DropReason.Name(event.reason).removeprefix("DROP_REASON_").lower()
+            return {**head, "stages_ms": dict(event.stages_ms), "reason": reason}
+        case _:
+            head["frame"] = event.frame if event.HasField("frame") else None
+            problem = {"type": event.type, "detail": event.detail}
+            return {**head, "stages_ms": dict(event.stages_ms), **problem}
+
+
+def _enum(kind: Any, prefix: str, name: str, value: str) -> Any:
+    try:
+        return kind.Value(prefix + str(value).upper())
+    except ValueError as error:
+        raise BadOption(f"{name} is {value!r}, which the API does not know") from error
+
+
+def _person(person: pb.Person) -> Document:
+    document: Document = {
+        "score": person.score,
+        "box": [person.box.x, person.box.y, person.box.width, person.box.height],
+        "keypoints": _keypoints(person.keypoints),
+    }
+    if not person.HasField("id"):
+        return document
+    return {"id": person.id, **document, "smoothed": _keypoints(person.smoothed)}
+
+
+def _keypoints(rows: Iterable[pb.Keypoint]) -> dict[str, list[float]]:
+    return {row.name: [row.x, row.y, row.score] for row in rows}
+
+
+def _summary(summary: pb.StreamSummary) -> Document:
+    ages = {
+        share: getattr(summary, field) if summary.HasField(field) else None
+        for share, field in (("p50", "age_p50_ms"), ("p95", "age_p95_ms"))
+    }
+    return {
+        "event": "summary",
+        "frames": summary.frames,
+        "results": summary.results,
+        "errors": summary.errors,
+        "dropped": {"busy": summary.dropped_busy, "rate": summary.dropped_rate},
+        "age_ms": ages,
+    }

@@ -1,0 +1,118 @@
+"""gRPC for pictures and streams; its messages become the documents of the HTTP API."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from posegate.api.pb import pose_pb2 as pb
+from posegate.api.pb import pose_pb2_grpc as services
+from posegate.client.messages import (
+    estimate_options,
+    event_document,
+    poses_document,
+    stream_options,
+)
+from posegate.client.transport import Document, Frames, each, error_of, failure
+from posegate.errors import PosegateError
+
+MAX_MESSAGE_BYTES = 40 * 2**20
+"""Twice the service's default limit for a picture; it judges pictures, not this client."""
+SLUGS = {
+    grpc.StatusCode.UNAVAILABLE: "unavailable",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "deadline",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "too-large",
+}
+"""What errors mean that gRPC itself raised, without the service's details."""
+
+
+class GrpcTransport:
+    """Talks to a grpc:// address."""
+
+    def __init__(self, address: str, api_key: str | None) -> None:
+        self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
+        self._channel = grpc.aio.insecure_channel(
+            address,
+            options=(
+                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ),
+        )
+        self._stub: Any = services.PoseServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    async def estimate(self, image: bytes, options: Document, timeout_s: float) -> Document:
+        request = pb.EstimateRequest(image=image, options=estimate_options(options))
+        response = await self._call(self._stub.Estimate, request, timeout_s)
+        return poses_document(response.poses)
+
+    async def models(self, timeout_s: float) -> list[Document]:
+        response = await self._call(self._stub.ListModels, pb.ListModelsRequest(), timeout_s)
+        return [json.loads(model.card_json) for model in response.models]
+
+    async def stream(self, frames: Frames, options: Document) -> AsyncGenerator[Document]:
+        first = pb.StreamRequest(options=stream_options(options)) if options else None
+        call = self._stub.Stream(metadata=self._metadata)
+        sending = asyncio.create_task(_send(call, frames, first))
+        sending.add_done_callback(lambda task: call.cancel() if failure(task) else None)
+        try:
+            async for response in call:
+                yield event_document(response)
+        except grpc.aio.AioRpcError as error:
+            raise _refusal(error) from error
+        except asyncio.CancelledError:
+            if (reason := failure(sending)) is not None:
+                raise reason from None
+            raise
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            call.cancel()
+
+    async def close(self) -> None:
+        await self._channel.close(None)
+
+    async def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
+        try:
+            return await method(request, timeout=timeout_s, metadata=self._metadata)
+        except grpc.aio.AioRpcError as error:
+            raise _refusal(error) from error
+
+
+async def _send(call: Any, frames: Frames, first: pb.StreamRequest | None) -> None:
+    """Send options and frames, but nothing to a service that has already refused the stream.
+
+    The service answers with its metadata once it takes the stream. A write after its refusal
+    would turn the refusal's status into an internal error.
+    """
+    try:
+        await call.initial_metadata()
+        if first is not None and not call.done():
+            await call.write(first)
+        async for frame in each(frames):
+            if call.done():
+                return
+            await call.write(pb.StreamRequest(frame=frame))
+        if not call.done():
+            await call.done_writing()
+    except grpc.aio.AioRpcError:
+        return  # the reader of the events gets it as well
+
+
+def _refusal(error: grpc.aio.AioRpcError) -> PosegateError:
+    detail = error.details() or error.code().name
+    trailers: dict[str, Any] = dict(error.trailing_metadata() or ())  # type: ignore[arg-type]
+    slug, retry_after_s = SLUGS.get(error.code(), ""), None
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        retry_after_s = 0.2
+    info, retry = ErrorInfo(), RetryInfo()
+    for item in Status.FromString(trailers.get("grpc-status-details-bin", b"")).details:
+        if item.Unpack(info):
+            slug, retry_after_s = info.reason, None
+        elif item.Unpack(retry):
+            retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
+    return error_of(slug, detail, retry_after_s)

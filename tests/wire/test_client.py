@@ -1,0 +1,165 @@
+"""posegate.client against a real service: both wires, one document; streams; retries."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fakes import DETECTOR_NAME, POSE_NAME, encode, make_photo
+from posegate.client import AsyncClient, Client
+from posegate.errors import (
+    BackendDown,
+    BadImage,
+    BadOption,
+    Overloaded,
+    TooLarge,
+    Unauthenticated,
+    UnknownModel,
+)
+from wire.running import Service, running_service
+
+SMALL = encode(make_photo(width=64, height=48), ".jpg")
+TIMES = ("stages_ms", "total_ms", "age_ms")
+
+
+@pytest.fixture(params=["http", "grpc"])
+def url(request: pytest.FixtureRequest, service: Service) -> str:
+    return urls(service)[request.param]
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[Client]:
+    with Client(url, timeout_s=60) as made:
+        yield made
+
+
+def urls(service: Service) -> dict[str, str]:
+    return {"http": service.url, "grpc": f"grpc://{service.grpc_address}"}
+
+
+def timeless(document: dict) -> dict:
+    return {name: value for name, value in document.items() if name not in TIMES}
+
+
+def test_both_wires_give_the_same_documents(service: Service, photo: bytes):
+    answers, streams, models = [], [], []
+    options = {"min_score": 0.1, "boxes": [[20, 10, 60, 90], [50, 20, 40, 60]]}
+    for address in urls(service).values():
+        with Client(address, timeout_s=60) as client:
+            answers.append([timeless(client.estimate(photo, **o)) for o in ({}, options)])
+            events = list(client.stream([photo, b"", photo], mode="every", track=True))
+            streams.append([timeless(event) for event in events])
+            models.append(client.models())
+    for event in streams[0]:
+        if event["event"] == "error":  # the HTTP face repeats what the slug's row says
+            del event["title"], event["status"]
+    assert answers[0] == answers[1]
+    assert streams[0] == streams[1]
+    assert models[0] == models[1]
+    assert [event["event"] for event in streams[0]] == ["result", "error", "result", "summary"]
+    assert [card["name"] for card in models[0]] == [DETECTOR_NAME, POSE_NAME]
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "error"),
+    [
+        (b"words", {}, BadImage),
+        (bytes(21 * 2**20), {}, TooLarge),
+        (SMALL, {"min_score": 3}, BadOption),
+        (SMALL, {"min_skore": 0.3}, BadOption),
+        (SMALL, {"decode": "guess"}, BadOption),
+        (SMALL, {"model": "nobody"}, UnknownModel),
+    ],
+)
+def test_refusals_are_the_project_s_own_errors(
+    client: Client, image: bytes, options: dict, error: type[Exception]
+):
+    with pytest.raises(error):
+        client.estimate(image, **options)
+
+
+def test_a_refused_stream_raises_its_reason(client: Client):
+    with pytest.raises(UnknownModel):
+        list(client.stream([SMALL], model="nobody"))
+
+
+def test_a_stream_left_early_is_closed(client: Client):
+    events = client.stream(iter(lambda: SMALL, None), mode="every")
+    assert next(events)["frame"] == 0
+    events.close()
+    assert client.estimate(SMALL)["model"] == POSE_NAME
+
+
+def test_what_the_frames_raise_reaches_the_caller(client: Client):
+    def frames() -> Iterator[bytes]:
+        yield SMALL
+        raise ValueError("the camera fell off")
+
+    with pytest.raises(ValueError, match="fell off"):
+        list(client.stream(frames()))
+
+
+def test_a_plain_iterator_feeds_a_live_stream(client: Client):
+    *events, summary = client.stream(iter([SMALL] * 5))
+    assert [event["frame"] for event in events] == list(range(5))
+    assert summary["results"] + sum(summary["dropped"].values()) == 5
+
+
+async def test_the_async_client_takes_async_frames(url: str):
+    async def frames():
+        for _ in range(3):
+            yield SMALL
+
+    async with AsyncClient(url, timeout_s=60) as client:
+        answers = await asyncio.gather(*(client.estimate(SMALL) for _ in range(4)))
+        assert len({str(answer["people"]) for answer in answers}) == 1
+        events = [event async for event in client.stream(frames(), mode="every")]
+    assert [event["event"] for event in events] == ["result"] * 3 + ["summary"]
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_nobody_there_is_tried_again_and_then_said(scheme: str, service: Service):
+    address = f"{scheme}://127.0.0.1:9"
+    with Client(address, timeout_s=5, retries=1) as client, pytest.raises(BackendDown):
+        client.estimate(SMALL)
+
+
+def test_an_address_of_another_kind_is_refused():
+    with pytest.raises(BadOption, match="grpc://"):
+        Client("ftp://somewhere")
+
+
+async def test_only_what_is_retryable_is_tried_again(monkeypatch: pytest.MonkeyPatch):
+    client = AsyncClient("http://127.0.0.1:9", retries=3)
+    refusals: list[Exception] = []
+
+    async def refuse(image: bytes, options: dict, timeout_s: float) -> dict:
+        if refusals:
+            raise refusals.pop(0)
+        return {"model": "m"}
+
+    monkeypatch.setattr(client._transport, "estimate", refuse)
+    refusals += [Overloaded("busy", retry_after_s=0.01), BackendDown("down", retry_after_s=0.01)]
+    assert await client.estimate(b"") == {"model": "m"}
+    refusals += [BadImage("broken"), Overloaded("never reached", retry_after_s=0.01)]
+    with pytest.raises(BadImage):
+        await client.estimate(b"")
+    assert len(refusals) == 1
+    await client.close()
+
+
+def test_the_api_key_is_sent_on_every_wire(repository: Path, tmp_path: Path):
+    import hashlib
+
+    known = hashlib.sha256(b"secret").hexdigest()
+    with running_service(repository, tmp_path / "log", api_key_sha256=known) as service:
+        for address in urls(service).values():
+            with Client(address, api_key="secret", timeout_s=60) as client:
+                assert client.estimate(SMALL)["model"] == POSE_NAME
+                assert list(client.stream([SMALL], mode="every"))[-1]["results"] == 1
+            with Client(address, api_key="wrong", timeout_s=60) as client:
+                with pytest.raises(Unauthenticated):
+                    client.estimate(SMALL)
+                with pytest.raises(Unauthenticated):
+                    list(client.stream([SMALL]))
