@@ -24,20 +24,6 @@ def test_hadolint_finds_nothing(path: Path):
     run("hadolint", path)
 
 
-@pytest.mark.slow
-def test_checkov_finds_nothing():
-    run(
-        "checkov",
-        "--skip-download",
-        "--compact",
-        "--quiet",
-        "--framework",
-        "dockerfile",
-        "-d",
-        DOCKER,
-    )
-
-
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
 def test_images_are_pinned_and_run_as_nobody_special(path: Path):
     text = path.read_text()

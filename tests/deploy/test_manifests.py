@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.tools import OVERLAYS, ROOT, objects, rendered, run
+from deploy.tools import OVERLAYS, objects, run
 
 SCHEMALESS = {"ServiceMonitor", "PrometheusRule", "ScaledObject"}  # kinds of operators
 UNITS = {"": 1, "m": Decimal("0.001"), "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
@@ -42,15 +42,6 @@ def test_schemas_accept_every_object(overlay, tmp_path: Path):
     known = [each for each in objects(overlay) if each["kind"] not in SCHEMALESS]
     (tmp_path / "all.yaml").write_text(yaml.safe_dump_all(known))
     run("kubernetes-validate", "-k", "1.32", "--strict", tmp_path / "all.yaml")
-
-
-@pytest.mark.slow
-def test_checkov_accepts_every_object(overlay, tmp_path: Path):
-    (tmp_path / "all.yaml").write_text(rendered(overlay))
-    config = ROOT / "k8s" / "checkov.yaml"
-    run(
-        "checkov", "--config-file", config, "--framework", "kubernetes", "-f", tmp_path / "all.yaml"
-    )
 
 
 def test_every_object_is_in_the_namespace(overlay):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from posegate.backends.triton_config import CONFIG_NAME, render_config
 from posegate.card import ModelCard, Training
 from posegate.skeleton import COCO_KEYPOINTS
 
@@ -68,7 +69,10 @@ def detect_card(facts: NetworkFacts) -> dict[str, Any]:
 
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:
-    """Write `posegate.json`; figures measured on the same file (sha256) are kept."""
+    """Write `posegate.json` and Triton's `config.pbtxt`.
+
+    Figures measured on the same file (sha256) are kept.
+    """
     path = folder / "posegate.json"
     if path.exists():
         former = json.loads(path.read_text())
@@ -76,6 +80,7 @@ def write_card(folder: Path, card: dict[str, Any]) -> None:
             kept = ("accuracy", "verification", "default")
             card = card | {key: former[key] for key in kept if key in former}
     path.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+    (folder / CONFIG_NAME).write_text(render_config(ModelCard.model_validate(card)))
 
 
 def sha256_of(path: Path) -> str:
