@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -11,11 +12,20 @@ from rich.console import Console
 
 from posegate.card import Training
 from posenets.counting import count_all, render_table
+from posenets.evaluation.calibrate import calibrate_detector
 from posenets.export.checkpoint import CheckpointExport, export_checkpoint
+from posenets.networks.person_detector import PersonDetector
+from posenets.training.box_teacher import add_teacher_boxes
 from posenets.training.box_teacher import label_boxes as label_boxes_of
 from posenets.training.cache import build_cache
-from posenets.training.checkpoint import BadCheckpoint
-from posenets.training.recipe import BadRecipe, PoseRecipe, read_recipe
+from posenets.training.checkpoint import (
+    BadCheckpoint,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
+from posenets.training.detection_data import read_photos
+from posenets.training.recipe import RECIPE, BadRecipe, PoseRecipe, read_recipe
 from posenets.training.records import BadData
 from posenets.training.start import detection_trainer, pose_trainer
 
@@ -99,6 +109,32 @@ def train(
 
     out.parent.mkdir(parents=True, exist_ok=True)
     _or_exit(run)
+
+
+@app.command()
+def calibrate(
+    checkpoint: Annotated[Path, typer.Argument(exists=True, help="detector's checkpoint")],
+    photos: Annotated[Path, typer.Option(exists=True, help="complete labels")],
+    boxes: Annotated[Path | None, typer.Option(exists=True, help="teacher boxes")] = None,
+) -> None:
+    """Fit the detector's scores to the chance that a box is right; kept in the checkpoint.
+
+    Example: `posenets calibrate runs/detector.pt --photos data/detect_train.json`
+    """
+
+    def run() -> str:
+        state = load_checkpoint(checkpoint)
+        recipe = RECIPE.validate_json(state["recipe"])
+        network = PersonDetector()
+        load_weights(network, checkpoint)
+        labelled = read_photos(photos, source_weights={})
+        if boxes is not None:
+            labelled = add_teacher_boxes(labelled, boxes, complete=True)
+        fitted, count = calibrate_detector(network, labelled.values(), recipe)
+        save_checkpoint(checkpoint, state | {"calibration": asdict(fitted)})
+        return f"{fitted} from {count} boxes"
+
+    _console.print(_or_exit(run))
 
 
 @app.command()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from posenets.evaluation.calibrate import calibrate_detector, fit_logistic
 from posenets.export.onnx import export_onnx
 from posenets.networks.person_detector import DetectorExport, PersonDetector, points_of
 from posenets.training.box_teacher import add_teacher_boxes
@@ -144,3 +145,33 @@ def test_export_gives_boxes_and_scores_equal_to_the_network(tmp_path: Path) -> N
     path = tmp_path / "1" / "model.onnx"
     difference = export_onnx(network, path, size_wh=(96, 64), output_names=("boxes", "scores"))
     assert difference < 1e-4
+
+
+def test_calibration_finds_the_chance_that_made_the_data() -> None:
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 2, 20_000).astype(np.float32)
+    right = random.random(20_000) < 1 / (1 + np.exp(-(0.7 * logits - 1.0)))
+    fitted = fit_logistic(logits, right)
+    assert fitted.slope == pytest.approx(0.7, abs=0.05)
+    assert fitted.shift == pytest.approx(-1.0, abs=0.05)
+
+
+def test_separable_scores_give_finite_numbers() -> None:
+    fitted = fit_logistic(np.array([-2, -1, 1, 2], np.float32), np.array([0, 0, 1, 1], bool))
+    assert np.isfinite([fitted.slope, fitted.shift]).all()
+    assert fitted.slope > 0
+
+
+def test_calibrating_a_detector_rests_on_its_boxes(coco_folder: Path) -> None:
+    recipe = DetectionRecipe(
+        task="detect",
+        network="person-detector",
+        examples=1,
+        phases=(Phase(width=96, height=96, share=1.0),),
+    )
+    network = PersonDetector()
+    torch.nn.init.zeros_(network.score.bias)
+    photos = list(read_photos(coco_folder, source_weights={}).values())[:2]
+    calibration, boxes = calibrate_detector(network, photos, recipe)
+    assert boxes > 0
+    assert np.isfinite([calibration.slope, calibration.shift]).all()

@@ -15,6 +15,9 @@ SCORE_POSE = (
     "network dares to draw, not a probability."
 )
 SCORE_DETECT = "How well box and person are expected to agree: the predicted IoU of a person's box."
+SCORE_CALIBRATED = (
+    "Chance that the box overlaps a person by half, fitted on the training photos (Platt scaling)."
+)
 STRIDE = 4
 LICENCE = "Apache-2.0 (weights: see training.licence)"
 
@@ -56,7 +59,7 @@ def pose_card(facts: NetworkFacts, *, sigma: float) -> dict[str, Any]:
     )
 
 
-def detect_card(facts: NetworkFacts) -> dict[str, Any]:
+def detect_card(facts: NetworkFacts, *, calibrated: bool) -> dict[str, Any]:
     """Card of the person detector."""
     return _card(
         facts,
@@ -64,7 +67,7 @@ def detect_card(facts: NetworkFacts) -> dict[str, Any]:
         letterbox={"fill": 114},
         output={"names": ["boxes", "scores"]},
         nms={"iou": 0.6, "min_score": 0.05, "max_boxes": 300},
-        score=SCORE_DETECT,
+        score=SCORE_CALIBRATED if calibrated else SCORE_DETECT,
     )
 
 

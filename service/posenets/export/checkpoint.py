@@ -7,7 +7,13 @@ from torch import nn
 
 from posegate.card import Training
 from posenets.counting import count_operations, count_parameters
-from posenets.export.card import NetworkFacts, detect_card, pose_card, sha256_of, write_card
+from posenets.export.card import (
+    NetworkFacts,
+    detect_card,
+    pose_card,
+    sha256_of,
+    write_card,
+)
 from posenets.export.onnx import export_onnx
 from posenets.networks.folding import fold_for_export
 from posenets.networks.person_detector import DetectorExport, PersonDetector
@@ -36,7 +42,9 @@ def export_checkpoint(job: CheckpointExport) -> float:
     """
     state = load_checkpoint(job.checkpoint)
     if "recipe" not in state:
-        raise BadCheckpoint(f"{job.checkpoint}: field 'recipe' is missing; not made by train")
+        raise BadCheckpoint(
+            f"{job.checkpoint}: field 'recipe' is missing; not made by train"
+        )
     recipe = RECIPE.validate_json(state["recipe"])
     network = make_network(recipe.network)
     load_weights(network, job.checkpoint)
@@ -47,7 +55,7 @@ def export_checkpoint(job: CheckpointExport) -> float:
     detects = isinstance(network, PersonDetector)
     served: nn.Module = fold_for_export(network)
     if isinstance(network, PersonDetector):
-        served = DetectorExport(network)
+        served = DetectorExport(network, **state.get("calibration", {}))
     names = ("boxes", "scores") if detects else ("heatmaps",)
     difference = export_onnx(served, path, size_wh=size_wh, output_names=names)
     facts = NetworkFacts(
@@ -61,7 +69,13 @@ def export_checkpoint(job: CheckpointExport) -> float:
         training=job.training,
         sha256=sha256_of(path),
     )
-    card = detect_card(facts) if detects else pose_card(facts, sigma=sigma_for(last.width // 4))
-    card["verification"] = [{"form": "onnx-fp32", "max_abs_diff": float(f"{difference:.2e}")}]
+    card = (
+        detect_card(facts, calibrated="calibration" in state)
+        if detects
+        else pose_card(facts, sigma=sigma_for(last.width // 4))
+    )
+    card["verification"] = [
+        {"form": "onnx-fp32", "max_abs_diff": float(f"{difference:.2e}")}
+    ]
     write_card(folder, card)
     return difference

@@ -95,15 +95,20 @@ class PersonDetector(nn.Module):
 
 
 class DetectorExport(nn.Module):
-    """The detector as it is served: boxes (N, A, 4) and scores (N, A) in [0, 1]."""
+    """The detector as it is served: boxes (N, A, 4) and scores (N, A) in [0, 1].
 
-    def __init__(self, detector: PersonDetector) -> None:
+    Scores are sigmoid(slope * logit + shift); see `posenets.evaluation.calibrate`.
+    """
+
+    def __init__(self, detector: PersonDetector, slope: float = 1.0, shift: float = 0.0) -> None:
         super().__init__()
         self.detector = detector
+        self.slope = slope
+        self.shift = shift
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         logits, boxes = self.detector(x)
-        return boxes, logits.sigmoid()
+        return boxes, (logits * self.slope + self.shift).sigmoid()
 
 
 def _mix(width: int) -> nn.Sequential:

@@ -62,7 +62,9 @@ def read_photos(
 class DetectionData:
     """Draws augmented batches from photos; deterministic by its seed."""
 
-    def __init__(self, photos: list[Photo], *, mosaic: float = 0.5, seed: int = 0) -> None:
+    def __init__(
+        self, photos: list[Photo], *, mosaic: float = 0.5, seed: int = 0
+    ) -> None:
         self.photos = photos
         self.mosaic = mosaic
         self.random = np.random.default_rng(seed)
@@ -86,20 +88,25 @@ class DetectionData:
             ignored[n, : len(skipped)] = skipped
         tensor = torch.from_numpy(images[..., ::-1].copy()).permute(0, 3, 1, 2).float()
         return DetectionBatch(
-            tensor, torch.from_numpy(people), torch.from_numpy(valid), torch.from_numpy(ignored)
+            tensor,
+            torch.from_numpy(people),
+            torch.from_numpy(valid),
+            torch.from_numpy(ignored),
         )
 
     def _single(self, size: int) -> tuple[U8, F32, F32]:
         canvas = np.full((size, size, 3), FILL, np.uint8)
         photo = self._draw()
-        pixels = _decode(photo)
+        pixels = decode_photo(photo)
         fit = size / max(pixels.shape[:2])
         scale = fit * float(np.exp(self.random.uniform(-0.5, 0.6)))
         extent = np.array([pixels.shape[1], pixels.shape[0]]) * scale
         slack = size - extent
         if self.random.random() < 0.3:
             scale, slack = fit, np.zeros(2)
-        offset = slack * np.where(slack > 0, self.random.random(2) * 0.5, self.random.random(2))
+        offset = slack * np.where(
+            slack > 0, self.random.random(2) * 0.5, self.random.random(2)
+        )
         return self._paste(canvas, photo, pixels, scale, offset, (0, 0, size, size))
 
     def _mosaic(self, size: int) -> tuple[U8, F32, F32]:
@@ -113,8 +120,10 @@ class DetectionData:
             (cut_x, cut_y, size, size),
         ):
             photo = self._draw()
-            pixels = _decode(photo)
-            cover = max((right - left) / pixels.shape[1], (bottom - top) / pixels.shape[0])
+            pixels = decode_photo(photo)
+            cover = max(
+                (right - left) / pixels.shape[1], (bottom - top) / pixels.shape[0]
+            )
             scale = cover * float(np.exp(self.random.uniform(-0.4, 0.4)))
             extent = np.array([pixels.shape[1], pixels.shape[0]]) * scale
             room = np.array([right - left, bottom - top]) - extent
@@ -198,7 +207,8 @@ def _placed(
     return clipped, shown / np.maximum(whole, np.float32(1e-6))
 
 
-def _decode(photo: Photo) -> U8:
+def decode_photo(photo: Photo) -> U8:
+    """(H, W, 3) uint8 BGR as stored."""
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     pixels = cv2.imdecode(np.frombuffer(photo.jpeg, np.uint8), flags)
     assert pixels is not None

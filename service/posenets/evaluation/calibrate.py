@@ -1,0 +1,111 @@
+"""Detector scores that mean something: the chance that a box holds a person.
+
+Platt scaling (Platt, 1999): chance = sigmoid(slope * logit(score) + shift), fitted on boxes that
+survive suppression, each right when it overlaps a labelled person by half.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from posegate.crops import Preprocess, letterbox
+from posegate.types import F32, F64, Image
+from posenets.networks.person_detector import PersonDetector
+from posenets.training.detection_data import Photo, decode_photo
+from posenets.training.detection_loss import pairwise_iou
+from posenets.training.recipe import Recipe
+
+RIGHT_IOU = 0.5
+NMS_IOU = 0.6
+MIN_SCORE = 0.05
+_FILL = 114
+_NEWTON_STEPS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """`chance = sigmoid(slope * logit + shift)`; the identity until it is fitted."""
+
+    slope: float = 1.0
+    shift: float = 0.0
+
+
+@torch.no_grad()
+def calibrate_detector(
+    network: PersonDetector, photos: Iterable[Photo], recipe: Recipe
+) -> tuple[Calibration, int]:
+    """Fit the scores on labelled photos; also returns the number of boxes it rests on."""
+    network.eval()
+    size = recipe.phases[-1].width
+    preprocess = Preprocess((size, size), "rgb", recipe.mean, recipe.std)
+    logits, right = [], []
+    for photo in track(list(photos), description="calibrate"):
+        tensor, input_to_image = letterbox(
+            Image(decode_photo(photo)), preprocess, fill=_FILL
+        )
+        raw, boxes = network(torch.from_numpy(tensor))
+        kept = _suppress(boxes[0], raw[0].sigmoid())
+        scale = torch.tensor(
+            input_to_image[[0, 1], [0, 1]], dtype=torch.float32
+        ).repeat(2)
+        shift = torch.tensor(input_to_image[:, 2], dtype=torch.float32).repeat(2)
+        verdict, counts = _judge(boxes[0, kept] * scale + shift, photo)
+        logits.append(raw[0, kept].numpy()[counts])
+        right.append(verdict[counts])
+    return fit_logistic(np.concatenate(logits), np.concatenate(right)), sum(
+        map(len, right)
+    )
+
+
+def fit_logistic(logits: F32, right: np.ndarray) -> Calibration:
+    """Slope and shift of greatest likelihood, by Newton's method.
+
+    `logits` (N,), `right` (N,) bool. Targets are smoothed as Platt does, so that separable data
+    give finite numbers.
+    """
+    yes, no = int(right.sum()), int((~right).sum())
+    target = np.where(right, (yes + 1) / (yes + 2), 1 / (no + 2))
+    features = np.column_stack([logits.astype(np.float64), np.ones(len(logits))])
+    weights: F64 = np.array([1.0, 0.0])
+    for _ in range(_NEWTON_STEPS):
+        chance = 1 / (1 + np.exp(-features @ weights))
+        curvature = (features * (chance * (1 - chance))[:, None]).T @ features
+        step = np.linalg.solve(
+            curvature + 1e-6 * np.eye(2), features.T @ (target - chance)
+        )
+        weights = weights + step
+        if np.abs(step).max() < 1e-8:
+            break
+    return Calibration(float(weights[0]), float(weights[1]))
+
+
+def _suppress(boxes: Tensor, scores: Tensor) -> list[int]:
+    xywh = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).numpy()
+    kept = cv2.dnn.NMSBoxes(xywh.tolist(), scores.tolist(), MIN_SCORE, NMS_IOU)
+    return np.asarray(kept, np.int64).reshape(-1).tolist()
+
+
+def _judge(boxes: Tensor, photo: Photo) -> tuple[np.ndarray, np.ndarray]:
+    """Which boxes (best first) take a person of their own, and which of all count at all."""
+    overlaps = pairwise_iou(boxes[None], torch.from_numpy(photo.people)[None])[
+        0
+    ].numpy()
+    right = np.zeros(len(boxes), bool)
+    for index in range(len(boxes)):
+        if overlaps.shape[1] and overlaps[index].max() >= RIGHT_IOU:
+            right[index] = True
+            overlaps[:, overlaps[index].argmax()] = 0
+    skipped = pairwise_iou(boxes[None], torch.from_numpy(photo.ignored)[None])[
+        0
+    ].numpy()
+    unknown = (
+        (skipped >= RIGHT_IOU).any(1)
+        if skipped.shape[1]
+        else np.zeros(len(boxes), bool)
+    )
+    return right, right | ~unknown
