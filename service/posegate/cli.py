@@ -1,33 +1,28 @@
 """The command line: parse, call, print."""
 
-import asyncio
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from posegate.build import running_pipeline
 from posegate.catalog import Catalog, load_catalog
 from posegate.cli_measure import bench_command, evaluate_command
 from posegate.cli_options import (
     AsJson,
     Config,
-    Decode,
     Detector,
-    FlipTest,
     Model,
     Repository,
     Threads,
-    progress_bar,
     reported,
 )
+from posegate.cli_predict import predict_command
+from posegate.cli_stream import stream_command
 from posegate.errors import UnknownModel
 from posegate.logs import configure_logs
-from posegate.options import EstimateOptions
-from posegate.predict import find_sources, predict, write_prediction
 from posegate.server import serve
-from posegate.settings import Settings, load_settings
+from posegate.settings import load_settings
 from posegate.tables import card_rows, model_rows, print_table
 
 app = typer.Typer(
@@ -46,10 +41,19 @@ app.command("bench", epilog="Example: posegate bench --images photos/ --quick --
 )
 
 
+app.command("predict", epilog="Example: posegate predict photos/ 'more/*.png' --out poses --draw")(
+    predict_command
+)
+app.command("stream", epilog="Example: posegate stream walk.mp4 --track --draw drawn.mp4")(
+    stream_command
+)
+
+
 @app.command("serve", epilog="Example: posegate serve --port 8080 --threads 4")
 def serve_command(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="HTTP port.")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="gRPC port.")] = None,
     config: Config = None,
     model_repository: Repository = None,
     model: Model = None,
@@ -66,12 +70,13 @@ def serve_command(
         bool, typer.Option("--print-settings", help="Show the settings in force and stop.")
     ] = False,
 ) -> None:
-    """Serve HTTP until told to stop."""
+    """Serve HTTP and gRPC until told to stop."""
     with reported():
         settings = load_settings(
             config,
             host=host,
             http_port=port,
+            grpc_port=grpc_port,
             model_repository=model_repository,
             model=model,
             detector=detector,
@@ -85,91 +90,6 @@ def serve_command(
         return
     configure_logs(settings.log_level)
     raise typer.Exit(serve(settings))
-
-
-@app.command("predict", epilog="Example: posegate predict photos/ 'more/*.png' --out poses --draw")
-def predict_command(
-    paths: Annotated[list[str], typer.Argument(help="Files, folders and globs.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for one JSON file per picture.")] = None,
-    draw: Annotated[bool, typer.Option("--draw", help="Also write drawn pictures.")] = False,
-    form: Annotated[
-        Literal["poses", "coco"], typer.Option("--format", help="COCO results or poses.")
-    ] = "poses",
-    model: Model = None,
-    detector: Detector = None,
-    min_score: Annotated[float, typer.Option(help="Least score of a person.")] = 0.3,
-    min_keypoint_score: Annotated[float, typer.Option(help="Least score of a keypoint.")] = 0.0,
-    max_people: Annotated[int, typer.Option(help="Most people per picture.")] = 50,
-    flip_test: FlipTest = False,
-    decode: Decode = "dark",
-    config: Config = None,
-    model_repository: Repository = None,
-    threads: Threads = None,
-) -> None:
-    """Write the poses of pictures. The exit status is 1 when a picture could not be used.
-
-    Without --out the answers go to standard output: one JSON document per line, or for coco one
-    JSON list.
-    """
-    if draw and out is None:
-        raise typer.BadParameter("--draw needs --out, the folder for the drawn pictures")
-    with reported():
-        settings = load_settings(config, model_repository=model_repository, threads=threads)
-        options = EstimateOptions(
-            model=model,
-            detector=detector,
-            min_score=min_score,
-            min_keypoint_score=min_keypoint_score,
-            max_people=max_people,
-            flip_test=flip_test,
-            decode=decode,
-        )
-        failures = asyncio.run(_predict(settings, paths, options, out, form, draw))
-    raise typer.Exit(1 if failures else 0)
-
-
-async def _predict(
-    settings: Settings,
-    paths: list[str],
-    options: EstimateOptions,
-    out: Path | None,
-    form: Literal["poses", "coco"],
-    draw: bool,
-) -> int:
-    """How many pictures could not be used."""
-    sources = find_sources(paths)
-    failures, coco = 0, []
-    async with running_pipeline(settings) as pipeline:
-        pipeline.catalog.get(options.model, "pose")
-        pipeline.catalog.get(options.detector, "detect")
-        with progress_bar() as progress:
-            task = progress.add_task("pictures", total=len(sources))
-            answers = predict(
-                pipeline, sources, options, form=form, draw=draw, ahead=2 * settings.threads
-            )
-            async for answer in answers:
-                progress.advance(task)
-                if answer.text is None:
-                    failures += 1
-                    progress.console.print(
-                        f"{answer.source.path}: {answer.error}",
-                        style="red",
-                        markup=False,
-                        soft_wrap=True,
-                    )
-                elif out is not None:
-                    write_prediction(answer, out)
-                elif form == "coco":
-                    coco += json.loads(answer.text)
-                else:
-                    print(
-                        json.dumps({"file": str(answer.source.path)})[:-1],
-                        answer.text[1:],
-                        sep=", ",
-                    )
-    if out is None and form == "coco":
-        print(json.dumps(coco))
-    return failures
 
 
 @models.command("list", epilog="Example: posegate models list --json")

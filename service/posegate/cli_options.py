@@ -23,6 +23,9 @@ FlipTest = Annotated[bool, typer.Option("--flip-test", help="Average with the mi
 Decode = Annotated[
     Literal["dark", "quarter", "argmax"], typer.Option(help="How a heatmap becomes a position.")
 ]
+ApiKey = Annotated[
+    str | None, typer.Option(envvar="POSEGATE_API_KEY", help="API key of the service at --url.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

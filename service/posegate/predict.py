@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from posegate.api.documents import coco_image_id, coco_json, poses_json
 from posegate.errors import BadOption, PosegateError
 from posegate.ordered import in_order
-from posegate.pipeline import EstimateOptions, Pipeline, StageClock
+from posegate.pipeline import Estimate, EstimateOptions, StageClock
 from posegate.render import draw_poses, encode_image
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
@@ -49,8 +50,18 @@ def find_sources(patterns: Iterable[str]) -> list[Source]:
     ]
 
 
+class Estimating(Protocol):
+    """The pipeline, or a service somewhere else in its place."""
+
+    async def estimate(
+        self, data: bytes, options: EstimateOptions, *, clock: StageClock | None = None
+    ) -> Estimate:
+        """Every person's keypoints in an encoded image."""
+        ...
+
+
 async def predict(
-    pipeline: Pipeline,
+    pipeline: Estimating,
     sources: list[Source],
     options: EstimateOptions,
     *,

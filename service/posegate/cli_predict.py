@@ -1,0 +1,130 @@
+"""posegate predict: pictures through our own pipeline or a service, JSON and drawings out."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from posegate.build import running_pipeline
+from posegate.cli_options import (
+    ApiKey,
+    Config,
+    Decode,
+    Detector,
+    FlipTest,
+    Model,
+    Repository,
+    Threads,
+    progress_bar,
+    reported,
+)
+from posegate.client import AsyncClient
+from posegate.options import EstimateOptions
+from posegate.predict import Estimating, find_sources, predict, write_prediction
+from posegate.remote import RemotePipeline
+from posegate.settings import Settings, load_settings
+
+
+def predict_command(
+    paths: Annotated[list[str], typer.Argument(help="Files, folders and globs.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for one JSON file per picture.")] = None,
+    draw: Annotated[bool, typer.Option("--draw", help="Also write drawn pictures.")] = False,
+    form: Annotated[
+        Literal["poses", "coco"], typer.Option("--format", help="COCO results or poses.")
+    ] = "poses",
+    model: Model = None,
+    detector: Detector = None,
+    min_score: Annotated[float, typer.Option(help="Least score of a person.")] = 0.3,
+    min_keypoint_score: Annotated[float, typer.Option(help="Least score of a keypoint.")] = 0.0,
+    max_people: Annotated[int, typer.Option(help="Most people per picture.")] = 50,
+    flip_test: FlipTest = False,
+    decode: Decode = "dark",
+    url: Annotated[
+        str | None, typer.Option(help="Ask the service there: http://host:port or grpc://...")
+    ] = None,
+    api_key: ApiKey = None,
+    config: Config = None,
+    model_repository: Repository = None,
+    threads: Threads = None,
+) -> None:
+    """Write the poses of pictures. The exit status is 1 when a picture could not be used.
+
+    Without --out the answers go to standard output: one JSON document per line, or for coco one
+    JSON list.
+    """
+    if draw and out is None:
+        raise typer.BadParameter("--draw needs --out, the folder for the drawn pictures")
+    with reported():
+        settings = load_settings(config, model_repository=model_repository, threads=threads)
+        options = EstimateOptions(
+            model=model,
+            detector=detector,
+            min_score=min_score,
+            min_keypoint_score=min_keypoint_score,
+            max_people=max_people,
+            flip_test=flip_test,
+            decode=decode,
+        )
+        pipeline = _pipeline(settings, options, url, api_key)
+        ahead = 2 * settings.threads
+        failures = asyncio.run(_predict(pipeline, paths, options, out, form, draw, ahead))
+    raise typer.Exit(1 if failures else 0)
+
+
+@asynccontextmanager
+async def _pipeline(
+    settings: Settings, options: EstimateOptions, url: str | None, api_key: str | None
+) -> AsyncIterator[Estimating]:
+    """A pipeline of our own, checked to know the networks asked for, or the service at `url`."""
+    if url is not None:
+        async with AsyncClient(url, api_key=api_key) as client:
+            yield RemotePipeline(client)
+        return
+    async with running_pipeline(settings) as pipeline:
+        pipeline.check(options)
+        yield pipeline
+
+
+async def _predict(
+    opening: AbstractAsyncContextManager[Estimating],
+    paths: list[str],
+    options: EstimateOptions,
+    out: Path | None,
+    form: Literal["poses", "coco"],
+    draw: bool,
+    ahead: int,
+) -> int:
+    """How many pictures could not be used."""
+    sources = find_sources(paths)
+    failures, coco = 0, []
+    async with opening as pipeline:
+        with progress_bar() as progress:
+            task = progress.add_task("pictures", total=len(sources))
+            answers = predict(pipeline, sources, options, form=form, draw=draw, ahead=ahead)
+            async for answer in answers:
+                progress.advance(task)
+                if answer.text is None:
+                    failures += 1
+                    progress.console.print(
+                        f"{answer.source.path}: {answer.error}",
+                        style="red",
+                        markup=False,
+                        soft_wrap=True,
+                    )
+                elif out is not None:
+                    write_prediction(answer, out)
+                elif form == "coco":
+                    coco += json.loads(answer.text)
+                else:
+                    print(
+                        json.dumps({"file": str(answer.source.path)})[:-1],
+                        answer.text[1:],
+                        sep=", ",
+                    )
+    if out is None and form == "coco":
+        print(json.dumps(coco))
+    return failures

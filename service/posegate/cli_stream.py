@@ -1,0 +1,80 @@
+"""posegate stream: a video or a camera through a service, one JSON line per event."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from posegate.cli_options import ApiKey, Decode, Detector, Model, progress_bar, reported
+from posegate.client import Client
+from posegate.client.transport import Document
+from posegate.remote import poses_of
+from posegate.render import draw_poses
+from posegate.video import VideoFile, VideoSource, decode_frame
+
+
+def stream_command(
+    source: Annotated[str, typer.Argument(help="Video file, or number of a camera.")],
+    url: Annotated[
+        str, typer.Option(help="Service: http://host:port or grpc://host:port.")
+    ] = "http://127.0.0.1:8080",
+    api_key: ApiKey = None,
+    draw: Annotated[Path | None, typer.Option(help="MP4 file for the drawn frames.")] = None,
+    mode: Annotated[
+        Literal["live", "every"] | None,
+        typer.Option(help="Drop late frames or none; else live for cameras, every for files."),
+    ] = None,
+    track: Annotated[bool, typer.Option("--track", help="Ids and smoothed keypoints.")] = False,
+    model: Model = None,
+    detector: Detector = None,
+    min_score: Annotated[float, typer.Option(help="Least score of a person.")] = 0.3,
+    decode: Decode = "dark",
+) -> None:
+    """Send frames to a service and print its events, one JSON document per line."""
+    options: dict[str, Any] = {"min_score": min_score, "decode": decode, "track": track}
+    options |= {n: v for n, v in (("model", model), ("detector", detector)) if v is not None}
+    with reported():
+        video = VideoSource(source)
+        options["mode"] = mode or ("live" if video.is_camera else "every")
+        drawing = _Drawing(draw, video.fps, smoothed=track) if draw is not None else None
+        try:
+            with Client(url, api_key=api_key) as client, progress_bar() as progress:
+                task = progress.add_task("frames", total=None)
+                frames = drawing.kept(video.frames()) if drawing else video.frames()
+                for event in client.stream(frames, **options):
+                    print(json.dumps(event), flush=True)
+                    progress.advance(task)
+                    if drawing:
+                        drawing.take(event)
+        finally:
+            video.close()
+            if drawing:
+                drawing.close()
+
+
+class _Drawing:
+    """Keeps the frames that were sent until their event comes, then writes them to the video."""
+
+    def __init__(self, path: Path, fps: float, *, smoothed: bool) -> None:
+        self._file = VideoFile(path, fps)
+        self._field = "smoothed" if smoothed else "keypoints"
+        self._sent: dict[int, bytes] = {}
+
+    def kept(self, frames: Iterator[bytes]) -> Iterator[bytes]:
+        for number, frame in enumerate(frames):
+            self._sent[number] = frame
+            yield frame
+
+    def take(self, event: Document) -> None:
+        """Write the event's frame, with its people if there is a result."""
+        if event.get("frame") is None:
+            return
+        image = decode_frame(self._sent.pop(event["frame"]))
+        if event["event"] == "result":
+            image = draw_poses(image, poses_of(event, keypoints=self._field))
+        self._file.write(image)
+
+    def close(self) -> None:
+        self._file.close()

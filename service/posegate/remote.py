@@ -1,0 +1,70 @@
+"""A service somewhere else in the place of the pipeline, for commands that take --url."""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+
+from posegate.client import AsyncClient
+from posegate.client.transport import Document
+from posegate.image import ImageLimits, decode_image
+from posegate.options import EstimateOptions
+from posegate.pipeline import Estimate, StageClock
+from posegate.skeleton import COCO_KEYPOINTS
+from posegate.types import Boxes, Keypoints, Poses
+
+HERE = ImageLimits(max_bytes=2**31, max_pixels=2**31)
+"""The service judges pictures; what it took is decoded here whatever its size."""
+
+
+class RemotePipeline:
+    """Answers `estimate` as a pipeline does, by asking a service."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def estimate(
+        self, data: bytes, options: EstimateOptions, *, clock: StageClock | None = None
+    ) -> Estimate:
+        """Every person's keypoints; the stage times are those of the service."""
+        document = await self._client.estimate(data, **as_query(options))
+        image = await asyncio.to_thread(decode_image, data, HERE)
+        clock = StageClock()
+        for stage, milliseconds in document["stages_ms"].items():
+            clock.attribute(stage, milliseconds / 1000)
+        return Estimate(document["model"], document["detector"], image, poses_of(document), clock)
+
+
+def as_query(options: EstimateOptions) -> Document:
+    """The options as the client takes them, defaults left out.
+
+    All keypoints are asked for; the least score acts where they are written out.
+    """
+    default = EstimateOptions()
+    names = ("model", "detector", "min_score", "max_people", "flip_test", "decode")
+    query: dict[str, Any] = {
+        name: getattr(options, name)
+        for name in names
+        if getattr(options, name) != getattr(default, name)
+    }
+    if options.boxes_xywh is not None:
+        query["boxes"] = options.boxes_xywh.tolist()
+    return query
+
+
+def poses_of(document: Document, *, keypoints: str = "keypoints") -> Poses:
+    """The people of a `Poses` document; a joint that it leaves out has score 0.
+
+    `keypoints` names the field: `keypoints` or `smoothed`.
+    """
+    people = document["people"]
+    names = tuple(people[0]["keypoints"]) if people else COCO_KEYPOINTS
+    if not set(names) - set(COCO_KEYPOINTS):
+        names = COCO_KEYPOINTS
+    nowhere = [0.0, 0.0, 0.0]
+    rows = [[person[keypoints].get(name, nowhere) for name in names] for person in people]
+    joints = np.array(rows, np.float32).reshape(len(people), len(names), 3)
+    xywh = np.array([person["box"] for person in people], np.float32).reshape(-1, 4)
+    scores = np.array([person["score"] for person in people], np.float32)
+    xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+    return Poses(Boxes(xyxy, scores), Keypoints(joints[..., :2], joints[..., 2]), names)

@@ -1,0 +1,90 @@
+"""posegate predict --url and posegate stream against a real service."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from fakes import encode, make_photo
+from posegate.cli import app
+from wire.running import Service
+
+SIZE_WH = (160, 120)
+FRAMES = 6
+
+
+def run(*arguments: object) -> Result:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result
+
+
+@pytest.fixture(params=["http", "grpc"])
+def url(request: pytest.FixtureRequest, service: Service) -> str:
+    return {"http": service.url, "grpc": f"grpc://{service.grpc_address}"}[request.param]
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    path = tmp_path / "walk.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, SIZE_WH)
+    for seed in range(FRAMES):
+        writer.write(make_photo(width=SIZE_WH[0], height=SIZE_WH[1], seed=seed))
+    writer.release()
+    return path
+
+
+def test_predict_over_the_wire_gives_what_predict_here_gives(
+    url: str, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("POSEGATE_MODEL_REPOSITORY", str(repository))
+    photo, bad = tmp_path / "photo.png", tmp_path / "bad.jpg"
+    photo.write_bytes(encode(make_photo()))
+    bad.write_bytes(b"words")
+    for form in ("coco", "poses"):
+        here = run("predict", photo, bad, "--format", form)
+        there = run("predict", photo, bad, "--format", form, "--url", url)
+        assert (here.exit_code, there.exit_code) == (1, 1)
+        assert "bad.jpg: The bytes are not a JPEG" in there.stderr.replace("\n", " ")
+        if form == "coco":
+            assert json.loads(there.stdout) == json.loads(here.stdout)
+        else:
+            documents = json.loads(there.stdout), json.loads(here.stdout)
+            assert documents[0]["people"] == documents[1]["people"]
+    drawn = run("predict", photo, "--url", url, "--out", tmp_path / "out", "--draw")
+    assert drawn.exit_code == 0
+    assert (tmp_path / "out" / "photo.drawn.jpg").stat().st_size > 0
+
+
+def test_predict_says_when_nobody_is_there(tmp_path: Path):
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(encode(make_photo()))
+    result = run("predict", photo, "--url", "ftp://x")
+    assert result.exit_code == 2
+    assert "it must look like" in result.stderr
+
+
+def test_a_video_is_streamed_and_drawn(url: str, video: Path, tmp_path: Path):
+    drawn = tmp_path / "drawn.mp4"
+    result = run("stream", video, "--url", url, "--track", "--draw", drawn)
+    assert result.exit_code == 0, result.output
+    *events, summary = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [event["frame"] for event in events] == list(range(FRAMES))
+    assert [person["id"] for person in events[-1]["people"]] == [0, 1]
+    assert summary["results"] == FRAMES
+    before, after = cv2.VideoCapture(str(video)), cv2.VideoCapture(str(drawn))
+    count = 0
+    while (frames := (before.read(), after.read()))[1][0]:
+        (_, plain), (_, marked) = frames
+        assert np.abs(plain.astype(int) - marked).max() > 100  # skeletons stand out
+        count += 1
+    assert count == FRAMES
+
+
+def test_a_video_that_is_none_is_named(tmp_path: Path):
+    result = run("stream", tmp_path / "none.mp4")
+    assert result.exit_code == 2
+    assert "cannot be opened" in result.stderr
