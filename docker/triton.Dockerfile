@@ -1,4 +1,4 @@
-# Triton with the networks of this project. On a Jetson TAG comes from docker/platforms.toml:
+# Triton with the networks of this project. On a Jetson TAG comes from service/posegate/platforms.toml:
 #   docker build -f docker/triton.Dockerfile -t posegate-triton:0.1.0 .
 ARG TAG=25.08-py3
 FROM nvcr.io/nvidia/tritonserver:${TAG}

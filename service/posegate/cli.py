@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from posegate.catalog import Catalog, load_catalog
+from posegate.cli_doctor import doctor_command
 from posegate.cli_measure import bench_command, evaluate_command
 from posegate.cli_options import (
     AsJson,
@@ -36,6 +37,7 @@ app.add_typer(models, name="models")
 app.command("evaluate", epilog="Example: posegate evaluate --data coco_val --boxes detector")(
     evaluate_command
 )
+app.command("doctor", epilog="Example: posegate doctor --backend triton --json")(doctor_command)
 app.command("bench", epilog="Example: posegate bench --images photos/ --quick --json")(
     bench_command
 )

@@ -16,7 +16,9 @@ from fakes import DETECTOR_NAME, POSE_NAME, make_repository
 
 DOCKER = ROOT / "docker"
 DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
-PLATFORMS = tomllib.loads((DOCKER / "platforms.toml").read_text())["platform"]
+PLATFORMS = tomllib.loads((ROOT / "service" / "posegate" / "platforms.toml").read_text())[
+    "platform"
+]
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
