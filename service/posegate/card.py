@@ -72,8 +72,13 @@ class SimccSpec(_Part):
 
 
 class NmsSpec(_Part):
-    """Which boxes of the detector stay."""
+    """What the detector gives, and which of its boxes stay.
 
+    `boxes`: corners (n, A, 4) xyxy and scores (n, A), before suppression. `dets`: one output
+    (n, D, 5), xyxy and score, suppressed inside the graph; `iou` 1 then keeps all of them.
+    """
+
+    kind: Literal["boxes", "dets"] = "boxes"
     iou: Fraction = 0.6
     min_score: Fraction = 0.05
     max_boxes: PositiveInt = 300
@@ -143,7 +148,8 @@ class ModelCard(_Part):
         missing = [part for part in needed[self.task] if not getattr(self, part)]
         if missing:
             raise ValueError(f"a {self.task} card needs {', '.join(missing)}")
-        outputs = 1 if isinstance(self.codec, HeatmapSpec) else 2
+        suppressed = self.nms is not None and self.nms.kind == "dets"
+        outputs = 1 if suppressed or isinstance(self.codec, HeatmapSpec) else 2
         if len(self.output.names) != outputs:
             raise ValueError(f"output.names must hold {outputs} name(s) for this task and codec")
         if len(set(self.keypoints)) != len(self.keypoints):

@@ -56,7 +56,10 @@ class LetterboxDetector:
             partial(letterbox, image, self._preprocess, fill=self._letterbox.fill)
         )
         inference = await self._backend.infer(tensor, deadline=deadline)
-        boxes_xyxy, scores = inference.outputs
+        if self._nms.kind == "dets":
+            boxes_xyxy, scores = inference.outputs[0][..., :4], inference.outputs[0][..., 4]
+        else:
+            boxes_xyxy, scores = inference.outputs
         boxes = await self._pool.run(
             partial(
                 select_boxes,

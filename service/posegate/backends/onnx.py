@@ -52,6 +52,8 @@ def expected_shapes(card: ModelCard, batch: int) -> tuple[tuple[int | None, ...]
     if isinstance(card.codec, SimccSpec):
         bins = (round(size * card.codec.split) for size in (card.input.width, card.input.height))
         return tuple((batch, joints, count) for count in bins)
+    if card.nms is not None and card.nms.kind == "dets":
+        return ((batch, None, 5),)
     return ((batch, None, 4), (batch, None))
 
 
