@@ -1,0 +1,78 @@
+"""The command that brings networks others publish: `posegate models pull`."""
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from posegate.cli_options import AsJson, Config, Repository, reported
+from posegate.published import find_published, published_networks
+from posegate.pull import pull
+from posegate.settings import load_settings
+from posegate.tables import print_table
+
+
+def pull_command(
+    name: Annotated[str | None, typer.Argument(help="Network; without it, list them.")] = None,
+    sha256: Annotated[
+        str | None, typer.Option(help="Demand this hash of the network file (hex).")
+    ] = None,
+    config: Config = None,
+    model_repository: Repository = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a published network into the model repository.
+
+    A download that breaks off is taken up again by the same command. Proxies are those of the
+    environment (HTTPS_PROXY, NO_PROXY).
+    """
+    if name is None:
+        rows = [
+            {
+                "name": network.name,
+                "task": network.facts["task"],
+                "description": network.facts["description"],
+                "licence": network.licence,
+            }
+            for network in published_networks().values()
+        ]
+        if as_json:
+            print(json.dumps(rows))
+        else:
+            print_table("published networks", rows)
+        return
+    with reported():
+        network = find_published(name)
+        repository = load_settings(config, model_repository=model_repository).model_repository
+        print(f"{name}: licence {network.licence}, from {network.url}", file=sys.stderr)
+        with _download_bar() as progress:
+            bar = progress.add_task(name, total=None)
+            model = pull(
+                network,
+                repository,
+                sha256=sha256,
+                on_bytes=lambda done, total: progress.update(bar, completed=done, total=total),
+            )
+    if as_json:
+        print(model.card.model_dump_json(exclude_none=True))
+        return
+    print(f"{name} is in {model.folder}")
+    print(f"licence {model.card.licence}")
+    print(
+        f"sha256 {model.card.sha256}" + ("" if network.sha256 or sha256 else " (none to compare)")
+    )
+
+
+def _download_bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=False,
+    )

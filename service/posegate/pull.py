@@ -1,0 +1,200 @@
+"""A published network -> a folder of the model repository: download, check, unpack, card.
+
+Everything happens in `<repository>/.pull`; the finished folder is renamed into place, so that a
+reader of the repository sees the whole network or nothing. A download that is cut off stays there
+as `<name>.part` and goes on where it stopped.
+"""
+
+import asyncio
+import contextlib
+import lzma
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+
+from posegate.backends.onnx import OnnxBackend
+from posegate.backends.triton_config import CONFIG_NAME, render_config
+from posegate.backends.workers import Workers
+from posegate.catalog import CARD_NAME, ONNX_NAME, Model, load_card, sha256_of
+from posegate.errors import PosegateError
+from posegate.published import Published
+
+STAGING = ".pull"
+MAX_BYTES = 2**30
+TIMEOUT_S = 30.0
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,  # a compression that nobody uses
+    RuntimeError,  # a member behind a password
+)
+OnBytes = Callable[[int, int | None], None]
+
+
+class PullFailed(PosegateError):
+    """The network could not be brought; nothing of it is in the repository."""
+
+
+def pull(
+    network: Published,
+    repository: Path,
+    *,
+    sha256: str | None = None,
+    on_bytes: OnBytes = lambda done, total: None,
+) -> Model:
+    """Bring a network into the repository, ready to be served; one that is there is left alone.
+
+    `sha256` (hex, of the network file) replaces the one of the list. `on_bytes` hears how many
+    bytes are there and how many there will be, None where the server does not say. Proxies are
+    those of the environment (HTTPS_PROXY, ALL_PROXY, NO_PROXY).
+    """
+    target = repository / network.name
+    if (target / CARD_NAME).is_file():
+        return _present(target, sha256)
+    staging = repository / STAGING
+    part, folder = staging / f"{network.name}.part", staging / network.name
+    try:
+        staging.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        _download(network.url, part, on_bytes)
+        with _removed_on_failure(part, folder):
+            _unpack(network, part, folder / ONNX_NAME)
+            model = _describe(network, folder, expected=sha256 or network.sha256)
+            asyncio.run(_check_network(model))
+            folder.rename(target)
+        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another pull may be at work there
+            staging.rmdir()
+    except OSError as error:
+        raise PullFailed(f"cannot write to {repository}: {error.strerror or error}") from error
+    return Model(model.card, target)
+
+
+def _present(target: Path, sha256: str | None) -> Model:
+    card = load_card(target / CARD_NAME)
+    if sha256 is not None and sha256.lower() != card.sha256:
+        raise PullFailed(
+            f"{target} holds a network of sha256 {card.sha256}, not {sha256}; remove the folder to "
+            "pull it anew"
+        )
+    return Model(card, target)
+
+
+def _download(url: str, part: Path, on_bytes: OnBytes) -> None:
+    """Fill `part`, from where an earlier try ended if the server can do so."""
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    host = httpx.URL(url).host
+    try:
+        with (
+            httpx.Client(follow_redirects=True, timeout=TIMEOUT_S) as client,
+            client.stream("GET", url, headers=headers) as answer,
+        ):
+            part_of = answer.headers.get("Content-Range", "")
+            if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+                if part_of == f"bytes */{have}":
+                    return
+                part.unlink(missing_ok=True)
+                raise PullFailed(f"the file at {host} has changed; run the command again")
+            resumed = answer.status_code == httpx.codes.PARTIAL_CONTENT
+            sound = part_of.startswith(f"bytes {have}-")
+            if not (sound if resumed else answer.status_code == httpx.codes.OK):
+                raise PullFailed(f"{host} answered {answer.status_code} {part_of} for {url}")
+            _copy(answer, part, have if resumed else 0, on_bytes)
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
+        raise PullFailed(
+            f"{host} cannot be reached ({error}); check the network, or name a proxy in "
+            f"HTTPS_PROXY. Or fetch {url} elsewhere and save it as {part}, then run this again"
+        ) from error
+    except (ValueError, ImportError) as error:
+        raise PullFailed(f"the proxy of the environment cannot be used: {error}") from error
+    except httpx.RequestError as error:
+        size = part.stat().st_size if part.exists() else 0
+        raise PullFailed(
+            f"the download from {host} broke off after {size} bytes ({error}); run the command "
+            "again to go on from there"
+        ) from error
+
+
+def _copy(answer: httpx.Response, part: Path, start: int, on_bytes: OnBytes) -> None:
+    length = answer.headers.get("Content-Length")
+    total = start + int(length) if length is not None else None
+    if max(start, total or 0) > MAX_BYTES:
+        part.unlink(missing_ok=True)
+        raise PullFailed(f"{answer.url.host} offers more than {MAX_BYTES} bytes; not a network")
+    done = start
+    with part.open("ab" if start else "wb") as file:
+        for block in answer.iter_raw():
+            file.write(block)
+            done += len(block)
+            on_bytes(done, total)
+            if done > MAX_BYTES:
+                raise PullFailed(f"{answer.url.host} sends more than {MAX_BYTES} bytes")
+
+
+@contextlib.contextmanager
+def _removed_on_failure(part: Path, folder: Path) -> Iterator[None]:
+    """What turned out wrong must not be taken up again by the next try."""
+    try:
+        yield
+    except PosegateError:
+        part.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()
+        raise
+
+
+def _unpack(network: Published, part: Path, onnx: Path) -> None:
+    """The network file itself, from an archive or as it came. No path of an archive is used."""
+    onnx.parent.mkdir(parents=True)
+    if not zipfile.is_zipfile(part):
+        shutil.copyfile(part, onnx)
+        return
+    try:
+        with zipfile.ZipFile(part) as archive:
+            files = [
+                entry
+                for entry in archive.infolist()
+                if f"/{entry.filename}".endswith(f"/{network.member}")
+            ]
+            if len(files) != 1 or files[0].file_size > MAX_BYTES:
+                raise PullFailed(
+                    f"the archive of {network.name} holds {len(files)} files {network.member}, not "
+                    f"one of at most {MAX_BYTES} bytes"
+                )
+            with archive.open(files[0]) as source, onnx.open("wb") as file:
+                shutil.copyfileobj(source, file)
+    except _DAMAGED as error:
+        raise PullFailed(f"the archive of {network.name} is damaged: {error}") from error
+
+
+def _describe(network: Published, folder: Path, *, expected: str | None) -> Model:
+    """Check the hash, then write card and Triton configuration."""
+    actual = sha256_of(folder / ONNX_NAME)
+    if expected is not None and actual != expected.lower():
+        raise PullFailed(
+            f"the network file of {network.name} has sha256 {actual}, expected {expected}; it was "
+            "removed. Do not use it unless its publisher confirms that hash; then pass --sha256"
+        )
+    card = network.card(actual)
+    (folder / CARD_NAME).write_text(card.model_dump_json(indent=2, exclude_none=True) + "\n")
+    (folder / CONFIG_NAME).write_text(render_config(card), encoding="utf-8")
+    return Model(card, folder)
+
+
+async def _check_network(model: Model) -> None:
+    """Load and run it once, as the service will; BadCard when it is not what its card says."""
+    workers = Workers(1)
+    backend = OnnxBackend(model, workers=workers)
+    try:
+        await backend.start()
+        await backend.stop()
+    finally:
+        workers.close()
