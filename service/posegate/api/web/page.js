@@ -1,5 +1,6 @@
-// Photo -> request -> answer on the page.
+// Photo or camera -> request -> answer on the page.
 
+import { Camera } from "/web/camera.js";
 import { drawScene, jointAt, personColor, shownJoints } from "/web/skeleton.js";
 
 const byId = (id) => document.getElementById(id);
@@ -9,12 +10,13 @@ const QUERY = ["model", "detector", "decode", "min_score"];
 const MAX_CANVAS_HEIGHT = 0.72;
 
 // `turn` numbers the requests, so that a late answer never replaces a newer one.
-const state = { photo: null, picture: null, answer: null, active: -1, scale: 1, turn: 0 };
+const state = { photo: null, picture: null, answer: null, active: -1, scale: 1, turn: 0, camera: null };
 
 byId("file").addEventListener("change", (event) => choose(event.target.files[0]));
 byId("options").addEventListener("submit", (event) => event.preventDefault());
 byId("download").addEventListener("click", download);
-for (const id of [...QUERY, "flip_test"]) byId(id).addEventListener("change", estimate);
+byId("camera").addEventListener("click", toggleCamera);
+for (const id of [...QUERY, "flip_test"]) byId(id).addEventListener("change", ask);
 for (const id of ["min_score", "min_keypoint_score"]) byId(id).addEventListener("input", showValue);
 byId("min_keypoint_score").addEventListener("input", show);
 canvas.addEventListener("pointermove", point);
@@ -30,8 +32,62 @@ function drag(event) {
   if (event.type === "drop" && event.dataTransfer.files.length) choose(event.dataTransfer.files[0]);
 }
 
+// Options have changed: the photo is asked for again, a camera's stream begins anew.
+async function ask() {
+  if (!state.camera) return estimate();
+  stopCamera();
+  return startCamera();
+}
+
+async function toggleCamera() {
+  return state.camera ? stopCamera() : startCamera();
+}
+
+async function startCamera() {
+  const ours = (act) => (...values) => { if (state.camera === camera) act(...values); };
+  const camera = new Camera({
+    onResult: ours(showLive),
+    onProblem: ours((problem) => { showProblem(problem); if (!camera.finished && camera.over) endCamera(); }),
+    onSummary: ours(endCamera),
+  });
+  state.turn += 1;
+  Object.assign(state, { camera, photo: null, active: -1 });
+  byId("camera").setAttribute("aria-pressed", "true");
+  byId("camera").textContent = "Stop the camera";
+  showProblem(null);
+  const options = Object.fromEntries(QUERY.map((id) => [id, byId(id).value]).filter(([, value]) => value));
+  try {
+    await camera.start({ ...options, min_score: Number(options.min_score), flip_test: byId("flip_test").checked });
+  } catch (error) {
+    showProblem({ title: "No camera", detail: String(error.message ?? error) });
+    endCamera();
+  }
+}
+
+function stopCamera() {
+  state.camera.stop();
+  endCamera();
+}
+
+function endCamera() {
+  state.camera?.release();
+  state.camera = null;
+  byId("camera").setAttribute("aria-pressed", "false");
+  byId("camera").textContent = "Use the camera";
+}
+
+function showLive(picture, answer, { fps, age, drops }) {
+  state.picture?.close?.();
+  Object.assign(state, { picture, answer });
+  byId("live").hidden = false;
+  byId("live").textContent = `${fps.toFixed(1)} frames/s, age ${age.toFixed(0)} ms, ${drops} dropped`;
+  show();
+}
+
 async function choose(file) {
   if (!file) return;
+  if (state.camera) stopCamera();
+  byId("live").hidden = true;
   Object.assign(state, { photo: file, picture: null, answer: null, active: -1 });
   const url = URL.createObjectURL(file);
   const picture = new Image();
@@ -176,7 +232,8 @@ function showProblem(problem) {
   if (!problem) return;
   const title = Object.assign(document.createElement("strong"), { textContent: problem.title });
   const foot = Object.assign(document.createElement("small"), {
-    textContent: problem.type ? `${problem.status} ${problem.type}, request ${problem.request_id}` : "",
+    textContent: [problem.status, problem.type, problem.request_id && `request ${problem.request_id}`]
+      .filter(Boolean).join(" ").replace(" request", ", request"),
   });
   box.replaceChildren(title, problem.detail, document.createElement("br"), foot);
   byId("summary").textContent = "No answer.";

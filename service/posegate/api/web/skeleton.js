@@ -30,8 +30,9 @@ export function drawScene(context, picture, answer, { scale, minimum, active }) 
   context.setTransform(scale, 0, 0, scale, scale / 2, scale / 2);
   const unit = Math.max(width, height) / scale / 400;
   answer.people.forEach((person, index) => {
-    drawBox(context, person, personColor(index), unit, index === active);
-    drawJoints(context, shownJoints(person, minimum), personColor(index), unit);
+    const color = personColor(person.id ?? index);
+    drawBox(context, person, color, unit, index === active);
+    drawJoints(context, shownJoints(person, minimum), color, unit);
   });
 }
 

@@ -1,0 +1,97 @@
+// Camera -> frames over the WebSocket -> one event per frame.
+
+const FRAME_WIDTH = 640;
+const FRAME_MS = 33;
+const QUALITY = 0.8;
+const MAX_UNSENT_BYTES = 500_000;
+const RATE_WINDOW_MS = 2000;
+
+export class Camera {
+  // `onResult(picture, answer, stats)`, `onSummary(summary)` and `onProblem(problem)` are told.
+  constructor({ onResult, onSummary, onProblem }) {
+    Object.assign(this, { onResult, onSummary, onProblem });
+    this.sent = new Map();
+    this.count = 0;
+    this.drops = 0;
+    this.times = [];
+    this.over = false;
+  }
+
+  async start(options) {
+    if (!navigator.mediaDevices) throw new Error("The browser gives cameras to https or localhost pages only.");
+    this.media = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: FRAME_WIDTH } } });
+    this.video = Object.assign(document.createElement("video"), { srcObject: this.media, muted: true, playsInline: true });
+    await this.video.play();
+    if (this.over) return this.release(); // stopped while the browser was asking
+    const scale = Math.min(1, FRAME_WIDTH / this.video.videoWidth);
+    this.frame = document.createElement("canvas");
+    this.frame.width = Math.round(this.video.videoWidth * scale);
+    this.frame.height = Math.round(this.video.videoHeight * scale);
+    this.socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/stream`);
+    this.socket.addEventListener("open", () => {
+      this.socket.send(JSON.stringify({ ...options, track: true }));
+      this.send();
+    });
+    this.socket.addEventListener("message", (message) => this.take(JSON.parse(message.data)));
+    this.socket.addEventListener("close", () => this.closed());
+  }
+
+  // Ask for the summary; the service closes the stream after it.
+  stop() {
+    this.release();
+    if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify({ end: true }));
+    else this.socket?.close();
+  }
+
+  release() {
+    clearTimeout(this.timer);
+    this.over = true;
+    for (const track of this.media?.getTracks() ?? []) track.stop();
+  }
+
+  async send() {
+    const begun = performance.now();
+    if (this.socket.bufferedAmount < MAX_UNSENT_BYTES) {
+      this.frame.getContext("2d").drawImage(this.video, 0, 0, this.frame.width, this.frame.height);
+      const [picture, blob] = await Promise.all([
+        createImageBitmap(this.frame),
+        new Promise((resolve) => { this.frame.toBlob(resolve, "image/jpeg", QUALITY); }),
+      ]);
+      if (this.over || this.socket.readyState !== WebSocket.OPEN) return;
+      this.sent.set(this.count++, picture);
+      this.socket.send(blob);
+    }
+    this.timer = setTimeout(() => this.send(), Math.max(0, FRAME_MS - (performance.now() - begun)));
+  }
+
+  take(event) {
+    if (event.event === "summary") {
+      this.finished = true;
+      this.onSummary(event);
+      return;
+    }
+    const picture = this.sent.get(event.frame);
+    this.sent.delete(event.frame);
+    if (event.event === "dropped") this.drops += 1;
+    if (event.event === "error") {
+      this.finished = this.finished || event.frame === null;
+      this.onProblem(event);
+    }
+    if (event.event !== "result") {
+      picture?.close();
+      return;
+    }
+    const now = performance.now();
+    this.times = [...this.times.filter((time) => now - time < RATE_WINDOW_MS), now];
+    const fps = this.times.length > 1 ? (1000 * (this.times.length - 1)) / (now - this.times[0]) : 0;
+    const people = event.people.map((person) => ({ ...person, keypoints: person.smoothed }));
+    this.onResult(picture, { ...event, people }, { fps, age: event.age_ms, drops: this.drops });
+  }
+
+  closed() {
+    const cutOff = !this.finished;
+    this.release();
+    this.sent.clear();
+    if (cutOff) this.onProblem({ title: "The stream was cut off", detail: "The service closed it, or could not be reached." });
+  }
+}

@@ -1,0 +1,59 @@
+"""The page's camera mode in a real browser, with the browser's own made camera."""
+
+import re
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from wire.running import Service
+from wire.test_page import CHROMIUM, FLAGS, canvas_pixels, sync_api
+
+pytestmark = pytest.mark.skipif(
+    shutil.which(CHROMIUM or "") is None, reason="chromium is not installed"
+)
+CAMERA_FLAGS = [
+    *FLAGS,
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+]
+
+
+@pytest.fixture
+def page(service: Service) -> Iterator["sync_api.Page"]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CAMERA_FLAGS)
+        context = browser.new_context(permissions=["camera"], base_url=service.url)
+        page = context.new_page()
+        faults: list[str] = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto("/")
+        yield page
+        browser.close()
+    assert faults == []
+
+
+def test_camera_shows_live_skeletons_rate_age_and_drops(page: "sync_api.Page"):
+    button = page.locator("#camera")
+    button.click()
+    live = page.locator("#live")
+    sync_api.expect(live).to_have_text(
+        re.compile(r"^[1-9][\d.]* frames/s, age \d+ ms, \d+ dropped$")
+    )
+    sync_api.expect(page.locator("#summary")).to_contain_text("2 people in 640")
+    assert page.locator("#people li").count() == 2
+    assert page.locator("#problem").is_hidden()
+    assert canvas_pixels(page).std() > 10
+    page.locator("#min_score").fill("0.7")  # options reach the running camera
+    sync_api.expect(page.locator("#summary")).to_contain_text("1 person")
+    button.click()
+    sync_api.expect(button).to_have_text("Use the camera")
+    assert page.locator("#problem").is_hidden()
+
+
+def test_a_photo_ends_the_camera(page: "sync_api.Page", photo: bytes):
+    page.locator("#camera").click()
+    sync_api.expect(page.locator("#summary")).to_contain_text("2 people")
+    page.set_input_files("#file", {"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": photo})
+    sync_api.expect(page.locator("#summary")).to_contain_text("2 people in 160")
+    sync_api.expect(page.locator("#camera")).to_have_text("Use the camera")
