@@ -1,0 +1,57 @@
+"""API keys: posegate.api.keys, and how settings hold them."""
+
+import hashlib
+
+import pytest
+
+from posegate.api.keys import ApiKeys
+from posegate.errors import BadOption, Unauthenticated
+from posegate.settings import Settings, load_settings
+
+FIRST, SECOND = (hashlib.sha256(key).hexdigest() for key in (b"first", b"second"))
+
+
+def test_without_keys_everybody_may_call() -> None:
+    ApiKeys(Settings()).check({})
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": "Bearer first"},
+        {"authorization": "bearer second"},
+        {"x-api-key": "first"},
+    ],
+)
+def test_each_key_opens_either_way(headers: dict[str, str]) -> None:
+    ApiKeys(Settings(api_key_sha256=(FIRST, SECOND.upper()))).check(headers)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": "Bearer third"},
+        {"authorization": "Basic first"},
+        {"x-api-key": ""},
+        {"x-api-key": FIRST},  # the hash is not the key
+    ],
+)
+def test_anything_else_does_not(headers: dict[str, str]) -> None:
+    with pytest.raises(Unauthenticated, match="Authorization: Bearer"):
+        ApiKeys(Settings(api_key_sha256=(FIRST,))).check(headers)
+
+
+def test_hashes_come_from_the_environment_and_are_never_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("POSEGATE_API_KEY_SHA256", f"{FIRST},{SECOND}")
+    settings = load_settings()
+    assert len(settings.api_key_sha256) == 2
+    assert FIRST not in settings.model_dump_json() + repr(settings)
+
+
+def test_a_key_in_the_place_of_its_hash_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSEGATE_API_KEY_SHA256", "first")
+    with pytest.raises(BadOption, match="sha256sum"):
+        load_settings()

@@ -1,0 +1,143 @@
+"""The stream engine of both faces: posegate.streams."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from fakes import encode, make_photo
+from posegate.errors import BackendDown, BadOption, DeadlineExceeded, Overloaded, UnknownModel
+from posegate.events import Event, Failed, Result, Summary
+from posegate.metrics import Metrics
+from posegate.options import EstimateOptions
+from posegate.pipeline import Pipeline
+from posegate.settings import Settings
+from posegate.streams import StreamOptions, Streams
+
+PHOTO = encode(make_photo())
+EVERY = StreamOptions(mode="every")
+
+
+async def given(*items: object) -> AsyncIterator[object]:
+    for item in items:
+        yield item
+
+
+async def endless(*items: object) -> AsyncIterator[object]:
+    for item in items:
+        yield item
+    await asyncio.Event().wait()
+
+
+class Events(list[Event]):
+    """Collects what is sent."""
+
+    async def send(self, event: Event) -> None:
+        self.append(event)
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def streams(pipeline: Pipeline, settings: Settings, metrics: Metrics) -> Streams:
+    return Streams(pipeline, settings, metrics)
+
+
+def test_an_unknown_mode_is_refused() -> None:
+    with pytest.raises(BadOption, match="live, every"):
+        StreamOptions(mode="sometimes")
+
+
+async def test_frames_become_results_and_are_counted(streams: Streams, metrics: Metrics) -> None:
+    events = Events()
+    await streams.run(given(EVERY, PHOTO, b"words", PHOTO), events.send)
+    assert [type(event) for event in events] == [Result, Failed, Result, Summary]
+    value = metrics.registry.get_sample_value
+    assert value("posegate_people_per_image_count") == 2
+    assert value("posegate_rejected_total", {"reason": "bad-image"}) == 1
+    stages = events[0].estimate.clock.stages_ms
+    assert "queue" in stages and sum(stages.values()) <= events[0].age_ms
+
+
+@pytest.mark.parametrize(
+    ("first", "error"),
+    [
+        (BadOption("wrong"), BadOption),
+        (StreamOptions(estimate=EstimateOptions(model="nobody")), UnknownModel),
+    ],
+)
+async def test_a_bad_beginning_is_raised(
+    streams: Streams, first: object, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        await streams.run(given(first), Events().send)
+
+
+async def test_options_in_mid_stream_cost_an_error(streams: Streams) -> None:
+    events = Events()
+    await streams.run(given(PHOTO, EVERY), events.send)
+    assert isinstance(events[1], Failed)
+    assert events[1].frame is None
+    assert events[2] == Summary(1, 1, 0, {"busy": 0, "rate": 0}, *_ages(events[2]))
+
+
+def _ages(event: Event) -> tuple[float | None, float | None]:
+    assert isinstance(event, Summary)
+    return event.age_p50_ms, event.age_p95_ms
+
+
+async def test_a_client_that_never_reads_is_let_go(
+    pipeline: Pipeline, repository: Path, metrics: Metrics
+) -> None:
+    settings = Settings(model_repository=repository, request_timeout_s=0.2)
+    streams = Streams(pipeline, settings, metrics)
+
+    async def stuck(event: Event) -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(DeadlineExceeded, match="no event was read"):
+        await streams.run(endless(PHOTO), stuck)
+
+
+async def test_asked_to_finish_every_stream_ends_with_its_summary(streams: Streams) -> None:
+    first, second = Events(), Events()
+
+    async def stream(events: Events, *items: object) -> None:
+        with streams.slot():
+            await streams.run(endless(*items), events.send)
+
+    running = [
+        asyncio.create_task(stream(first, EVERY, PHOTO)),
+        asyncio.create_task(stream(second)),  # has said nothing yet
+    ]
+    while not first:
+        await asyncio.sleep(0.01)
+    await streams.finish()
+    await asyncio.gather(*running)
+    assert [type(event) for event in first] == [Result, Summary]
+    assert [type(event) for event in second] == [Summary]
+    with pytest.raises(BackendDown), streams.slot():
+        pass
+
+
+async def test_the_number_of_streams_is_bounded(
+    pipeline: Pipeline, repository: Path, metrics: Metrics
+) -> None:
+    streams = Streams(pipeline, Settings(model_repository=repository, max_streams=1), metrics)
+    with streams.slot(), pytest.raises(Overloaded, match="max_streams"), streams.slot():
+        pass
+    with streams.slot():
+        pass
+
+
+async def test_a_cancelled_stream_leaves_no_task_behind(streams: Streams) -> None:
+    before = asyncio.all_tasks()
+    running = asyncio.create_task(streams.run(endless(PHOTO, PHOTO), Events().send))
+    await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert asyncio.all_tasks() == before
