@@ -69,10 +69,11 @@ def pull(
             asyncio.run(_check_network(model))
             folder.rename(target)
         part.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # another pull may be at work there
-            staging.rmdir()
     except OSError as error:
         raise PullFailed(f"cannot write to {repository}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):  # not empty: a download to go on with, or another pull
+            staging.rmdir()
     return Model(model.card, target)
 
 
@@ -146,8 +147,6 @@ def _removed_on_failure(part: Path, folder: Path) -> Iterator[None]:
     except PosegateError:
         part.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            folder.parent.rmdir()
         raise
 
 

@@ -253,6 +253,7 @@ def test_being_offline_is_said_with_the_way_around(server: FileServer, tmp_path:
     server.server_close()
     with pytest.raises(PullFailed, match=r"127.0.0.1 cannot be reached .*HTTPS_PROXY"):
         pull(published(server.url), tmp_path)
+    assert left_in(tmp_path) == []
 
 
 def test_an_address_that_is_gone_is_named(server: FileServer, tmp_path: Path) -> None:
