@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from posegate.skeleton import COCO_KEYPOINTS
 from posegate.types import F32, U8
 
 
@@ -27,9 +28,10 @@ class LabelledImage:
     """One photo with its annotations.
 
     `jpeg` are the encoded bytes; `boxes_xywh` (P, 4) float32 in image pixels; `box_scores` (P,)
-    float32, 1 for human labels; `keypoints` (P, 17, 3) float32: x, y in image pixels and v
-    (0 unknown, 1 placed by a teacher, 2 by a person); `keypoint_scores` (P, 17) float32: the
-    teacher's confidence, 1 where a person placed the joint.
+    float32, 1 for human labels; `keypoints` (P, J, 3) float32: x, y in image pixels and v
+    (0 unknown, 1 placed by a teacher, 2 by a person); `keypoint_scores` (P, J) float32: the
+    teacher's confidence, 1 where a person placed the joint. `joint_names` are the J joints;
+    `head_sizes` (P,) float32, pixels, are PCKh's, NaN where they are not known.
     """
 
     name: str
@@ -39,6 +41,8 @@ class LabelledImage:
     box_scores: F32
     keypoints: F32
     keypoint_scores: F32
+    joint_names: tuple[str, ...] = COCO_KEYPOINTS
+    head_sizes: F32 | None = None
 
     def pixels_bgr(self) -> U8:
         """(H, W, 3) uint8 as stored (no EXIF rotation, as COCO's labels are drawn)."""
