@@ -16,6 +16,7 @@ from posegate.api.rest import create_app
 from posegate.catalog import Catalog
 from posegate.errors import BackendDown, Overloaded
 from posegate.metrics import Metrics
+from posegate.pipeline import Pipeline
 from posegate.settings import Settings
 from wire.running import problem_of, wait_until
 
@@ -33,6 +34,8 @@ class ScriptedPipeline:
 
     def ready(self) -> str | None:
         return self.not_ready
+
+    check = Pipeline.check
 
     async def estimate(self, *_: Any, **__: Any) -> None:
         if self.failure is not None:
