@@ -32,6 +32,7 @@ class Frame:
     arrived: float = field(default_factory=time.monotonic)
     clock: StageClock = field(default_factory=StageClock)
     outcome: Outcome | None = None
+    worked_on: bool = False
 
     def settle(self, outcome: Outcome) -> None:
         self.outcome = outcome
@@ -60,6 +61,9 @@ class RateCap:
 class FrameQueue:
     """At most `max_in_flight` frames are worked on; `live` says what becomes of the others.
 
+    As many more may be done and not yet delivered: a slow reader slows the work, so that the
+    pictures held for it stay few.
+
     Live: one frame waits, and a newer one takes its place. Else the sender waits.
     """
 
@@ -73,6 +77,7 @@ class FrameQueue:
         self._waiting: deque[Frame] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
+        self._undelivered_work = 0
         self._ended = False
         self._error: Exception | None = None
 
@@ -110,6 +115,8 @@ class FrameQueue:
                 raise self._error
             if self._undelivered and self._undelivered[0].outcome is not None:
                 frame = self._undelivered.popleft()
+                self._undelivered_work -= frame.worked_on
+                self._start_waiting()
                 self._changed.set()
                 yield frame
             elif self._ended and not self._undelivered:
@@ -140,7 +147,8 @@ class FrameQueue:
             await self._change()
 
     def _start_waiting(self) -> None:
-        while self._waiting and len(self._running) < self._max_in_flight:
+        limit = self._max_in_flight
+        while self._waiting and len(self._running) < limit and self._undelivered_work < limit:
             task = asyncio.create_task(self._run(self._waiting.popleft()))
             self._running.add(task)
             task.add_done_callback(self._ran)
@@ -161,6 +169,8 @@ class FrameQueue:
         except Exception as error:  # one frame's failure must not end the stream
             log.exception("frame failed")
             frame.settle(error)
+        frame.worked_on = True
+        self._undelivered_work += 1
 
     async def _change(self) -> None:
         self._changed.clear()

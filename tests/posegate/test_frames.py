@@ -90,6 +90,23 @@ async def test_a_sender_cut_off_while_held_up_has_its_frame_answered():
     assert [number for number, _ in await outcomes(frames)] == [0, 1, 2]
 
 
+async def test_a_slow_reader_slows_the_work_and_not_the_memory():
+    async def at_once(data: bytes, clock: StageClock, arrived: float) -> Estimate:
+        worked.append(data)
+        return cast(Estimate, data)
+
+    worked: list[bytes] = []
+    frames = FrameQueue(at_once, max_in_flight=2, max_fps=1e6)
+    for number in range(50):
+        await frames.offer(b"%d" % number)
+        await turns()
+    assert len(worked) <= 4
+    frames.end()
+    reasons = [outcome for _, outcome in await outcomes(frames)]
+    assert reasons.count("busy") == 50 - len(worked)
+    assert reasons[-1] == b"49"  # the newest frame had its turn
+
+
 async def test_errors_are_outcomes_and_what_was_no_frame_has_no_number():
     async def fail(data: bytes, clock: StageClock, arrived: float) -> Estimate:
         raise BadImage("broken")
