@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @app.command()
 def cache(
-    labels: Annotated[Path, typer.Argument(exists=True, help="COCO label file or pack")],
+    labels: Annotated[Path, typer.Argument(exists=True, help="labels: COCO, pack, MPII or LSP")],
     out: Annotated[Path, typer.Argument(help="folder to write")],
     teacher: Annotated[Path | None, typer.Option(help="heatmap network to ask, ONNX")] = None,
 ) -> None:

@@ -17,7 +17,8 @@ from rich.progress import track
 
 from posegate.geometry import apply_affine, box_to_region, region_to_crop_affine
 from posegate.types import F32, U8
-from posenets.training.records import LabelledImage, read_labelled_images
+from posenets.training.people import read_people
+from posenets.training.records import LabelledImage
 
 CROP_WH = (240, 320)
 """Pixels of a cached crop."""
@@ -105,7 +106,7 @@ def build_cache(
 def _chosen(
     labels: Path, min_score: float, min_height: int, unlabelled: bool
 ) -> Iterator[tuple[LabelledImage, int]]:
-    for image in read_labelled_images(labels):
+    for image in read_people(labels):
         for index in range(len(image.boxes_xywh)):
             tall = image.boxes_xywh[index, 3] >= min_height
             labelled = bool((image.keypoints[index, :, 2] > 0).any())

@@ -8,6 +8,9 @@ from scipy.io.matlab import MatReadError
 
 from posenets.training.records import BadData
 
+UNREADABLE = (OSError, MatReadError, ValueError, TypeError, IndexError, NotImplementedError)
+"""What scipy raises for a file that is not MATLAB's, is cut short, or is of version 7.3."""
+
 
 def read_variable(path: Path, name: str, *, squeeze: bool) -> Any:
     """Arrays as numpy's, structures as objects; `squeeze` drops axes of length 1."""
@@ -15,5 +18,5 @@ def read_variable(path: Path, name: str, *, squeeze: bool) -> Any:
         return loadmat(path, struct_as_record=False, squeeze_me=squeeze)[name]
     except KeyError as error:
         raise BadData(f"{path}: variable {name} is missing") from error
-    except (OSError, MatReadError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+    except UNREADABLE as error:
         raise BadData(f"{path}: not a MATLAB file of version 5 ({error})") from error

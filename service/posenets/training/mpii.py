@@ -108,7 +108,8 @@ def _record(labels: Path, name: str, keypoints: F32, boxes: F32, head_sizes: F32
 def _keypoints(joints: F32, shown: np.ndarray) -> F32:
     """(P, 16, 3) from joints (P, 16, 2) counted from 1 and (P, 16) bool."""
     placed = np.where(shown[..., None], joints - _ONE, np.float32(0))
-    return np.concatenate([placed, 2 * shown[..., None].astype(np.float32)], -1)
+    visible = 2 * shown[..., None].astype(np.float32)
+    return np.asarray(np.concatenate([placed, visible], -1), np.float32)
 
 
 def _boxes(centres: F64, scales: F64) -> F32:
@@ -144,4 +145,4 @@ def _head_sizes(path: Path) -> F32:
     boxes = np.asarray(read_variable(path, "headboxes_src", squeeze=False), np.float64).reshape(
         2, 2, -1
     )
-    return (HEAD_SHARE * np.linalg.norm(boxes[1] - boxes[0], axis=0)).astype(np.float32)
+    return np.asarray(HEAD_SHARE * np.linalg.norm(boxes[1] - boxes[0], axis=0), np.float32)

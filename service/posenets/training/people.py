@@ -1,0 +1,82 @@
+"""Any label file that training knows -> people with COCO's joints.
+
+COCO folders and packs, MPII (.json or .mat) and Leeds Sports Pose (`joints.mat`) are told apart by
+what the file holds.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from scipy.io import whosmat
+
+from posegate.skeleton import COCO_KEYPOINTS
+from posenets.training.lsp import read_lsp
+from posenets.training.matlab import UNREADABLE
+from posenets.training.mpii import read_mpii_json, read_mpii_mat
+from posenets.training.records import BadData, LabelledImage, read_labelled_images
+
+_MPII_ASPECT = 0.75
+"""MPII tells a person's height alone; their box is made this share of it wide, as a crop is."""
+
+
+def read_people(labels: Path) -> Iterator[LabelledImage]:
+    """Every photo with COCO's 17 joints; a joint that the source does not know has v = 0.
+
+    Raises BadData.
+    """
+    return (as_coco(image) for image in _READERS[_kind(labels)](labels))
+
+
+def as_coco(image: LabelledImage) -> LabelledImage:
+    """The same people with the joints of COCO, matched by name."""
+    if image.joint_names == COCO_KEYPOINTS:
+        return image
+    index = {name: joint for joint, name in enumerate(image.joint_names)}
+    known = [joint for joint, name in enumerate(COCO_KEYPOINTS) if name in index]
+    theirs = [index[COCO_KEYPOINTS[joint]] for joint in known]
+    people = len(image.boxes_xywh)
+    keypoints = np.zeros((people, len(COCO_KEYPOINTS), 3), np.float32)
+    scores = np.ones((people, len(COCO_KEYPOINTS)), np.float32)
+    keypoints[:, known] = image.keypoints[:, theirs]
+    scores[:, known] = image.keypoint_scores[:, theirs]
+    return replace(image, keypoints=keypoints, keypoint_scores=scores, joint_names=COCO_KEYPOINTS)
+
+
+def _mpii_json(labels: Path) -> Iterator[LabelledImage]:
+    return map(_narrowed, read_mpii_json(labels))
+
+
+def _mpii_mat(labels: Path) -> Iterator[LabelledImage]:
+    return map(_narrowed, read_mpii_mat(labels))
+
+
+def _narrowed(image: LabelledImage) -> LabelledImage:
+    boxes = image.boxes_xywh.copy()
+    boxes[:, 0] += boxes[:, 2] * np.float32((1 - _MPII_ASPECT) / 2)
+    boxes[:, 2] *= np.float32(_MPII_ASPECT)
+    return replace(image, boxes_xywh=boxes)
+
+
+def _kind(labels: Path) -> str:
+    if labels.suffix != ".mat":
+        with labels.open(encoding="utf-8", errors="replace") as file:
+            return "mpii json" if file.read(64).lstrip().startswith("[") else "coco"
+    try:
+        variables = {name for name, *_ in whosmat(labels)}
+    except UNREADABLE as error:
+        raise BadData(f"{labels}: not a MATLAB file of version 5 ({error})") from error
+    kinds = {"RELEASE": "mpii mat", "joints": "lsp"}
+    found = [kind for name, kind in kinds.items() if name in variables]
+    if not found:
+        raise BadData(f"{labels}: holds neither MPII's RELEASE nor LSP's joints")
+    return found[0]
+
+
+_READERS = {
+    "coco": read_labelled_images,
+    "mpii json": _mpii_json,
+    "mpii mat": _mpii_mat,
+    "lsp": read_lsp,
+}
