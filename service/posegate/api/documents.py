@@ -56,6 +56,11 @@ def rounded_ms(stages_ms: Mapping[str, float]) -> dict[str, float]:
     return {name: round(ms, MS_DECIMALS) for name, ms in stages_ms.items()}
 
 
+def rounded(milliseconds: float | None) -> float | None:
+    """An age as it is shown; None where there is none."""
+    return None if milliseconds is None else round(milliseconds, MS_DECIMALS)
+
+
 def coco_json(estimate: Estimate, *, min_keypoint_score: float, image_id: int) -> str:
     """The answer as a list of COCO keypoint results. Marks `encode`."""
     text = dump_json(

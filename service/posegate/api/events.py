@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from posegate.api.documents import coco_results, dump_json, poses_json, rounded_ms
+from posegate.api.documents import coco_results, dump_json, poses_json, rounded, rounded_ms
 from posegate.api.options import DEFAULT_STREAM, StreamQuery
 from posegate.api.problems import problem_of
 from posegate.events import Dropped, Event, Failed, Result, Summary
@@ -41,7 +41,7 @@ def _result(event: Result, query: StreamQuery) -> str:
 
 
 def _head(name: str, event: Result | Dropped | Failed) -> dict[str, Any]:
-    return {"event": name, "frame": event.frame, "age_ms": round(event.age_ms, 3)}
+    return {"event": name, "frame": event.frame, "age_ms": rounded(event.age_ms)}
 
 
 def _stages(event: Dropped | Failed) -> dict[str, Any]:
@@ -66,5 +66,5 @@ def _summary(summary: Summary) -> dict[str, Any]:
         "results": summary.results,
         "errors": summary.errors,
         "dropped": summary.dropped,
-        "age_ms": {name: None if age is None else round(age, 3) for name, age in ages.items()},
+        "age_ms": {name: rounded(age) for name, age in ages.items()},
     }

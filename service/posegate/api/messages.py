@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from posegate.api.documents import people, rounded_ms, timing
+from posegate.api.documents import people, rounded, rounded_ms, timing
 from posegate.api.options import FAR
 from posegate.api.pb import pose_pb2 as pb
 from posegate.api.problems import problem_of
@@ -93,12 +93,12 @@ def event_message(event: Event, *, min_keypoint_score: float) -> pb.StreamRespon
             poses = poses_message(
                 event.estimate, min_keypoint_score=min_keypoint_score, tracks=event.tracks
             )
-            result = pb.FrameResult(frame=event.frame, age_ms=event.age_ms, poses=poses)
+            result = pb.FrameResult(frame=event.frame, age_ms=rounded(event.age_ms), poses=poses)
             return pb.StreamResponse(result=result)
         case Dropped():
             dropped = pb.FrameDropped(
                 frame=event.frame,
-                age_ms=event.age_ms,
+                age_ms=rounded(event.age_ms),
                 stages_ms=rounded_ms(event.stages_ms),
                 reason=DROP_REASONS[event.reason],
             )
@@ -153,7 +153,7 @@ def _failed(event: Failed) -> pb.FrameError:
     problem = problem_of(event.error)
     return pb.FrameError(
         frame=event.frame,
-        age_ms=event.age_ms,
+        age_ms=rounded(event.age_ms),
         stages_ms=rounded_ms(event.stages_ms),
         type=problem.slug,
         detail=problem.detail,
@@ -167,6 +167,6 @@ def _summary(summary: Summary) -> pb.StreamSummary:
         errors=summary.errors,
         dropped_busy=summary.dropped["busy"],
         dropped_rate=summary.dropped["rate"],
-        age_p50_ms=summary.age_p50_ms,
-        age_p95_ms=summary.age_p95_ms,
+        age_p50_ms=rounded(summary.age_p50_ms),
+        age_p95_ms=rounded(summary.age_p95_ms),
     )

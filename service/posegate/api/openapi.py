@@ -15,6 +15,7 @@ PROBLEMS = (
     Problem("bad-option", "Invalid option", 422, "min_score must lie in [0, 1], got 7"),
     Problem("too-large", "Input over a limit", 413, "the body is over the limit of 20971520 bytes"),
     Problem("unknown-model", "Unknown model", 404, "no network 'x'; known: posefpn-small-256x192"),
+    Problem("unauthenticated", "API key needed", 401, "this service needs an API key"),
     Problem("overloaded", "Too many requests", 429, "64 requests are already in flight"),
     Problem("deadline", "Deadline passed", 504, "no answer within 2 s"),
     Problem("unavailable", "Backend unavailable", 503, "the service is not ready: warming up"),
@@ -104,7 +105,7 @@ def answer(model: type, description: str, **examples: object) -> dict[int | str,
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _IMAGES = ("image/jpeg", "image/png", "image/webp")
-_POST_PROBLEMS = problems(404, 413, 415, 422, 429, 500, 503, 504)
+_POST_PROBLEMS = problems(401, 404, 413, 415, 422, 429, 500, 503, 504)
 
 
 def _multipart(image: dict[str, Any]) -> dict[str, Any]:
@@ -162,12 +163,12 @@ BATCH: dict[str, Any] = {
 
 MODELS: dict[str, Any] = {
     "summary": "The cards of all networks",
-    "responses": answer(ModelsAnswer, "Every card", one={"models": [_CARD]}) | problems(500),
+    "responses": answer(ModelsAnswer, "Every card", one={"models": [_CARD]}) | problems(401, 500),
 }
 
 MODEL: dict[str, Any] = {
     "summary": "The card of one network",
-    "responses": answer(ModelCard, "The card", card=_CARD) | problems(404, 500),
+    "responses": answer(ModelCard, "The card", card=_CARD) | problems(401, 404, 500),
     "openapi_extra": {
         "parameters": [
             {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
