@@ -45,21 +45,15 @@ def calibrate_detector(
     preprocess = Preprocess((size, size), "rgb", recipe.mean, recipe.std)
     logits, right = [], []
     for photo in track(list(photos), description="calibrate"):
-        tensor, input_to_image = letterbox(
-            Image(decode_photo(photo)), preprocess, fill=_FILL
-        )
+        tensor, input_to_image = letterbox(Image(decode_photo(photo)), preprocess, fill=_FILL)
         raw, boxes = network(torch.from_numpy(tensor))
         kept = _suppress(boxes[0], raw[0].sigmoid())
-        scale = torch.tensor(
-            input_to_image[[0, 1], [0, 1]], dtype=torch.float32
-        ).repeat(2)
+        scale = torch.tensor(input_to_image[[0, 1], [0, 1]], dtype=torch.float32).repeat(2)
         shift = torch.tensor(input_to_image[:, 2], dtype=torch.float32).repeat(2)
         verdict, counts = _judge(boxes[0, kept] * scale + shift, photo)
         logits.append(raw[0, kept].numpy()[counts])
         right.append(verdict[counts])
-    return fit_logistic(np.concatenate(logits), np.concatenate(right)), sum(
-        map(len, right)
-    )
+    return fit_logistic(np.concatenate(logits), np.concatenate(right)), sum(map(len, right))
 
 
 def fit_logistic(logits: F32, right: np.ndarray) -> Calibration:
@@ -75,9 +69,7 @@ def fit_logistic(logits: F32, right: np.ndarray) -> Calibration:
     for _ in range(_NEWTON_STEPS):
         chance = 1 / (1 + np.exp(-features @ weights))
         curvature = (features * (chance * (1 - chance))[:, None]).T @ features
-        step = np.linalg.solve(
-            curvature + 1e-6 * np.eye(2), features.T @ (target - chance)
-        )
+        step = np.linalg.solve(curvature + 1e-6 * np.eye(2), features.T @ (target - chance))
         weights = weights + step
         if np.abs(step).max() < 1e-8:
             break
@@ -92,20 +84,12 @@ def _suppress(boxes: Tensor, scores: Tensor) -> list[int]:
 
 def _judge(boxes: Tensor, photo: Photo) -> tuple[np.ndarray, np.ndarray]:
     """Which boxes (best first) take a person of their own, and which of all count at all."""
-    overlaps = pairwise_iou(boxes[None], torch.from_numpy(photo.people)[None])[
-        0
-    ].numpy()
+    overlaps = pairwise_iou(boxes[None], torch.from_numpy(photo.people)[None])[0].numpy()
     right = np.zeros(len(boxes), bool)
     for index in range(len(boxes)):
         if overlaps.shape[1] and overlaps[index].max() >= RIGHT_IOU:
             right[index] = True
             overlaps[:, overlaps[index].argmax()] = 0
-    skipped = pairwise_iou(boxes[None], torch.from_numpy(photo.ignored)[None])[
-        0
-    ].numpy()
-    unknown = (
-        (skipped >= RIGHT_IOU).any(1)
-        if skipped.shape[1]
-        else np.zeros(len(boxes), bool)
-    )
+    skipped = pairwise_iou(boxes[None], torch.from_numpy(photo.ignored)[None])[0].numpy()
+    unknown = (skipped >= RIGHT_IOU).any(1) if skipped.shape[1] else np.zeros(len(boxes), bool)
     return right, right | ~unknown

@@ -42,9 +42,7 @@ def export_checkpoint(job: CheckpointExport) -> float:
     """
     state = load_checkpoint(job.checkpoint)
     if "recipe" not in state:
-        raise BadCheckpoint(
-            f"{job.checkpoint}: field 'recipe' is missing; not made by train"
-        )
+        raise BadCheckpoint(f"{job.checkpoint}: field 'recipe' is missing; not made by train")
     recipe = RECIPE.validate_json(state["recipe"])
     network = make_network(recipe.network)
     load_weights(network, job.checkpoint)
@@ -74,8 +72,6 @@ def export_checkpoint(job: CheckpointExport) -> float:
         if detects
         else pose_card(facts, sigma=sigma_for(last.width // 4))
     )
-    card["verification"] = [
-        {"form": "onnx-fp32", "max_abs_diff": float(f"{difference:.2e}")}
-    ]
+    card["verification"] = [{"form": "onnx-fp32", "max_abs_diff": float(f"{difference:.2e}")}]
     write_card(folder, card)
     return difference

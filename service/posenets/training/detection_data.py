@@ -62,9 +62,7 @@ def read_photos(
 class DetectionData:
     """Draws augmented batches from photos; deterministic by its seed."""
 
-    def __init__(
-        self, photos: list[Photo], *, mosaic: float = 0.5, seed: int = 0
-    ) -> None:
+    def __init__(self, photos: list[Photo], *, mosaic: float = 0.5, seed: int = 0) -> None:
         self.photos = photos
         self.mosaic = mosaic
         self.random = np.random.default_rng(seed)
@@ -104,9 +102,7 @@ class DetectionData:
         slack = size - extent
         if self.random.random() < 0.3:
             scale, slack = fit, np.zeros(2)
-        offset = slack * np.where(
-            slack > 0, self.random.random(2) * 0.5, self.random.random(2)
-        )
+        offset = slack * np.where(slack > 0, self.random.random(2) * 0.5, self.random.random(2))
         return self._paste(canvas, photo, pixels, scale, offset, (0, 0, size, size))
 
     def _mosaic(self, size: int) -> tuple[U8, F32, F32]:
@@ -121,9 +117,7 @@ class DetectionData:
         ):
             photo = self._draw()
             pixels = decode_photo(photo)
-            cover = max(
-                (right - left) / pixels.shape[1], (bottom - top) / pixels.shape[0]
-            )
+            cover = max((right - left) / pixels.shape[1], (bottom - top) / pixels.shape[0])
             scale = cover * float(np.exp(self.random.uniform(-0.4, 0.4)))
             extent = np.array([pixels.shape[1], pixels.shape[0]]) * scale
             room = np.array([right - left, bottom - top]) - extent
