@@ -75,7 +75,7 @@ def test_openapi_describes_every_route_option_and_problem(client: httpx.Client):
         "image/jpeg", "image/png", "image/webp", "multipart/form-data",
     }  # fmt: skip
     assert set(post["responses"]) == {
-        "200", "404", "413", "415", "422", "429", "500", "503", "504",
+        "200", "401", "404", "413", "415", "422", "429", "500", "503", "504",
     }  # fmt: skip
     for status, answer in post["responses"].items():
         for kind, content in answer["content"].items():
