@@ -6,6 +6,8 @@ import socket
 import time
 from pathlib import Path
 
+import pytest
+
 from fakes import POSE_NAME, make_repository
 from wire.running import Service, launch, running_service, wait_until
 from wire.test_limits import HEAD
@@ -62,9 +64,12 @@ def test_card_of_another_shape_stops_the_start(tmp_path: Path):
     assert re.search("error posegate.server cannot start: .*shape", log), log
 
 
-def test_port_in_use_stops_the_start_with_a_clear_word(repository: Path, tmp_path: Path):
+@pytest.mark.parametrize("name", ["http_port", "grpc_port"])
+def test_port_in_use_stops_the_start_with_a_clear_word(repository: Path, tmp_path: Path, name: str):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        process = launch(repository, tmp_path / "log", http_port=port)
+        process = launch(repository, tmp_path / "log", **{name: port})
         assert process.wait(60) == 1
-    assert f"cannot listen on 127.0.0.1:{port}" in (tmp_path / "log").read_text()
+    log = (tmp_path / "log").read_text()
+    assert f"cannot listen on 127.0.0.1:{port}" in log
+    assert "Traceback" not in log
