@@ -19,8 +19,8 @@ from posegate.cli_options import (
     reported,
 )
 from posegate.cli_predict import predict_command
-from posegate.cli_stream import stream_command
 from posegate.cli_pull import pull_command
+from posegate.cli_stream import stream_command
 from posegate.errors import UnknownModel
 from posegate.logs import configure_logs
 from posegate.server import serve
