@@ -256,10 +256,10 @@ def test_png_bomb_is_refused_from_its_header() -> None:
     ids=["jpeg segments", "jpeg padding", "png chunks", "webp chunks"],
 )
 def test_file_made_to_waste_time_is_refused_quickly(data: bytes) -> None:
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(BadImage):
         decode_image(data, LIMITS)
-    assert time.perf_counter() - start < 0.25
+    assert time.thread_time() - start < 0.25
 
 
 def test_jpeg_with_endless_scans_is_refused() -> None:

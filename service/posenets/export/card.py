@@ -60,13 +60,17 @@ def pose_card(facts: NetworkFacts, *, sigma: float) -> dict[str, Any]:
 
 
 def detect_card(facts: NetworkFacts, *, calibrated: bool) -> dict[str, Any]:
-    """Card of the person detector."""
+    """Card of the person detector.
+
+    Calibrated scores fall steeply, so less is cut before suppression.
+    """
+    min_score = 0.001 if calibrated else 0.05
     return _card(
         facts,
         task="detect",
         letterbox={"fill": 114},
         output={"names": ["boxes", "scores"]},
-        nms={"iou": 0.6, "min_score": 0.05, "max_boxes": 300},
+        nms={"iou": 0.6, "min_score": min_score, "max_boxes": 300},
         score=SCORE_CALIBRATED if calibrated else SCORE_DETECT,
     )
 
