@@ -154,6 +154,7 @@ def test_train_and_export_from_the_command_line_give_a_served_model(
         assert result.exit_code == 0, result.output
     from posegate.catalog import load_catalog
 
+    load_weights(PoseFPN(), tmp_path / "models" / "made" / "training.pt")
     card = load_catalog(tmp_path / "models").get(None, "pose").card
     assert card.name == "made"
     assert card.training.data == ("made dots",)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -17,10 +18,18 @@ from posenets.export.card import (
 from posenets.export.onnx import export_onnx
 from posenets.networks.folding import fold_for_export
 from posenets.networks.person_detector import DetectorExport, PersonDetector
-from posenets.training.checkpoint import BadCheckpoint, load_checkpoint, load_weights
+from posenets.training.checkpoint import (
+    BadCheckpoint,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
 from posenets.training.pose_task import sigma_for
 from posenets.training.recipe import RECIPE
 from posenets.training.start import make_network
+
+START_FILE = "training.pt"
+"""Beside the card: weights for `posenets train --start` to go on from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +44,7 @@ class CheckpointExport:
 
 
 def export_checkpoint(job: CheckpointExport) -> float:
-    """Write `<repository>/<name>/1/model.onnx` and `posegate.json`.
+    """Write `<repository>/<name>/1/model.onnx`, `posegate.json` and the weights to go on from.
 
     The moving average of the weights is exported at the size of the recipe's last phase. Returns
     the largest difference between network and file as a fraction of the outputs' range.
@@ -74,4 +83,11 @@ def export_checkpoint(job: CheckpointExport) -> float:
     )
     card["verification"] = [{"form": "onnx-fp32", "max_abs_diff": float(f"{difference:.2e}")}]
     write_card(folder, card)
+    save_checkpoint(folder / START_FILE, _start(state))
     return difference
+
+
+def _start(state: dict[str, Any]) -> dict[str, Any]:
+    """What a later run starts from: the moving average in half precision, and its recipe."""
+    ema = {n: v.half() if v.is_floating_point() else v for n, v in state["ema"].items()}
+    return {"ema": ema, "recipe": state["recipe"]}
