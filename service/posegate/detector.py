@@ -28,8 +28,10 @@ class Detection:
 class Detector(Protocol):
     """Finds people in an image."""
 
-    async def detect(self, image: Image, *, deadline: float | None = None) -> Detection:
-        """Every person the network sees, boxes in image pixels, inside the image."""
+    async def detect(
+        self, image: Image, *, min_score: float = 0.0, deadline: float | None = None
+    ) -> Detection:
+        """Every person of at least `min_score`, boxes in image pixels, inside the image."""
         ...
 
 
@@ -51,7 +53,9 @@ class LetterboxDetector:
         self._backend = backend
         self._pool = pool
 
-    async def detect(self, image: Image, *, deadline: float | None = None) -> Detection:
+    async def detect(
+        self, image: Image, *, min_score: float = 0.0, deadline: float | None = None
+    ) -> Detection:
         tensor, input_to_image = await self._pool.run(
             partial(letterbox, image, self._preprocess, fill=self._letterbox.fill)
         )
@@ -67,6 +71,7 @@ class LetterboxDetector:
                 scores[0],
                 input_to_image,
                 nms=self._nms,
+                min_score=min_score,
                 size_wh=(image.width, image.height),
             )
         )
@@ -80,13 +85,16 @@ def select_boxes(
     *,
     nms: NmsSpec,
     size_wh: tuple[int, int],
+    min_score: float = 0.0,
 ) -> Boxes:
     """Boxes that survive non-maximum suppression, best first, clipped to the picture.
 
     `boxes_xyxy` (A, 4) float32 in network input pixels, `scores` (A,) float32; the result is in
     image pixels. A box without area inside the picture is dropped, as is one that is not finite.
+    Boxes under `min_score` go first: they never suppress a better one, and most boxes are such.
     """
-    candidates = np.flatnonzero((scores >= nms.min_score) & np.isfinite(boxes_xyxy).all(axis=1))
+    least = max(nms.min_score, min_score)
+    candidates = np.flatnonzero((scores >= least) & np.isfinite(boxes_xyxy).all(axis=1))
     boxes_xyxy, scores = boxes_xyxy[candidates], scores[candidates]
     if not len(scores):
         return Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
@@ -94,7 +102,7 @@ def select_boxes(
     best_first = cv2.dnn.NMSBoxes(
         xywh,  # type: ignore[arg-type]  # OpenCV's stubs know lists only
         scores,  # type: ignore[arg-type]
-        nms.min_score,
+        least,
         nms.iou,
     )
     kept = np.asarray(best_first, np.int64)[: nms.max_boxes]

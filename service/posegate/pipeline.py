@@ -151,10 +151,11 @@ class Pipeline:
                 raise BadOption(f"at most {self._max_people} boxes are allowed on this server")
             return None, options.given_boxes(image), 0.0
         name = self.catalog.get(options.detector, "detect").name
-        detection = await self._detectors[name].detect(image, deadline=deadline)
-        sure = detection.boxes.scores >= options.min_score
+        detection = await self._detectors[name].detect(
+            image, min_score=options.min_score, deadline=deadline
+        )
         most = min(options.max_people, self._max_people)
-        boxes = Boxes(detection.boxes.xyxy[sure][:most], detection.boxes.scores[sure][:most])
+        boxes = Boxes(detection.boxes.xyxy[:most], detection.boxes.scores[:most])
         clock.attribute("queue", detection.queue_s)
         clock.mark("detect")
         return name, boxes, detection.infer_s

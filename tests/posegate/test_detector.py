@@ -62,3 +62,16 @@ async def test_people_are_found_in_the_frame_of_the_picture(pipeline: Pipeline) 
 
 async def test_an_empty_picture_holds_nobody(pipeline: Pipeline) -> None:
     assert len(await pipeline.find_people(encode(black_photo()), EstimateOptions())) == 0
+
+
+def test_leaving_weak_boxes_out_first_changes_nothing_for_the_others() -> None:
+    random = np.random.default_rng(3)
+    corner = random.uniform(0, 70, (200, 2)).astype(np.float32)
+    size = random.uniform(5, 30, (200, 2)).astype(np.float32)
+    rows = np.concatenate([corner, corner + size], axis=1)
+    scores = random.uniform(0, 1, 200).astype(np.float32)
+    nms = NmsSpec(iou=0.5, min_score=0.01, max_boxes=300)
+    every = select_boxes(rows, scores, IDENTITY, nms=nms, size_wh=(100, 100))
+    sure = select_boxes(rows, scores, IDENTITY, nms=nms, size_wh=(100, 100), min_score=0.4)
+    assert 0 < len(sure.scores) < len(every.scores)
+    np.testing.assert_array_equal(sure.xyxy, every.xyxy[every.scores >= 0.4])
