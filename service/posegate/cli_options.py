@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from posegate.client import Tls
 from posegate.errors import PosegateError
 
 Config = Annotated[Path | None, typer.Option(help="TOML file with settings.")]
@@ -26,6 +27,14 @@ Decode = Annotated[
 ApiKey = Annotated[
     str | None, typer.Option(envvar="POSEGATE_API_KEY", help="API key of the service at --url.")
 ]
+Ca = Annotated[
+    Path | None,
+    typer.Option("--ca", help="PEM file with the authority of the service's certificate."),
+]
+Certificate = Annotated[
+    Path | None, typer.Option("--certificate", help="PEM file to show a service that asks for one.")
+]
+Key = Annotated[Path | None, typer.Option("--key", help="PEM file, the key of --certificate.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -40,6 +49,12 @@ def progress_bar() -> Progress:
         transient=True,
         redirect_stdout=False,
     )
+
+
+def tls_files(ca: Path | None, certificate: Path | None, key: Path | None) -> Tls | None:
+    """What the three options ask of the client; None when none was given."""
+    given = any(path is not None for path in (ca, certificate, key))
+    return Tls(ca, certificate, key) if given else None
 
 
 @contextmanager

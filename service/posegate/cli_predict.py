@@ -12,17 +12,21 @@ import typer
 from posegate.build import running_pipeline
 from posegate.cli_options import (
     ApiKey,
+    Ca,
+    Certificate,
     Config,
     Decode,
     Detector,
     FlipTest,
+    Key,
     Model,
     Repository,
     Threads,
     progress_bar,
     reported,
+    tls_files,
 )
-from posegate.client import AsyncClient
+from posegate.client import AsyncClient, Tls
 from posegate.options import EstimateOptions
 from posegate.predict import Estimating, find_sources, predict, write_prediction
 from posegate.remote import RemotePipeline
@@ -47,6 +51,9 @@ def predict_command(
         str | None, typer.Option(help="Ask the service there: http://host:port or grpc://...")
     ] = None,
     api_key: ApiKey = None,
+    ca: Ca = None,
+    certificate: Certificate = None,
+    key: Key = None,
     config: Config = None,
     model_repository: Repository = None,
     threads: Threads = None,
@@ -69,7 +76,7 @@ def predict_command(
             flip_test=flip_test,
             decode=decode,
         )
-        pipeline = _pipeline(settings, options, url, api_key)
+        pipeline = _pipeline(settings, options, url, api_key, tls_files(ca, certificate, key))
         ahead = 2 * settings.threads
         failures = asyncio.run(_predict(pipeline, paths, options, out, form, draw, ahead))
     raise typer.Exit(1 if failures else 0)
@@ -77,11 +84,15 @@ def predict_command(
 
 @asynccontextmanager
 async def _pipeline(
-    settings: Settings, options: EstimateOptions, url: str | None, api_key: str | None
+    settings: Settings,
+    options: EstimateOptions,
+    url: str | None,
+    api_key: str | None,
+    tls: Tls | None,
 ) -> AsyncIterator[Estimating]:
     """A pipeline of our own, checked to know the networks asked for, or the service at `url`."""
     if url is not None:
-        async with AsyncClient(url, api_key=api_key) as client:
+        async with AsyncClient(url, api_key=api_key, tls=tls) as client:
             yield RemotePipeline(client)
         return
     async with running_pipeline(settings) as pipeline:

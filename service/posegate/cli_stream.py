@@ -7,7 +7,18 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from posegate.cli_options import ApiKey, Decode, Detector, Model, progress_bar, reported
+from posegate.cli_options import (
+    ApiKey,
+    Ca,
+    Certificate,
+    Decode,
+    Detector,
+    Key,
+    Model,
+    progress_bar,
+    reported,
+    tls_files,
+)
 from posegate.client import Client
 from posegate.client.transport import Document
 from posegate.remote import poses_of
@@ -18,9 +29,12 @@ from posegate.video import VideoFile, VideoSource, decode_frame
 def stream_command(
     source: Annotated[str, typer.Argument(help="Video file, or number of a camera.")],
     url: Annotated[
-        str, typer.Option(help="Service: http://host:port or grpc://host:port.")
+        str, typer.Option(help="Service: http://host:port or grpc://host:port; https://, grpcs://.")
     ] = "http://127.0.0.1:8080",
     api_key: ApiKey = None,
+    ca: Ca = None,
+    certificate: Certificate = None,
+    key: Key = None,
     draw: Annotated[Path | None, typer.Option(help="MP4 file for the drawn frames.")] = None,
     mode: Annotated[
         Literal["live", "every"] | None,
@@ -36,11 +50,12 @@ def stream_command(
     options: dict[str, Any] = {"min_score": min_score, "decode": decode, "track": track}
     options |= {n: v for n, v in (("model", model), ("detector", detector)) if v is not None}
     with reported():
+        tls = tls_files(ca, certificate, key)
         video = VideoSource(source)
         options["mode"] = mode or ("live" if video.is_camera else "every")
         drawing = _Drawing(draw, video.fps, smoothed=track) if draw is not None else None
         try:
-            with Client(url, api_key=api_key) as client, progress_bar() as progress:
+            with Client(url, api_key=api_key, tls=tls) as client, progress_bar() as progress:
                 task = progress.add_task("frames", total=None)
                 frames = drawing.kept(video.frames()) if drawing else video.frames()
                 for event in client.stream(frames, **options):

@@ -20,6 +20,7 @@ from posegate.metrics import Metrics
 from posegate.pipeline import Pipeline
 from posegate.settings import Settings
 from posegate.streams import Streams
+from posegate.tls import Tls, load_tls
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +39,10 @@ def serve(settings: Settings) -> int:
     """
     metrics = Metrics()
     try:
+        tls = load_tls(settings)
         with _listen(settings.host, settings.http_port) as listener:
             pipeline = build_pipeline(settings, metrics)
-            service = _Service(pipeline, settings, metrics, listener)
+            service = _Service(pipeline, settings, metrics, listener, tls)
             with asyncio.Runner(loop_factory=service.config.get_loop_factory()) as runner:
                 runner.run(service.run())
     except PosegateError as error:
@@ -53,16 +55,22 @@ class _Service:
     """Both faces and what they share."""
 
     def __init__(
-        self, pipeline: Pipeline, settings: Settings, metrics: Metrics, listener: socket.socket
+        self,
+        pipeline: Pipeline,
+        settings: Settings,
+        metrics: Metrics,
+        listener: socket.socket,
+        tls: Tls | None,
     ) -> None:
         self._pipeline = pipeline
         self._settings = settings
         self._metrics = metrics
         self._listener = listener
+        self._tls = tls
         self._slots = Slots(settings.max_images)
         self._streams = Streams(pipeline, settings, metrics)
         app = create_app(pipeline, settings, metrics, slots=self._slots, streams=self._streams)
-        self.config = _http_config(app, settings)
+        self.config = _http_config(app, settings, tls)
         self._http = _Server(self.config)
         self._health = Health(pipeline)
 
@@ -99,12 +107,16 @@ class _Service:
     async def _start(self, rpc: grpc.aio.Server) -> None:
         host, port = self._settings.host, self._settings.grpc_port
         try:
-            port = rpc.add_insecure_port(_address(host, port))
+            if self._tls is None:
+                port = rpc.add_insecure_port(_address(host, port))
+            else:
+                port = rpc.add_secure_port(_address(host, port), self._tls.grpc_credentials())
         except RuntimeError as error:
             raise BadOption(f"cannot listen on {_address(host, port)}: see grpc_port") from error
         await rpc.start()
+        scheme = "http" if self._tls is None else "https"
         addresses = {
-            "url": f"http://{_address(*self._listener.getsockname()[:2])}",
+            "url": f"{scheme}://{_address(*self._listener.getsockname()[:2])}",
             "grpc": _address(host, port),
         }
         log.info("listening", extra=addresses)
@@ -124,9 +136,10 @@ class _Service:
         await asyncio.gather(http, rpc.stop(limit_s))
 
 
-def _http_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+def _http_config(app: FastAPI, settings: Settings, tls: Tls | None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        **(tls.http_options() if tls else {}),
         lifespan="off",
         http="h11",  # bounds the head of a request; httptools took 26 MB of headers into 440 MB
         ws_max_size=WS_MESSAGE_ROOM * settings.max_body_bytes,

@@ -73,6 +73,14 @@ class Settings(BaseSettings):
         description="SHA-256 of each API key, in hex, comma-separated; none: no key is asked for",
     )
 
+    tls_certificate: Path | None = Field(
+        None, description="PEM file, the chain of both faces' certificate; none: no encryption"
+    )
+    tls_key: Path | None = Field(None, description="PEM file, the certificate's private key")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file; callers must show a certificate that it signed (mutual TLS)"
+    )
+
     max_body_bytes: Count = 20 * 2**20
     max_pixels: Count = 50_000_000
     max_people: Count = Field(100, description="most people answered per picture")
@@ -114,6 +122,14 @@ class Settings(BaseSettings):
     def _queue_holds_one_picture(self) -> Self:
         if self.max_queue < 2 * self.max_people:
             raise ValueError("max_queue must be at least 2 * max_people (flip_test needs it)")
+        return self
+
+    @model_validator(mode="after")
+    def _tls_files_come_together(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key must be given together")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key")
         return self
 
 

@@ -118,7 +118,7 @@ def problem_of(response: httpx.Response, status: int, slug: str) -> dict[str, ob
 def _wait_until_ready(process: "subprocess.Popen[bytes]", log: Path) -> tuple[str, int, str]:
     ends = time.monotonic() + START_LIMIT_S
     while time.monotonic() < ends and process.poll() is None:
-        match = re.search(r"server ready url=http://([\d.]+):(\d+) grpc=(\S+)", log.read_text())
+        match = re.search(r"server ready url=https?://([\d.]+):(\d+) grpc=(\S+)", log.read_text())
         if match:
             return match[1], int(match[2]), match[3]
         time.sleep(0.05)

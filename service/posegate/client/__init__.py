@@ -8,5 +8,6 @@
 
 from posegate.client.asynchronous import AsyncClient
 from posegate.client.synchronous import Client
+from posegate.client.tls import Tls
 
-__all__ = ["AsyncClient", "Client"]
+__all__ = ["AsyncClient", "Client", "Tls"]

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from posegate.client.http import HttpTransport
 from posegate.client.rpc import GrpcTransport
+from posegate.client.tls import Tls
 from posegate.client.transport import Document, Frames, Transport
 from posegate.errors import BadOption, DeadlineExceeded, PosegateError
 
@@ -18,7 +19,7 @@ FIRST_WAIT_S = 0.1
 
 
 class AsyncClient:
-    """Asks a posegate service over HTTP (http://, https://) or gRPC (grpc://).
+    """Asks a posegate service over HTTP (http://, https://) or gRPC (grpc://, grpcs://).
 
     Refusals raise the errors of `posegate.errors`. A call is tried again, at most `retries`
     times and within `timeout_s`, only where the service says that makes sense: it is overloaded,
@@ -32,8 +33,9 @@ class AsyncClient:
         api_key: str | None = None,
         timeout_s: float = 30.0,
         retries: int = 3,
+        tls: Tls | None = None,
     ) -> None:
-        self._transport = _transport(url, api_key)
+        self._transport = _transport(url, api_key, tls)
         self._timeout_s = timeout_s
         self._retries = retries
 
@@ -86,12 +88,17 @@ class AsyncClient:
         raise DeadlineExceeded(f"no answer within {self._timeout_s:g} s")
 
 
-def _transport(url: str, api_key: str | None) -> Transport:
+def _transport(url: str, api_key: str | None, tls: Tls | None) -> Transport:
     parts = urlsplit(url)
+    encrypted = parts.scheme in ("https", "grpcs")
+    if tls is not None and not encrypted:
+        raise BadOption(f"url is {url!r}; TLS files need https:// or grpcs://")
+    tls = (tls or Tls()) if encrypted else None
     if parts.scheme in ("http", "https") and parts.netloc:
-        return HttpTransport(url, api_key)
-    if parts.scheme == "grpc" and parts.netloc:
-        return GrpcTransport(parts.netloc, api_key)
+        return HttpTransport(url, api_key, tls)
+    if parts.scheme in ("grpc", "grpcs") and parts.netloc:
+        return GrpcTransport(parts.netloc, api_key, tls)
     raise BadOption(
-        f"url is {url!r}; it must look like http://127.0.0.1:8080 or grpc://127.0.0.1:8081"
+        f"url is {url!r}; it must look like http://127.0.0.1:8080 or grpc://127.0.0.1:8081 "
+        "(encrypted: https://, grpcs://)"
     )

@@ -7,8 +7,9 @@ from typing import Any
 
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
+from posegate.client.tls import Tls
 from posegate.client.transport import Document, Frames, each, error_of, failure, unreachable
 from posegate.errors import DeadlineExceeded, PosegateError
 
@@ -18,10 +19,13 @@ END = json.dumps({"end": True})
 class HttpTransport:
     """Talks to an http:// or https:// address."""
 
-    def __init__(self, url: str, api_key: str | None) -> None:
+    def __init__(self, url: str, api_key: str | None, tls: Tls | None) -> None:
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._client = httpx.AsyncClient(base_url=self._url, headers=self._headers)
+        self._ssl = tls.context() if tls else None
+        self._client = httpx.AsyncClient(
+            base_url=self._url, headers=self._headers, verify=self._ssl or True
+        )
 
     async def estimate(self, image: bytes, options: Document, timeout_s: float) -> Document:
         headers = {"X-Request-Timeout": f"{timeout_s:.3f}", "Accept": "application/json"}
@@ -73,12 +77,16 @@ class HttpTransport:
         address = "ws" + self._url.removeprefix("http") + "/v1/stream"
         try:
             return await connect(
-                address, additional_headers=self._headers, max_size=None, ping_timeout=None
+                address,
+                additional_headers=self._headers,
+                max_size=None,
+                ping_timeout=None,
+                ssl=self._ssl,
             )
         except InvalidStatus as error:
             response = error.response
             raise _refusal(response.body, response.headers, response.status_code) from error
-        except (OSError, TimeoutError) as error:
+        except (OSError, InvalidHandshake) as error:
             raise unreachable(self._url, error) from error
 
 

@@ -18,6 +18,7 @@ from posegate.client.messages import (
     poses_document,
     stream_options,
 )
+from posegate.client.tls import Tls
 from posegate.client.transport import Document, Frames, each, error_of, failure
 from posegate.errors import PosegateError
 
@@ -32,17 +33,18 @@ SLUGS = {
 
 
 class GrpcTransport:
-    """Talks to a grpc:// address."""
+    """Talks to a grpc:// or grpcs:// address."""
 
-    def __init__(self, address: str, api_key: str | None) -> None:
+    def __init__(self, address: str, api_key: str | None, tls: Tls | None) -> None:
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
-        self._channel = grpc.aio.insecure_channel(
-            address,
-            options=(
-                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-            ),
+        options = (
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         )
+        if tls is None:
+            self._channel = grpc.aio.insecure_channel(address, options=options)
+        else:
+            self._channel = grpc.aio.secure_channel(address, tls.credentials(), options=options)
         self._stub: Any = services.PoseServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     async def estimate(self, image: bytes, options: Document, timeout_s: float) -> Document:

@@ -8,6 +8,7 @@ from typing import Any, Self
 from anyio.from_thread import start_blocking_portal
 
 from posegate.client.asynchronous import AsyncClient
+from posegate.client.tls import Tls
 from posegate.client.transport import Document
 
 
@@ -21,11 +22,14 @@ class Client:
         api_key: str | None = None,
         timeout_s: float = 30.0,
         retries: int = 3,
+        tls: Tls | None = None,
     ) -> None:
         with ExitStack() as stack:
             self._portal = stack.enter_context(start_blocking_portal())
             self._client = self._portal.call(
-                lambda: AsyncClient(url, api_key=api_key, timeout_s=timeout_s, retries=retries)
+                lambda: AsyncClient(
+                    url, api_key=api_key, timeout_s=timeout_s, retries=retries, tls=tls
+                )
             )
             self._stack = stack.pop_all()
 

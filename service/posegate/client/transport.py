@@ -1,6 +1,7 @@
 """The seam between the client and a wire, and what went wrong as the project's own errors."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from typing import Any, Protocol
 
@@ -57,8 +58,9 @@ def error_of(slug: str, detail: str, retry_after_s: float | None = None) -> Pose
 
 
 def unreachable(url: str, reason: object) -> BackendDown:
-    """Nobody answers there."""
-    return BackendDown(f"no answer from {url}: {reason}", retry_after_s=0.2)
+    """Nobody answers there. Trying again makes no sense where certificates are at fault."""
+    retry_after_s = None if _is_about_certificates(reason) else 0.2
+    return BackendDown(f"no answer from {url}: {reason}", retry_after_s=retry_after_s)
 
 
 async def each(frames: Frames) -> AsyncIterator[bytes]:
@@ -75,3 +77,11 @@ async def each(frames: Frames) -> AsyncIterator[bytes]:
 def failure(sending: "asyncio.Task[None]") -> BaseException | None:
     """What the frames themselves raised, if that is why the stream ended."""
     return sending.exception() if sending.done() and not sending.cancelled() else None
+
+
+def _is_about_certificates(reason: object) -> bool:
+    while isinstance(reason, BaseException):
+        if isinstance(reason, ssl.SSLError):
+            return True
+        reason = reason.__cause__ or reason.__context__
+    return False
