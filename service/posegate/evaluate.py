@@ -110,7 +110,7 @@ async def evaluate(
     of how many pictures are done.
     """
     data = load_data(folder)
-    scorer = _coco_scorer(data)
+    scorer = coco_scorer(data)
     started = time.perf_counter()
     poses: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
@@ -181,7 +181,7 @@ def _box_results(xywh: Any, scores: Any, image_id: int) -> list[dict[str, Any]]:
     ]
 
 
-def _coco_scorer(
+def coco_scorer(
     data: Data,
 ) -> Callable[[str, list[dict[str, Any]], tuple[str, ...]], dict[str, float]]:
     """A function that scores results with the COCO evaluator, which must be installed."""
