@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from posegate.api.grpc import Health, PoseService, create_grpc_server
 from posegate.api.limits import Slots
 from posegate.api.rest import create_app
-from posegate.build import build_pipeline
+from posegate.build import build_pipeline, build_tracing
 from posegate.errors import BadOption, PosegateError
 from posegate.metrics import Metrics
 from posegate.pipeline import Pipeline
@@ -68,8 +68,16 @@ class _Service:
         self._listener = listener
         self._tls = tls
         self._slots = Slots(settings.max_images)
-        self._streams = Streams(pipeline, settings, metrics)
-        app = create_app(pipeline, settings, metrics, slots=self._slots, streams=self._streams)
+        self._tracing = build_tracing(settings)
+        self._streams = Streams(pipeline, settings, metrics, self._tracing)
+        app = create_app(
+            pipeline,
+            settings,
+            metrics,
+            slots=self._slots,
+            streams=self._streams,
+            tracing=self._tracing,
+        )
         self.config = _http_config(app, settings, tls)
         self._http = _Server(self.config)
         self._health = Health(pipeline)
@@ -91,6 +99,7 @@ class _Service:
             (outcome,) = await asyncio.gather(starting, return_exceptions=True)
             await self._stop_faces(http, rpc)
             await self._pipeline.stop()
+            await asyncio.to_thread(self._tracing.close)
         if isinstance(outcome, Exception):
             raise outcome
 
@@ -102,7 +111,9 @@ class _Service:
             slots=self._slots,
             streams=self._streams,
         )
-        return create_grpc_server(service, self._health, self._settings, self._metrics)
+        return create_grpc_server(
+            service, self._health, self._settings, self._metrics, self._tracing
+        )
 
     async def _start(self, rpc: grpc.aio.Server) -> None:
         host, port = self._settings.host, self._settings.grpc_port

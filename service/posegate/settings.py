@@ -81,6 +81,13 @@ class Settings(BaseSettings):
         None, description="PEM file; callers must show a certificate that it signed (mutual TLS)"
     )
 
+    otlp_endpoint: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = Field(
+        None, description="OTLP/HTTP address for traces, http://host:4318; none: no traces are made"
+    )
+    trace_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        1.0, description="share of requests to trace, of those that name no trace of their own"
+    )
+
     max_body_bytes: Count = 20 * 2**20
     max_pixels: Count = 50_000_000
     max_people: Count = Field(100, description="most people answered per picture")

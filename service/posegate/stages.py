@@ -2,8 +2,18 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from posegate.metrics import STAGES
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Time spent on one stage without a break, from `after_s` after the start."""
+
+    stage: str
+    after_s: float
+    seconds: float
 
 
 class StageClock:
@@ -22,8 +32,8 @@ class StageClock:
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self._now = now
-        self._marked = now()
-        self._seconds: dict[str, float] = {}
+        self._began = self._marked = now()
+        self._stretches: list[Stretch] = []
 
     def mark(self, stage: str) -> None:
         """Give the time since the last mark to a stage."""
@@ -34,15 +44,29 @@ class StageClock:
     def attribute(self, stage: str, seconds: float) -> None:
         """Give a part of the time since the last mark to a stage; the next mark gets the rest."""
         assert stage in STAGES, stage
-        self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+        self._stretches.append(Stretch(stage, self._marked - self._began, seconds))
         self._marked += seconds
+
+    @property
+    def stretches(self) -> tuple[Stretch, ...]:
+        """What the time went to, in order and without gaps."""
+        return tuple(self._stretches)
 
     @property
     def stages_ms(self) -> dict[str, float]:
         """Milliseconds of each stage that took part, in the order of the contract."""
-        return {stage: self._seconds[stage] * 1000 for stage in STAGES if stage in self._seconds}
+        seconds = dict.fromkeys(STAGES, 0.0)
+        for stretch in self._stretches:
+            seconds[stretch.stage] += stretch.seconds
+        met = {stretch.stage for stretch in self._stretches}
+        return {stage: seconds[stage] * 1000 for stage in STAGES if stage in met}
 
     @property
     def total_ms(self) -> float:
         """Milliseconds from the start to the last mark."""
-        return sum(self._seconds.values()) * 1000
+        return sum(stretch.seconds for stretch in self._stretches) * 1000
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the start."""
+        return self._now() - self._began

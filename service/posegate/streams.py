@@ -21,6 +21,7 @@ from posegate.options import EstimateOptions
 from posegate.pipeline import Estimate, Pipeline
 from posegate.settings import Settings
 from posegate.stages import StageClock
+from posegate.tracing import Tracing, Untraced
 from posegate.tracking import Tracker
 
 MODES = ("live", "every")
@@ -47,10 +48,17 @@ Incoming = AsyncIterator[StreamOptions | bytes | PosegateError]
 class Streams:
     """All streams of the process: their number is bounded, and they can be asked to finish."""
 
-    def __init__(self, pipeline: Pipeline, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        settings: Settings,
+        metrics: Metrics,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._pipeline = pipeline
         self._settings = settings
         self._metrics = metrics
+        self._tracing = tracing or Untraced()
         self._open = 0
         self._finish = asyncio.Event()
         self._none_open = asyncio.Event()
@@ -86,7 +94,7 @@ class Streams:
         Ends when `incoming` does, or when all streams are asked to finish. Raises what is wrong
         with the first message, and DeadlineExceeded when the client does not read its events.
         """
-        stream = _Stream(self._pipeline, self._settings, self._metrics)
+        stream = _Stream(self._pipeline, self._settings, self._metrics, self._tracing)
         await stream.run(incoming, send, self._finish)
 
     async def finish(self) -> None:
@@ -98,8 +106,11 @@ class Streams:
 class _Stream:
     """One stream: its queue, its tracker, its counts."""
 
-    def __init__(self, pipeline: Pipeline, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, pipeline: Pipeline, settings: Settings, metrics: Metrics, tracing: Tracing
+    ) -> None:
         self._pipeline = pipeline
+        self._tracing = tracing
         self._options = StreamOptions()
         self._timeout_s = settings.request_timeout_s
         self._metrics = metrics
@@ -118,6 +129,7 @@ class _Stream:
                 event = await self._event(frame)
                 await self._send(event, send)
                 self._record(event)
+                self._tracing.frame(frame.clock, frame.number, type(event).__name__.lower())
             await self._send(self._tally.summary(), send)
         finally:
             feeding.cancel()

@@ -15,26 +15,36 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from posegate.api.problems import CLIENT_GONE, INTERNAL, ProblemResponse
 from posegate.metrics import Metrics
+from posegate.tracing import About, Tracing, Untraced
 
 log = logging.getLogger(__name__)
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 UNMATCHED = "unmatched"
 SWITCHING = 101
+TRACED = "/v1/"
+"""Probes, scrapes and the page would only bury the others."""
+UNTRACED = Untraced()
 
 
 class Envelope:
     """Wraps the application; see the module's docstring."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, tracing: Tracing) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await self._stream(HTTPConnection(scope), receive, send)
-            return
-        request = Request(scope, receive)
+        connection = HTTPConnection(scope)
+        tracing = self._tracing if scope["path"].startswith(TRACED) else UNTRACED
+        with tracing.request(connection.headers) as about:
+            if scope["type"] == "websocket":
+                await self._stream(connection, receive, send, about)
+            else:
+                await self._request(Request(scope, receive), receive, send, about)
+
+    async def _request(self, request: Request, receive: Receive, send: Send, about: About) -> None:
         request.state.request_id = _request_id(request)
         request.state.problems = []
         status = 0
@@ -49,16 +59,18 @@ class Envelope:
         started = time.perf_counter()
         self._metrics.in_flight.labels(face="http").inc()
         try:
-            await self._app(scope, receive, send_enveloped)
+            await self._app(request.scope, receive, send_enveloped)
         except Exception:
             log.exception("request failed", extra={"request_id": request.state.request_id})
             if status == 0:
-                await ProblemResponse(INTERNAL, request)(scope, receive, send_enveloped)
+                await ProblemResponse(INTERNAL, request)(request.scope, receive, send_enveloped)
         finally:
             self._metrics.in_flight.labels(face="http").dec()
-            self._record(request, status or CLIENT_GONE, time.perf_counter() - started)
+            self._record(request, status or CLIENT_GONE, time.perf_counter() - started, about)
 
-    async def _stream(self, connection: HTTPConnection, receive: Receive, send: Send) -> None:
+    async def _stream(
+        self, connection: HTTPConnection, receive: Receive, send: Send, about: About
+    ) -> None:
         """The same for a WebSocket; its time is that of the whole stream."""
         connection.state.request_id = _request_id(connection)
         connection.state.problems = []
@@ -76,9 +88,9 @@ class Envelope:
             await self._app(connection.scope, receive, send_enveloped)
         finally:
             self._metrics.in_flight.labels(face="websocket").dec()
-            self._record(connection, status, time.perf_counter() - started)
+            self._record(connection, status, time.perf_counter() - started, about)
 
-    def _record(self, request: HTTPConnection, status: int, seconds: float) -> None:
+    def _record(self, request: HTTPConnection, status: int, seconds: float, about: About) -> None:
         route = getattr(request.scope.get("route"), "path", UNMATCHED)
         face = "websocket" if request.scope["type"] == "websocket" else "http"
         labels = {"face": face, "route": route, "code": str(status)}
@@ -89,7 +101,21 @@ class Envelope:
         extra["ms"] = round(seconds * 1000, 2)
         if request.state.problems:
             extra["problem"] = "; ".join(problem.detail for problem in request.state.problems)
-        log.info("%s %s %d", request.scope.get("method", "WEBSOCKET"), route, status, extra=extra)
+        method = request.scope.get("method", "WEBSOCKET")
+        log.info("%s %s %d", method, route, status, extra=extra)
+        _tell(about, method, route, status, request.state.request_id)
+
+
+def _tell(about: About, method: str, route: str, status: int, request_id: str) -> None:
+    """Names and attributes follow OpenTelemetry's conventions for HTTP."""
+    about.name = f"{method} {route}"
+    about.attributes |= {
+        "http.request.method": method,
+        "http.route": route,
+        "http.response.status_code": status,
+        "posegate.request_id": request_id,
+    }
+    about.failed = status >= 500
 
 
 def _request_id(request: HTTPConnection) -> str:

@@ -30,6 +30,7 @@ from posegate.metrics import Metrics
 from posegate.pipeline import Pipeline, StageClock
 from posegate.settings import Settings
 from posegate.streams import StreamOptions, Streams
+from posegate.tracing import Tracing, Untraced, follow
 
 POSE_SERVICE = "posegate.v1.PoseService"
 MESSAGE_ROOM = 2
@@ -63,7 +64,7 @@ class PoseService(services.PoseServiceServicer):
     async def Estimate(  # noqa: N802  the name is the contract's
         self, request: pb.EstimateRequest, context: Context
     ) -> pb.EstimateResponse:
-        clock = StageClock()
+        clock = follow(StageClock())
         options = read_options(request.options)
         self._pipeline.check(options)
         deadline = Deadline.after(context.time_remaining(), limit_s=self._limit_s)
@@ -126,12 +127,19 @@ class Health(health.HealthServicer):  # type: ignore[misc]
 
 
 def create_grpc_server(
-    service: PoseService, check: Health, settings: Settings, metrics: Metrics
+    service: PoseService,
+    check: Health,
+    settings: Settings,
+    metrics: Metrics,
+    tracing: Tracing | None = None,
 ) -> grpc.aio.Server:
     """A server with our service, health and reflection; not bound to a port yet."""
     max_bytes = MESSAGE_ROOM * settings.max_body_bytes
+    interceptor = Interceptor(
+        keys=ApiKeys(settings), metrics=metrics, tracing=tracing or Untraced()
+    )
     server = grpc.aio.server(
-        interceptors=(Interceptor(keys=ApiKeys(settings), metrics=metrics),),
+        interceptors=(interceptor,),
         options=(
             ("grpc.max_receive_message_length", max_bytes),
             ("grpc.max_send_message_length", max_bytes),

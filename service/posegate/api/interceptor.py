@@ -18,11 +18,13 @@ from posegate.api.keys import ApiKeys
 from posegate.api.problems import Problem, problem_of
 from posegate.errors import PosegateError, status_of
 from posegate.metrics import Metrics
+from posegate.tracing import About, Tracing
 
 log = logging.getLogger(__name__)
 
 SERVICE = "/posegate.v1."
 DOMAIN = "posegate"
+OUR_FAULT = ("INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 DETAILS_KEY = "grpc-status-details-bin"
 Context = grpc.aio.ServicerContext[Any, Any]
 if TYPE_CHECKING:
@@ -32,9 +34,10 @@ if TYPE_CHECKING:
 class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # plain when run
     """Wraps the methods of our own service; health and reflection pass untouched."""
 
-    def __init__(self, *, keys: ApiKeys, metrics: Metrics) -> None:
+    def __init__(self, *, keys: ApiKeys, metrics: Metrics, tracing: Tracing) -> None:
         self._keys = keys
         self._metrics = metrics
+        self._tracing = tracing
 
     async def intercept_service(
         self,
@@ -56,14 +59,17 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # plai
             behavior, make = handler.unary_unary, grpc.unary_unary_rpc_method_handler
 
         async def wrapped(request: Any, context: Context) -> Any:
-            async with self._exchange(route, context):
-                return await behavior(request, context)
+            headers = {key: str(value) for key, value in context.invocation_metadata() or ()}
+            with self._tracing.request(headers) as about:
+                async with self._exchange(route, headers, context, about):
+                    return await behavior(request, context)
 
         return make(wrapped, **coders)
 
     @asynccontextmanager
-    async def _exchange(self, route: str, context: Context) -> AsyncIterator[None]:
-        headers = {key: str(value) for key, value in context.invocation_metadata() or ()}
+    async def _exchange(
+        self, route: str, headers: dict[str, str], context: Context, about: About
+    ) -> AsyncIterator[None]:
         request_id = headers.get("x-request-id", "")[:64] or uuid.uuid4().hex
         started, code, problem = time.perf_counter(), "OK", None
         self._metrics.in_flight.labels(face="grpc").inc()
@@ -83,6 +89,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # plai
         finally:
             self._metrics.in_flight.labels(face="grpc").dec()
             self._record(route, code, time.perf_counter() - started, problem, request_id)
+            _tell(about, route, code, request_id)
 
     def _record(
         self, route: str, code: str, seconds: float, problem: Problem | None, request_id: str
@@ -94,6 +101,20 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # plai
             self._metrics.rejected.labels(reason=problem.slug).inc()
             extra["problem"] = problem.detail
         log.info("GRPC %s %s", route, code, extra=extra)
+
+
+def _tell(about: About, route: str, code: str, request_id: str) -> None:
+    """Names and attributes follow OpenTelemetry's conventions for gRPC."""
+    about.name = route.removeprefix("/")
+    service, _, method = about.name.rpartition("/")
+    about.attributes |= {
+        "rpc.system": "grpc",
+        "rpc.service": service,
+        "rpc.method": method,
+        "rpc.grpc.status_code": grpc.StatusCode[code].value[0],
+        "posegate.request_id": request_id,
+    }
+    about.failed = code in OUR_FAULT
 
 
 async def _abort(

@@ -17,6 +17,7 @@ from posegate.metrics import Metrics
 from posegate.pipeline import Estimate, EstimateOptions, Pipeline, StageClock
 from posegate.render import draw_poses, encode_image
 from posegate.settings import Settings
+from posegate.tracing import follow
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def poses_router(
 
     @router.post("/v1/poses", **openapi.POSES)
     async def estimate_poses(request: Request, query: Options, timeout: Timeout = None) -> Response:
-        clock = StageClock()
+        clock = follow(StageClock())
         options = _checked_options(pipeline, query)
         picture = picture_format(request.headers.get("accept", "*/*"))
         deadline = Deadline.after(timeout, limit_s=settings.request_timeout_s)
@@ -80,7 +81,7 @@ def poses_router(
 
         async def answer_one(upload: Upload, position: int) -> str:
             async with turns:
-                clock = StageClock()
+                clock = follow(StageClock())
                 try:
                     estimate = await pipeline.estimate(
                         upload.data, options, deadline=deadline.at, clock=clock

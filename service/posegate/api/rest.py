@@ -21,6 +21,7 @@ from posegate.metrics import Metrics
 from posegate.pipeline import Pipeline
 from posegate.settings import Settings
 from posegate.streams import Streams
+from posegate.tracing import Tracing, Untraced
 
 
 def create_app(
@@ -30,10 +31,11 @@ def create_app(
     *,
     slots: Slots | None = None,
     streams: Streams | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The application; `pipeline` is started and stopped by whoever runs the server.
 
-    `slots` and `streams` are given where another face shares them.
+    `slots`, `streams` and `tracing` are given where another face shares them.
     """
     keys = ApiKeys(settings)
     streams = streams or Streams(pipeline, settings, metrics)
@@ -47,7 +49,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.add_middleware(Guard, keys=keys)
-    app.add_middleware(Envelope, metrics=metrics)
+    app.add_middleware(Envelope, metrics=metrics, tracing=tracing or Untraced())
     for kind in (PosegateError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer_error)
     app.add_exception_handler(ClientDisconnect, answer_nobody)
