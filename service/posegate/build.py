@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 
 import cv2
 
@@ -33,7 +32,7 @@ def build_pipeline(settings: Settings, metrics: Metrics) -> Pipeline:
     )
     workers = Workers(settings.threads)
     pool = Pool(settings.threads)
-    networks, decoded = _NETWORKS[settings.backend](catalog, settings, workers, metrics)
+    networks = _NETWORKS[settings.backend](catalog, settings, workers, metrics)
     by_task = {
         task: [model for model in catalog.models.values() if model.card.task == task]
         for task in ("pose", "detect")
@@ -45,12 +44,7 @@ def build_pipeline(settings: Settings, metrics: Metrics) -> Pipeline:
             for model in by_task["detect"]
         },
         estimators={
-            model.name: Estimator(
-                model,
-                backend=networks[model.name],
-                decoded=decoded.get(model.name),
-                pool=pool,
-            )
+            model.name: Estimator(model, backend=networks[model.name], pool=pool)
             for model in by_task["pose"]
         },
         networks=networks,
@@ -86,20 +80,18 @@ async def running_pipeline(settings: Settings) -> AsyncIterator[Pipeline]:
         await pipeline.stop()
 
 
-Networks = tuple[dict[str, Network], dict[str, Network]]
-"""By name: the networks, and those of their variants with the decoding in the graph."""
-
-
-def _embedded(catalog: Catalog, settings: Settings, workers: Workers, metrics: Metrics) -> Networks:
-    """Inside the process maps cost no transfer, so variants would only take memory."""
-    networks: dict[str, Network] = {
+def _embedded(
+    catalog: Catalog, settings: Settings, workers: Workers, metrics: Metrics
+) -> dict[str, Network]:
+    return {
         name: _embedded_network(model, settings, workers, metrics)
         for name, model in catalog.models.items()
     }
-    return networks, {}
 
 
-def _triton(catalog: Catalog, settings: Settings, workers: Workers, metrics: Metrics) -> Networks:
+def _triton(
+    catalog: Catalog, settings: Settings, workers: Workers, metrics: Metrics
+) -> dict[str, Network]:
     try:
         from posegate.backends.triton import TritonNetwork
         from posegate.backends.triton_servers import TritonServers
@@ -108,27 +100,25 @@ def _triton(catalog: Catalog, settings: Settings, workers: Workers, metrics: Met
             f"backend triton needs {error.name}, which is not installed: pip install "
             "'posegate[triton]'"
         ) from error
-    variants = {name: form for name, one in catalog.models.items() if (form := one.decoded)}
     servers = TritonServers(
         settings.triton_urls,
-        models=[*catalog.models, *(form.name for form in variants.values())],
+        models=list(catalog.models),
         call_limit_s=settings.request_timeout_s,
     )
-    network = partial(
-        TritonNetwork,
-        servers=servers,
-        metrics=metrics,
-        max_in_flight=settings.triton_in_flight,
-        max_queue=settings.max_queue,
-    )
-    decoded: dict[str, Network] = {name: network(form) for name, form in variants.items()}
     networks: dict[str, Network] = {
-        name: network(model, variant=decoded.get(name)) for name, model in catalog.models.items()
+        name: TritonNetwork(
+            model,
+            servers=servers,
+            metrics=metrics,
+            max_in_flight=settings.triton_in_flight,
+            max_queue=settings.max_queue,
+        )
+        for name, model in catalog.models.items()
     }
     metrics.backend_up.labels("triton").set_function(
         lambda: float(all(network.ready() is None for network in networks.values()))
     )
-    return networks, decoded
+    return networks
 
 
 _NETWORKS = {"onnx": _embedded, "triton": _triton}
