@@ -1,9 +1,12 @@
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from made_networks import save_constant_teacher
 from posenets.training.augment import Augmentation, Batch, make_batch
 from posenets.training.cache import CROP_WH, TEACHER_SHIFT, build_cache
 
@@ -93,3 +96,64 @@ def test_cache_keeps_every_labelled_joint_on_its_dot(coco_folder: Path, tmp_path
             x, y = np.rint(cache.joints[person, joint, :2]).astype(int)
             expected = (15 * joint, 255 - 15 * joint, 200)
             assert np.abs(cache.crops[person, y, x].astype(int) - expected).max() <= 3
+
+
+def test_cut_person_keeps_only_joints_that_are_still_in_the_picture() -> None:
+    people = 24
+    crops = torch.full((people, CROP_WH[1], CROP_WH[0], 3), 255, dtype=torch.uint8)
+    joints = torch.zeros(people, 17, 3)
+    for joint in range(17):
+        x, y = 60 + 30 * (joint % 5), 60 + 50 * (joint // 5)
+        joints[:, joint] = torch.tensor([x, y, 2.0])
+    batch = make_batch(
+        crops,
+        joints,
+        torch.ones(people, 17),
+        torch.full((people, 17, 64, 48), 255, dtype=torch.uint8),
+        size_wh=INPUT_WH,
+        sigma=2.0,
+        augmentation=replace(STILL, cut=1.0),
+        generator=torch.Generator().manual_seed(1),
+    )
+    kept = batch.weights.sum(1)
+    cut = kept < 17
+    assert cut.sum() > people / 2
+    assert (kept[cut] >= 4).all()
+    assert batch.teacher_seen is not None
+    for person in torch.nonzero(cut).flatten().tolist():
+        picture = batch.images[person, 0]
+        assert (picture < 1).any(), "nothing was cut off"
+        for joint in torch.nonzero(batch.weights[person]).flatten().tolist():
+            x, y = _peak(batch.targets[person, joint])
+            assert picture[4 * y, 4 * x] > 100
+        black = torch.nn.functional.max_pool2d(picture[None], 8, 4, 3)[0] < 1
+        assert (batch.teacher_seen[person, 0][black] == 0).all(), "a teacher saw what was cut off"
+
+
+def test_softened_picture_loses_detail_and_keeps_its_joints() -> None:
+    crops, joints = _one_dot(9, 24 + 80, 32 + 120)
+    crops[:, ::2, ::2] = 255
+    sharp, soft = (_batch(crops, joints, replace(STILL, soften=share)) for share in (0.0, 1.0))
+    assert soft.images.std() < 0.5 * sharp.images.std()
+    assert torch.equal(soft.targets, sharp.targets)
+    assert soft.images.shape == sharp.images.shape
+
+
+def test_teacher_labels_only_people_without_a_label(coco_folder: Path, tmp_path: Path) -> None:
+    document = json.loads(coco_folder.read_text())
+    document["annotations"][2]["keypoints"] = [0] * 51
+    coco_folder.write_text(json.dumps(document))
+    teacher = tmp_path / "teacher.onnx"
+    heatmaps = np.zeros((1, 17, 64, 48), np.float32)
+    heatmaps[0, np.arange(17), 20 + np.arange(17), 10] = np.where(np.arange(17) < 9, 0.8, 0.1)
+    save_constant_teacher(teacher, heatmaps)
+
+    cache = build_cache(coco_folder, tmp_path / "cache", teacher=teacher)
+
+    taught = cache.joints[2]
+    assert taught[:, 2].tolist() == [1.0] * 9 + [0.0] * 8
+    assert taught[4, :2].tolist() == [10 * 4 + TEACHER_SHIFT[0], 24 * 4 + TEACHER_SHIFT[1]]
+    np.testing.assert_allclose(cache.scores[2, :9], 0.8, atol=0.01)
+    assert set(cache.joints[1, :, 2]) == {1.0, 2.0}
+    assert cache.teacher is not None
+    assert (cache.teacher[1] == cache.teacher[2]).all()

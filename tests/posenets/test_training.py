@@ -1,5 +1,6 @@
 """The loop: learns, resumes after a kill, refuses what is damaged."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,28 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
+from made_labels import PHOTOS, encoded, made_labels
 from posenets.cli import app
+from posenets.evaluation.during import evaluation_on
+from posenets.networks.nam import NamChannel
 from posenets.networks.posefpn import PoseFPN
 from posenets.training.augment import Augmentation
 from posenets.training.cache import build_cache, open_cache
 from posenets.training.checkpoint import BadCheckpoint, load_checkpoint, load_weights
+from posenets.training.log import TrainingLog
 from posenets.training.loop import Trainer
 from posenets.training.pose_task import PoseTask
-from posenets.training.recipe import BadRecipe, Phase, PoseRecipe, read_recipe
+from posenets.training.recipe import (
+    RECIPE,
+    BadRecipe,
+    Phase,
+    PoseRecipe,
+    find_recipe,
+    read_recipe,
+)
+from posenets.training.records import BadData
+from posenets.training.schedule import rate_at
+from posenets.training.start import pose_trainer
 
 RECIPES = sorted((Path(__file__).parents[2] / "service/posenets/recipes").glob("*.toml"))
 
@@ -108,7 +123,7 @@ def test_moving_average_follows_the_network(cached: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_shipped_recipes_are_valid(path: Path) -> None:
-    recipe = read_recipe(path)
+    recipe = read_recipe(path).for_data(1000)
     assert recipe.phase_at(0) == recipe.phases[0]
     assert recipe.phase_at(recipe.examples) == recipe.phases[-1]
 
@@ -160,6 +175,9 @@ def test_train_and_export_from_the_command_line_give_a_served_model(
     assert card.training.data == ("made dots",)
     assert card.verification[0].max_abs_diff is not None
     assert card.verification[0].max_abs_diff < 1e-4
+    assert card.decoded is not None
+    result = run.invoke(app, ["export-decoded", str(tmp_path / "models")])
+    assert "made-decoded" in result.output
 
 
 def test_command_line_reports_a_bad_recipe_without_a_traceback(tmp_path: Path) -> None:
@@ -167,3 +185,110 @@ def test_command_line_reports_a_bad_recipe_without_a_traceback(tmp_path: Path) -
     assert result.exit_code == 1
     assert "error: " in result.stderr
     assert "no.toml" in result.stderr
+
+
+def test_resumed_run_ends_as_the_unbroken_one_does(cached: Path, tmp_path: Path) -> None:
+    recipe = _recipe(32)
+    unbroken = _trainer(cached, tmp_path / "whole.pt", recipe)
+    unbroken.run()
+    _trainer(cached, tmp_path / "run.pt", recipe).run(seconds=0)
+    resumed = _trainer(cached, tmp_path / "run.pt", recipe)
+    assert resumed.resume()
+    assert resumed.run().seen == 32
+    for name, value in resumed.ema.state_dict().items():
+        torch.testing.assert_close(value, unbroken.ema.state_dict()[name], msg=name)
+
+
+def test_finished_run_does_nothing_more(cached: Path, tmp_path: Path) -> None:
+    _trainer(cached, tmp_path / "run.pt", _recipe(8)).run()
+    again = _trainer(cached, tmp_path / "run.pt", _recipe(8))
+    assert again.resume()
+    assert again.run().steps == 2
+
+
+def test_steps_and_warm_up_are_those_of_the_paper() -> None:
+    recipe = read_recipe(find_recipe("litedeconv-paper")).for_data(1000)
+    assert recipe.examples == 210_000
+    assert rate_at(recipe, 0) == pytest.approx(5e-7, rel=0.1)
+    rates = [rate_at(recipe, epoch * 1000) for epoch in (100, 169, 170, 199, 200, 209)]
+    assert rates == pytest.approx([5e-4, 5e-4, 5e-5, 5e-5, 5e-6, 5e-6])
+    goat = read_recipe(find_recipe("goatpose")).for_data(1000)
+    rates = [rate_at(goat, epoch * 1000) for epoch in (1, 170, 230, 260)]
+    assert rates == pytest.approx([1e-3, 4e-4, 1.6e-4, 6.4e-5])
+
+
+def test_recipe_survives_its_checkpoint() -> None:
+    recipe = read_recipe(find_recipe("goatpose"))
+    assert RECIPE.validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_sparsity_pushes_the_scales_of_nam_and_of_nothing_else(cached: Path) -> None:
+    class Nammed(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Conv2d(3, 17, 4, 4), NamChannel(17))
+
+    recipe = _recipe(4)
+    task = PoseTask([open_cache(cached)], recipe, torch.device("cpu"))
+    batch, _ = task.draw(0)
+    gradients = []
+    for sparsity in (0.0, 0.01):
+        torch.manual_seed(0)
+        network = Nammed()
+        task.recipe = recipe.model_copy(update={"sparsity": sparsity})
+        task.loss(network, batch).backward()
+        gradients.append({n: p.grad.clone() for n, p in network.named_parameters()})
+    plain, sparse = gradients
+    for name in plain:
+        more = sparse[name] - plain[name]
+        expected = 0.01 * 1000 if name == "1.norm.weight" else 0.0
+        torch.testing.assert_close(more, torch.full_like(more, expected), rtol=1e-4, atol=1e-4)
+
+
+def test_sparsity_without_nam_and_foreign_joints_are_refused(cached: Path, tmp_path: Path) -> None:
+    def trainer(recipe: PoseRecipe) -> None:
+        out = tmp_path / "run.pt"
+        pose_trainer(recipe, [cached], start=None, device=torch.device("cpu"), checkpoint=out)
+
+    with pytest.raises(BadRecipe, match="sparsity: posefpn-small has no NAM"):
+        trainer(_recipe(4).model_copy(update={"sparsity": 1e-4}))
+    with pytest.raises(BadData, match="17 joints are not the 16 of litedeconv-mpii"):
+        trainer(_recipe(4).model_copy(update={"network": "litedeconv-mpii"}))
+    with pytest.raises(BadRecipe, match="no network is called 'nosuch'"):
+        trainer(_recipe(4).model_copy(update={"network": "nosuch"}))
+
+
+def test_broken_cache_is_named(cached: Path) -> None:
+    (cached / "joints.npy").write_bytes((cached / "joints.npy").read_bytes()[:200])
+    with pytest.raises(BadData, match="cache: not a whole crop cache"):
+        open_cache(cached)
+
+
+def test_best_checkpoint_is_kept_and_curves_are_logged(cached: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    measured = iter([0.1, 0.3, 0.2])
+    trainer = _trainer(cached, tmp_path / "run.pt", _recipe(12))
+    trainer.run(
+        save_every_s=0,
+        evaluate=lambda network: {"ap": next(measured), "ar": 0.0},
+        log=TrainingLog(tmp_path / "log"),
+    )
+    assert trainer.progress.best_ap == 0.3
+    assert load_checkpoint(tmp_path / "run.best.pt")["progress"]["seen"] == 8
+    assert load_checkpoint(tmp_path / "run.pt")["progress"]["seen"] == 12
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "log")).Reload()
+    points = events.Scalars("evaluation/ap")
+    assert [point.step for point in points] == [4, 8, 12]
+    assert [point.value for point in points] == pytest.approx([0.1, 0.3, 0.2])
+
+
+def test_evaluation_while_training_measures_the_folder(cached: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "labelled"
+    (folder / "images").mkdir(parents=True)
+    (folder / "person_keypoints.json").write_text(json.dumps(made_labels()))
+    for index in range(PHOTOS):
+        (folder / "images" / f"{index}.png").write_bytes(encoded(index))
+    figures = evaluation_on(folder, _recipe(4))(_TinyNet().eval())
+    assert set(figures) == {"ap", "ap50", "ap75", "ar"}
+    assert all(0 <= value <= 1 for value in figures.values())

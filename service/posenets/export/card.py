@@ -37,8 +37,10 @@ class NetworkFacts:
     sha256: str
 
 
-def pose_card(facts: NetworkFacts, *, sigma: float) -> dict[str, Any]:
-    """Card of a heatmap network with stride 4 and COCO's 17 keypoints; `sigma` in heatmap px."""
+def pose_card(
+    facts: NetworkFacts, *, sigma: float, joint_names: tuple[str, ...] = COCO_KEYPOINTS
+) -> dict[str, Any]:
+    """Card of a heatmap network with stride 4; `sigma` in heatmap px."""
     width, height = facts.size_wh
     codec = {
         "kind": "heatmap",
@@ -54,7 +56,7 @@ def pose_card(facts: NetworkFacts, *, sigma: float) -> dict[str, Any]:
         crop={"padding": 1.25},
         output={"names": ["heatmaps"]},
         codec=codec,
-        keypoints=list(COCO_KEYPOINTS),
+        keypoints=list(joint_names),
         score=SCORE_POSE,
     )
 

@@ -20,13 +20,13 @@ from posenets.networks.folding import fold_for_export
 from posenets.networks.person_detector import DetectorExport, PersonDetector
 from posenets.training.checkpoint import (
     BadCheckpoint,
+    fit_weights,
     load_checkpoint,
-    load_weights,
     save_checkpoint,
 )
 from posenets.training.pose_task import sigma_for
-from posenets.training.recipe import RECIPE
-from posenets.training.start import make_network
+from posenets.training.recipe import RECIPE, DetectionRecipe, PoseRecipe, Recipe
+from posenets.training.start import joints_of, make_network
 
 START_FILE = "training.pt"
 """Beside the card: weights for `posenets train --start` to go on from."""
@@ -49,20 +49,13 @@ def export_checkpoint(job: CheckpointExport) -> float:
     The moving average of the weights is exported at the size of the recipe's last phase. Returns
     the largest difference between network and file as a fraction of the outputs' range.
     """
-    state = load_checkpoint(job.checkpoint)
-    if "recipe" not in state:
-        raise BadCheckpoint(f"{job.checkpoint}: field 'recipe' is missing; not made by train")
-    recipe = RECIPE.validate_json(state["recipe"])
-    network = make_network(recipe.network)
-    load_weights(network, job.checkpoint)
-    last = recipe.phases[-1]
-    size_wh = (last.width, last.height)
+    state = _start(load_checkpoint(job.checkpoint))
+    recipe, network = _network_of(state, job.checkpoint)
+    size_wh = _size_of(recipe)
     folder = job.repository / job.name
     path = folder / "1" / "model.onnx"
     detects = isinstance(network, PersonDetector)
-    served: nn.Module = fold_for_export(network)
-    if isinstance(network, PersonDetector):
-        served = DetectorExport(network, **state.get("calibration", {}))
+    served = _served(network, state)
     names = ("boxes", "scores") if detects else ("heatmaps",)
     difference = export_onnx(served, path, size_wh=size_wh, output_names=names)
     facts = NetworkFacts(
@@ -76,18 +69,54 @@ def export_checkpoint(job: CheckpointExport) -> float:
         training=job.training,
         sha256=sha256_of(path),
     )
-    card = (
-        detect_card(facts, calibrated="calibration" in state)
-        if detects
-        else pose_card(facts, sigma=sigma_for(last.width // 4))
-    )
+    if isinstance(recipe, PoseRecipe):
+        sigma = recipe.sigma or sigma_for(size_wh[0] // 4)
+        card = pose_card(facts, sigma=sigma, joint_names=joints_of(recipe.network))
+    else:
+        card = detect_card(facts, calibrated="calibration" in state)
     card["verification"] = [{"form": "onnx-fp32", "max_abs_diff": float(f"{difference:.2e}")}]
     write_card(folder, card)
-    save_checkpoint(folder / START_FILE, _start(state))
+    save_checkpoint(folder / START_FILE, state)
     return difference
 
 
+def served_network(state: dict[str, Any], path: Path) -> nn.Module:
+    """The network of a checkpoint in the form that is exported; raises BadCheckpoint."""
+    _, network = _network_of(state, path)
+    return _served(network, state)
+
+
+def _network_of(
+    state: dict[str, Any], path: Path
+) -> tuple[PoseRecipe | DetectionRecipe, nn.Module]:
+    if missing := [field for field in ("recipe", "ema") if field not in state]:
+        raise BadCheckpoint(f"{path}: field {missing[0]!r} is missing; not made by train")
+    recipe = RECIPE.validate_json(state["recipe"])
+    network = make_network(recipe.network, _size_of(recipe))
+    fit_weights(network, state["ema"], path)
+    return recipe, network
+
+
+def _served(network: nn.Module, state: dict[str, Any]) -> nn.Module:
+    if isinstance(network, PersonDetector):
+        return DetectorExport(network.eval(), **state.get("calibration", {}))
+    return fold_for_export(network)
+
+
+def _size_of(recipe: Recipe) -> tuple[int, int]:
+    return recipe.phases[-1].width, recipe.phases[-1].height
+
+
 def _start(state: dict[str, Any]) -> dict[str, Any]:
-    """What a later run starts from: the moving average in half precision, and its recipe."""
-    ema = {n: v.half() if v.is_floating_point() else v for n, v in state["ema"].items()}
-    return {"ema": ema, "recipe": state["recipe"]}
+    """What is exported, and what a later run starts from: the moving average and its recipe.
+
+    Kernels are rounded to half precision, so that the file is half the size and still the exported
+    network; scales, shifts and statistics are not.
+    """
+    kept = {key: state[key] for key in ("ema", "recipe", "calibration") if key in state}
+    if "ema" in kept:
+        kept["ema"] = {
+            name: value.half() if value.is_floating_point() and value.ndim > 1 else value
+            for name, value in kept["ema"].items()
+        }
+    return kept

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from posenets.networks.blocks import ConvBN, LiteConv, Residual, initialise, projection
 from posenets.networks.high_resolution import HighResolutionNet, plain_fusion, plain_stem, stage
-from posenets.networks.mcam import MCAM
+from posenets.networks.mcam import MCAM, size_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,8 @@ class CMFFMRow(nn.Module):
         self.spatial = nn.Conv2d(2, 1, 7, 1, 3, bias=False)
 
     def forward(self, branches: list[Tensor]) -> Tensor:
-        x, (height, width) = branches[self.target], self.size_hw
+        x = branches[self.target]
+        height, width = size_of(self, x)
         mean = x.mean((2, 3), keepdim=True)
         sources = branches[: self.target] + branches[self.target + 1 :]
         pairs = [e(mean, source) for e, source in zip(self.exchanges, sources, strict=True)]
@@ -102,7 +103,7 @@ def le_hrnet(
     size_wh: tuple[int, int] = (192, 256),
     numbers: LEHRNetNumbers = FULL,
 ) -> HighResolutionNet:
-    """(N, 3, H, W) of exactly `size_wh` -> heatmaps (N, J, H/4, W/4), raw.
+    """(N, 3, H, W) -> heatmaps (N, J, H/4, W/4), raw; exported for `size_wh` alone.
 
     The last fusion makes all four branches, of which the heatmaps read the first;
     `fold_for_export` drops the others.

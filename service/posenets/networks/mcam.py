@@ -1,8 +1,10 @@
-"""MCAM, the multi-scale coordinate attention of LE-HRNet, with all sizes fixed at construction.
+"""MCAM, the multi-scale coordinate attention of LE-HRNet, with all sizes fixed in the export.
 
 The groups share no weights, so every layer is a grouped convolution over (N, C, H, W), and a view
 (N, G, c, H, W) shows the groups in order: G groups of c = C/G channels.
 """
+
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +30,7 @@ class MCAM(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        groups, c, (height, width) = self.groups, self.channels // self.groups, self.size_hw
+        groups, c, (height, width) = self.groups, self.channels // self.groups, size_of(self, x)
         views = torch.split(x.reshape(-1, groups, c, height, width), self.split, 2)
         parts = [
             scale(view.reshape(-1, groups * n, height, width)).reshape(-1, groups, n, height, width)
@@ -64,11 +66,27 @@ class FoldedMCAM(nn.Module):
         self.register_buffer("offset", offset)  # (G, c, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        groups, c, (height, width) = self.groups, self.channels // self.groups, self.size_hw
+        groups, c, (height, width) = self.groups, self.channels // self.groups, size_of(self, x)
         weights = channel_weights(self, x)  # (N, G, 1, c)
         maps = self.scale(x).reshape(-1, groups, c, height * width)
         omega = torch.sigmoid((weights @ self.matrix) @ maps + weights @ self.offset)
         return gate_groups(self, x, omega)
+
+
+class Sized(Protocol):
+    """A layer whose maps have `size_hw` (height, width) in the export."""
+
+    size_hw: tuple[int, int]
+
+
+def size_of(layer: Sized, x: Tensor) -> tuple[int, int]:
+    """Height and width of x (N, C, H, W): as built while tracing, so that the graph holds numbers.
+
+    Training may grow its input: no weight depends on the size.
+    """
+    if torch.jit.is_tracing():
+        return layer.size_hw
+    return x.shape[2], x.shape[3]
 
 
 def channel_weights(mcam: MCAM | FoldedMCAM, x: Tensor) -> Tensor:
@@ -78,14 +96,15 @@ def channel_weights(mcam: MCAM | FoldedMCAM, x: Tensor) -> Tensor:
     """
     rows, columns = x.mean(3, keepdim=True), x.mean(2, keepdim=True).transpose(2, 3)
     gates = torch.sigmoid(mcam.coordinates(torch.cat([rows, columns], 2)))  # (N, C, H+W, 1)
-    by_row, by_column = torch.split(gates, [*mcam.size_hw], 2)
-    means = ((x @ by_column) * by_row).mean(2) / mcam.size_hw[1]  # (N, C, 1)
+    height, width = size_of(mcam, x)
+    by_row, by_column = torch.split(gates, [height, width], 2)
+    means = ((x @ by_column) * by_row).mean(2) / width  # (N, C, 1)
     return means.reshape(-1, mcam.groups, 1, mcam.channels // mcam.groups).softmax(3)
 
 
 def gate_groups(mcam: MCAM | FoldedMCAM, x: Tensor, omega: Tensor) -> Tensor:
     """x (N, C, H, W) times omega (N, G, 1, HW), the same for all channels of a group."""
-    channels, groups, (height, width) = mcam.channels, mcam.groups, mcam.size_hw
+    channels, groups, (height, width) = mcam.channels, mcam.groups, size_of(mcam, x)
     y = x.reshape(-1, groups, channels // groups, height * width) * omega
     return y.reshape(-1, channels, height, width)
 

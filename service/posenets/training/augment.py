@@ -1,26 +1,32 @@
 """Augmentation of cached person crops, a whole batch at once, on whatever device holds it.
 
-Flip, rotation, scale, shift, half body (Wang et al., "Mspn", 2019, as in HRNet's code), colour and
-erased patches. Geometry is one affine per person from network input to cached crop; pictures,
-joints and teacher heatmaps go through the same affine.
+Flip, rotation, scale, shift, half body (Wang et al., "Mspn", 2019, as in HRNet's code), people cut
+off as at a picture's edge, low resolution, colour and erased patches. Geometry is one affine per
+person from network input to cached crop; pictures, joints and teacher heatmaps go through it alike.
 """
 
 import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from posegate.skeleton import COCO_KEYPOINTS, LOWER_BODY, UPPER_BODY, flip_order
-from posenets.training.cache import CROP_WH, TEACHER_SHIFT, TEACHER_STRIDE, TEACHER_WH
+from posegate.skeleton import COCO_KEYPOINTS, flip_order
+from posenets.training.cache import CROP_WH, TEACHER_SHIFT
+from posenets.training.teacher import TEACHER_STRIDE, TEACHER_WH
 
 HEATMAP_STRIDE = 4
-_FLIP = torch.from_numpy(flip_order(COCO_KEYPOINTS))
+_LOWER = ("hip", "knee", "ankle", "pelvis")
+"""How the names of the lower body's joints end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """Strengths. Angles in degrees; scale and shift as fractions of the padded box."""
+    """Strengths. Angles in degrees; scale and shift as fractions of the padded box.
+
+    The scale is e^(std x), x normal within 2; with `linear_scale` 1 + std x, x within 1, as in
+    HRNet's code.
+    """
 
     flip: float = 0.5
     rotation_std: float = 25.0
@@ -28,8 +34,11 @@ class Augmentation:
     scale_std: float = 0.25
     shift: float = 0.06
     half_body: float = 0.25
+    cut: float = 0.0
+    soften: float = 0.0
     colour: float = 0.3
     erase: float = 0.3
+    linear_scale: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +67,23 @@ def make_batch(
     sigma: float,
     augmentation: Augmentation,
     generator: torch.Generator,
+    joint_names: tuple[str, ...] = COCO_KEYPOINTS,
 ) -> Batch:
     """Augmented batch from cached arrays.
 
     `crops` (N, 320, 240, 3) uint8 BGR, `joints` (N, J, 3), `scores` (N, J), `teacher`
-    (N, J, 64, 48) uint8 or None; `sigma` in heatmap pixels.
+    (N, J, 64, 48) uint8 or None; `sigma` in heatmap pixels; `joint_names` (J,).
     """
-    affine, flipped = _draw_affine(joints, size_wh, augmentation, generator)
-    pixels = crops.permute(0, 3, 1, 2).float()
+    mirrored = torch.from_numpy(flip_order(joint_names)).to(joints.device)
+    lower = torch.tensor([name.endswith(_LOWER) for name in joint_names], device=joints.device)
+    joints, shown = _cut(joints, augmentation, generator)
+    affine, flipped = _draw_affine(joints, lower, shown, size_wh, augmentation, generator)
+    pixels = _inside(crops.permute(0, 3, 1, 2), shown).float()
     images = _sample(pixels, affine, size_wh, stride=1)[:, [2, 1, 0]]
+    images = _soften(images, augmentation, generator)
     images = _jitter(images, augmentation, generator)
-    points, visible = _joints_in_input(joints, affine, flipped)
-    known = torch.where(flipped[:, None], scores[:, _FLIP.to(scores.device)], scores)
+    points, visible = _joints_in_input(joints, affine, flipped, mirrored)
+    known = torch.where(flipped[:, None], scores[:, mirrored], scores)
     targets, inside = _gaussians(points / HEATMAP_STRIDE, size_wh, sigma)
     weights = inside * torch.where(visible == 2, 1.0, known) * (visible > 0)
     if teacher is None:
@@ -78,8 +92,9 @@ def make_batch(
     to_teacher[:, :, 2] -= torch.tensor(TEACHER_SHIFT, device=affine.device)
     to_teacher /= TEACHER_STRIDE
     maps = _sample(teacher.float() / 255, to_teacher, size_wh, stride=HEATMAP_STRIDE)
-    maps = torch.where(flipped[:, None, None, None], maps[:, _FLIP.to(maps.device)], maps)
-    whole = torch.ones_like(teacher[:, :1], dtype=torch.float32)
+    maps = torch.where(flipped[:, None, None, None], maps[:, mirrored], maps)
+    shift = torch.tensor(TEACHER_SHIFT, device=shown.device).repeat(2)
+    whole = _inside(torch.ones_like(teacher[:, :1]), (shown - shift) / TEACHER_STRIDE).float()
     seen = (_sample(whole, to_teacher, size_wh, stride=HEATMAP_STRIDE) > 0.5).float()
     return Batch(images, targets, weights, maps, seen)
 
@@ -89,20 +104,76 @@ def _uniform(count: int, low: float, high: float, generator: torch.Generator) ->
     return low + (high - low) * draw
 
 
+def _cut(joints: Tensor, aug: Augmentation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """End the picture within some people, as photos do.
+
+    Returns the joints, v = 0 beyond the edge, and (N, 4) x0, y0, x1, y1: what is left of the crop.
+    """
+    n, device = len(joints), joints.device
+    whole = torch.tensor([0.0, 0.0, *CROP_WH], device=device).repeat(n, 1)
+    seen = joints[..., 2] > 0
+    low, high = _extent(joints, seen)
+    side = torch.multinomial(
+        torch.tensor([0.2, 0.1, 0.2, 0.5], device=device), n, replacement=True, generator=generator
+    )
+    axis = side % 2
+    share = _uniform(n, 0.3, 0.9, generator)
+    rows = torch.arange(n, device=device)
+    size = (high - low)[rows, axis]
+    far = side >= 2
+    edge = low[rows, axis] + size * torch.where(far, share, 1 - share)
+    along = joints[rows, :, axis]
+    kept = seen & torch.where(far[:, None], along < edge[:, None], along > edge[:, None])
+    cut = (kept.sum(1) >= 4) & (_uniform(n, 0, 1, generator) < aug.cut)
+    shown = whole.clone()
+    shown[rows, side] = torch.where(cut, edge, whole[rows, side])
+    visible = torch.where(cut[:, None] & ~kept, 0.0, joints[..., 2])
+    return torch.cat([joints[..., :2], visible[..., None]], 2), shown
+
+
+def _extent(joints: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Least and greatest coordinates (N, 2) of the chosen joints."""
+    far = torch.full_like(joints[..., :2], 1e4)
+    low = torch.where(chosen[..., None], joints[..., :2], far).amin(1)
+    high = torch.where(chosen[..., None], joints[..., :2], -far).amax(1)
+    return low, high
+
+
+def _inside(maps: Tensor, shown: Tensor) -> Tensor:
+    """Zero where `maps` (N, C, H, W) lie outside x0, y0, x1, y1 of `shown` (N, 4)."""
+    xs = torch.arange(maps.shape[3], device=maps.device)
+    ys = torch.arange(maps.shape[2], device=maps.device)
+    in_x = (xs >= shown[:, 0:1]) & (xs <= shown[:, 2:3])
+    in_y = (ys >= shown[:, 1:2]) & (ys <= shown[:, 3:4])
+    return maps * (in_y[:, None, :, None] & in_x[:, None, None, :])
+
+
 def _draw_affine(
-    joints: Tensor, size_wh: tuple[int, int], aug: Augmentation, generator: torch.Generator
+    joints: Tensor,
+    lower: Tensor,
+    shown: Tensor,
+    size_wh: tuple[int, int],
+    aug: Augmentation,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """(N, 2, 3) affine from input pixels to cached-crop pixels, and (N,) bool: mirrored."""
     n, device = len(joints), joints.device
     centre = torch.tensor([(CROP_WH[0] - 1) / 2, (CROP_WH[1] - 1) / 2], device=device)
     centre = centre.repeat(n, 1)
     width = torch.full((n,), float(TEACHER_WH[0]), device=device)
-    half_centre, half_width, possible = _half_body(joints, generator)
+    half_centre, half_width, possible = _half_body(joints, lower, generator)
     half = possible & (_uniform(n, 0, 1, generator) < aug.half_body)
+    cut_centre, cut_width, cut = _rest(joints, shown)
+    centre = torch.where(cut[:, None], cut_centre, centre)
+    width = torch.where(cut, cut_width, width)
     centre = torch.where(half[:, None], half_centre, centre)
     width = torch.where(half, half_width, width)
     noise = torch.randn(n, generator=generator, device=device).clamp(-2, 2)
-    scale = torch.exp(noise * aug.scale_std) * width / size_wh[0]
+    factor = torch.exp(noise * aug.scale_std)
+    if aug.linear_scale:
+        factor = 1 + noise.clamp(-1, 1) * aug.scale_std
+    # An input of another aspect shows the whole height as well.
+    scale = factor * width * max(1 / size_wh[0], TEACHER_WH[1] / TEACHER_WH[0] / size_wh[1])
     shift = torch.stack([_uniform(n, -1, 1, generator) for _ in range(2)], 1)
     centre = centre + shift * aug.shift * width[:, None]
     angle = torch.randn(n, generator=generator, device=device).clamp(-2, 2) * aug.rotation_std
@@ -116,23 +187,30 @@ def _draw_affine(
     return torch.cat([linear, centre[:, :, None] - (linear @ middle)[:, :, None]], 2), flipped
 
 
-def _half_body(joints: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def _half_body(
+    joints: Tensor, lower: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
     """Centre (N, 2) and width (N,) of the upper or lower body, and (N,) bool: enough joints."""
-    n, device = len(joints), joints.device
-    upper = torch.zeros(joints.shape[1], dtype=torch.bool, device=device)
-    upper[list(UPPER_BODY)] = True
-    lower = torch.zeros_like(upper)
-    lower[list(LOWER_BODY)] = True
-    choose_upper = _uniform(n, 0, 1, generator) < 0.7
+    choose_upper = _uniform(len(joints), 0, 1, generator) < 0.7
     seen = joints[..., 2] > 0
-    chosen = seen & torch.where(choose_upper[:, None], upper, lower)
+    chosen = seen & (choose_upper[:, None] != lower)
     possible = (seen.sum(1) > 8) & (chosen.sum(1) >= 3)
-    far = torch.full_like(joints[..., :2], 1e4)
-    low = torch.where(chosen[..., None], joints[..., :2], far).amin(1)
-    high = torch.where(chosen[..., None], joints[..., :2], -far).amax(1)
+    low, high = _extent(joints, chosen)
     size = (high - low).clamp(min=16.0)
     width = torch.maximum(size[:, 0], size[:, 1] * TEACHER_WH[0] / TEACHER_WH[1]) * 1.5
     return (low + high) / 2, width.clamp(max=float(TEACHER_WH[0]) * 1.2), possible
+
+
+def _rest(joints: Tensor, shown: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Centre (N, 2) and padded width (N,) of what a cut left of a person; (N,) bool: was cut."""
+    cut = (shown != torch.tensor([0.0, 0.0, *CROP_WH], device=shown.device)).any(1)
+    low, high = _extent(joints, joints[..., 2] > 0)
+    margin = 0.12 * (high - low).amax(1, keepdim=True) + 4
+    low = torch.maximum(low - margin, shown[:, :2])
+    high = torch.minimum(high + margin, shown[:, 2:])
+    size = (high - low).clamp(min=16.0)
+    width = torch.maximum(size[:, 0], size[:, 1] * TEACHER_WH[0] / TEACHER_WH[1]) * 1.25
+    return (low + high) / 2, width, cut
 
 
 def _sample(maps: Tensor, affine: Tensor, size_wh: tuple[int, int], *, stride: int) -> Tensor:
@@ -145,16 +223,17 @@ def _sample(maps: Tensor, affine: Tensor, size_wh: tuple[int, int], *, stride: i
     grid = torch.stack([grid_x, grid_y, ones], -1).reshape(1, -1, 3) @ affine.transpose(1, 2)
     extent = torch.tensor([maps.shape[3] - 1, maps.shape[2] - 1], device=maps.device)
     grid = (grid / extent * 2 - 1).reshape(len(maps), height, width, 2)
-    return torch.nn.functional.grid_sample(maps, grid, align_corners=True)
+    return nn.functional.grid_sample(maps, grid, align_corners=True)
 
 
-def _joints_in_input(joints: Tensor, affine: Tensor, flipped: Tensor) -> tuple[Tensor, Tensor]:
+def _joints_in_input(
+    joints: Tensor, affine: Tensor, flipped: Tensor, mirrored: Tensor
+) -> tuple[Tensor, Tensor]:
     inverse = torch.linalg.inv(affine[:, :, :2])
     points = (joints[..., :2] - affine[:, None, :, 2]) @ inverse.transpose(1, 2)
     swapped = flipped[:, None]
-    order = _FLIP.to(joints.device)
-    points = torch.where(swapped[..., None], points[:, order], points)
-    visible = torch.where(swapped, joints[:, order, 2], joints[..., 2])
+    points = torch.where(swapped[..., None], points[:, mirrored], points)
+    visible = torch.where(swapped, joints[:, mirrored, 2], joints[..., 2])
     return points, visible
 
 
@@ -170,6 +249,19 @@ def _gaussians(points: Tensor, size_wh: tuple[int, int], sigma: float) -> tuple[
     x, y = points.unbind(-1)
     inside = (x > -0.5) & (x < width - 0.5) & (y > -0.5) & (y < height - 0.5)
     return maps, inside.float()
+
+
+def _soften(images: Tensor, aug: Augmentation, generator: torch.Generator) -> Tensor:
+    """Take some pictures to a lower resolution and back, as people far away look."""
+    chosen = _uniform(len(images), 0, 1, generator) < aug.soften
+    if not bool(chosen.any()):
+        return images
+    height, width = images.shape[2:]
+    smaller = float(_uniform(1, 0.25, 0.75, generator)) ** (0.5 if width < 144 else 1.0)
+    size = [max(8, round(height * smaller)), max(6, round(width * smaller))]
+    low = nn.functional.interpolate(images[chosen], size, mode="bilinear", antialias=True)
+    images[chosen] = nn.functional.interpolate(low, (height, width), mode="bilinear")
+    return images
 
 
 def _jitter(images: Tensor, aug: Augmentation, generator: torch.Generator) -> Tensor:

@@ -35,8 +35,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def load_weights(network: torch.nn.Module, path: Path) -> None:
     """Load the `ema` (or bare) state dict of a checkpoint into `network`; raises BadCheckpoint."""
     state = load_checkpoint(path)
-    weights = state.get("ema", state)
+    fit_weights(network, state.get("ema", state), path)
+
+
+def fit_weights(network: torch.nn.Module, weights: dict[str, Any], path: Path) -> None:
+    """Put the weights of `path` into `network`; raises BadCheckpoint where they do not fit."""
     try:
         network.load_state_dict(weights)
-    except (RuntimeError, AttributeError) as error:
+    except (RuntimeError, AttributeError, TypeError) as error:
         raise BadCheckpoint(f"{path}: does not fit {type(network).__name__}: {error}") from error

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -47,3 +48,7 @@ class DetectionTask:
     def set_random_state(self, state: Any) -> None:
         """Take up a stored state."""
         self.data.random.bit_generator.state = state
+
+    def reseed(self, seed: int) -> None:
+        """Start the data's random source anew."""
+        self.data.random = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""The training loop: resumable, moving average, cosine rate with warm-up, growing input.
+"""The training loop: resumable, in one process or several, moving average, growing input.
 
 What a batch is and what is lost on it belongs to the task (`pose_task.py`, `detection_task.py`).
 """
@@ -6,7 +6,7 @@ What a batch is and what is lost on it belongs to the task (`pose_task.py`, `det
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import Queue
@@ -16,12 +16,18 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from posenets.training.checkpoint import load_checkpoint, save_checkpoint
+from posenets.training.log import TrainingLog
 from posenets.training.recipe import Recipe
+from posenets.training.schedule import rate_at
 
 _REPORT_STEPS = 100
+_OPTIMISERS: dict[str, type[torch.optim.Adam]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
 Batch = TypeVar("Batch")
 
 
@@ -44,14 +50,19 @@ class Task(Protocol[Batch]):
         """Take up a stored random state."""
         ...
 
+    def reseed(self, seed: int) -> None:
+        """Start the random source anew, so that processes draw different examples."""
+        ...
+
 
 @dataclass(slots=True)
 class Progress:
-    """What a run has done so far: examples, steps, seconds of work."""
+    """What a run has done so far: examples, steps, seconds of work, the best AP evaluated."""
 
     seen: int = 0
     steps: int = 0
     seconds: float = 0.0
+    best_ap: float = -1.0
 
 
 class Trainer(Generic[Batch]):
@@ -76,13 +87,20 @@ class Trainer(Generic[Batch]):
         self.device = device
         self.checkpoint = checkpoint
         self.amp = amp
+        shared = distributed.is_initialized()
+        self.processes = distributed.get_world_size() if shared else 1
+        self.rank = distributed.get_rank() if shared else 0
+        if self.rank:
+            task.reseed(self.rank)
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._start_alike()
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.progress = Progress()
         self.waited_s = 0.0
+        self._random = task.random_state()
         backbone = [p for n, p in network.named_parameters() if n.startswith("backbone.")]
         head = [p for n, p in network.named_parameters() if not n.startswith("backbone.")]
-        self.optimiser = torch.optim.AdamW(
+        self.optimiser = _OPTIMISERS[recipe.optimiser](
             [{"params": head, "share": 1.0}, {"params": backbone, "share": recipe.backbone_rate}],
             lr=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
@@ -97,7 +115,10 @@ class Trainer(Generic[Batch]):
         self.ema.load_state_dict(state["ema"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.task.set_random_state(state["random"])
+        self._random = state["random"]
         self.progress = Progress(**state["progress"])
+        if self.rank:
+            self.task.reseed(self.progress.seen + self.rank)
         return True
 
     def run(
@@ -106,47 +127,84 @@ class Trainer(Generic[Batch]):
         seconds: float = math.inf,
         save_every_s: float = 240,
         report: Callable[[nn.Module], str] | None = None,
+        evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+        log: TrainingLog | None = None,
         console: Console | None = None,
     ) -> Progress:
-        """Train until the recipe ends or `seconds` pass; `report(ema)` is printed at each save."""
+        """Train until the recipe ends or `seconds` pass.
+
+        At each save the moving average is shown to `report`, which says something of it, and to
+        `evaluate`, which measures it; the checkpoint of the highest `ap` is kept beside the last.
+        """
         console = console or Console()
         begun, start = self.progress.seen, time.monotonic()
         last_save = start
         losses: list[Tensor] = []
-        for batch, count in self._batches():
-            losses.append(self._step(batch))
-            self.progress.seen += count
+        batches = self._batches()
+        late = False
+        while self.progress.seen < self.recipe.examples and not late:
+            batch, count, self._random = next(batches)
+            loss, late = self._step(batch, late=time.monotonic() - start > seconds)
+            losses.append(loss)
+            self.progress.seen += count * self.processes
             self.progress.steps += 1
             now = time.monotonic()
-            if self.progress.steps % _REPORT_STEPS == 0:
-                rate = (self.progress.seen - begun) / (now - start)
-                console.print(self._line(losses, rate, now - start), highlight=False)
+            if self.rank != 0:
                 losses.clear()
-            done = self.progress.seen >= self.recipe.examples or now - start > seconds
+                continue
+            if self.progress.steps % _REPORT_STEPS == 0:
+                figures = self._figures(losses, begun, now - start)
+                console.print(self._line(figures), highlight=False)
+                if log is not None:
+                    log.add(figures, self.progress.seen)
+                losses.clear()
+            done = late or self.progress.seen >= self.recipe.examples
             if done or now - last_save > save_every_s:
                 self.progress.seconds += now - last_save
-                self.save()
                 last_save = now
+                self._save_measured(evaluate, log, console)
                 if report is not None:
                     console.print(f"  {report(self.ema)}", highlight=False)
-            if done:
-                break
         return self.progress
 
-    def save(self) -> None:
+    @property
+    def best(self) -> Path:
+        """Where the checkpoint of the highest AP is kept."""
+        return self.checkpoint.with_suffix(".best" + self.checkpoint.suffix)
+
+    def save(self, path: Path | None = None) -> None:
         """Write the checkpoint."""
         state = {
             "network": self.network.state_dict(),
             "ema": self.ema.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "random": self.task.random_state(),
+            "random": self._random,
             "progress": asdict(self.progress),
             "recipe": self.recipe.model_dump_json(),
         }
-        save_checkpoint(self.checkpoint, state)
+        save_checkpoint(path or self.checkpoint, state)
 
-    def _step(self, batch: Batch) -> Tensor:
-        rate = self._rate()
+    def _save_measured(
+        self,
+        evaluate: Callable[[nn.Module], Mapping[str, float]] | None,
+        log: TrainingLog | None,
+        console: Console,
+    ) -> None:
+        if evaluate is not None:
+            figures = evaluate(self.ema)
+            said = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
+            console.print(f"  evaluated: {said}", highlight=False)
+            if log is not None:
+                measured = {f"evaluation/{name}": value for name, value in figures.items()}
+                log.add(measured, self.progress.seen)
+            if figures["ap"] > self.progress.best_ap:
+                self.progress.best_ap = figures["ap"]
+                self.save(self.best)
+        self.save()
+
+    def _step(self, batch: Batch, *, late: bool) -> tuple[Tensor, bool]:
+        """One step; the loss over all processes, and whether any of them is `late`."""
+        rate = rate_at(self.recipe, self.progress.seen)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["share"]
         self.network.train()
@@ -154,10 +212,37 @@ class Trainer(Generic[Batch]):
             loss = self.task.loss(self.network, batch)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        shared, late = self._share(loss.detach(), late=late)
         nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
         self.optimiser.step()
         self._average()
-        return loss.detach()
+        return shared, late
+
+    def _share(self, loss: Tensor, *, late: bool) -> tuple[Tensor, bool]:
+        """Mean of all processes' gradients and losses, in one message that also says who is late.
+
+        All stop at the same step, or those that go on would wait for the others for ever.
+        """
+        if self.processes == 1:
+            return loss, late
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        said = torch.stack([loss.float(), loss.new_tensor(float(late))])
+        flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), said])
+        distributed.all_reduce(flat)
+        flat /= self.processes
+        sizes = [gradient.numel() for gradient in gradients]
+        *means, mean_loss, mean_late = flat.split([*sizes, 1, 1])
+        for gradient, mean in zip(gradients, means, strict=True):
+            gradient.copy_(mean.reshape(gradient.shape))
+        return mean_loss[0], bool(mean_late > 0)
+
+    @torch.no_grad()
+    def _start_alike(self) -> None:
+        """Every process takes the weights of process 0."""
+        if self.processes == 1:
+            return
+        for value in self.network.state_dict().values():
+            distributed.broadcast(value, 0)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -166,25 +251,29 @@ class Trainer(Generic[Batch]):
         names = [name for name, value in ours.items() if value.is_floating_point()]
         torch._foreach_lerp_([ours[n] for n in names], [theirs[n] for n in names], 1 - decay)
 
-    def _rate(self) -> float:
-        done = min(self.progress.seen / self.recipe.examples, 1.0)
-        low = self.recipe.final_rate
-        cosine = low + (1 - low) * (1 + math.cos(math.pi * done)) / 2
-        warm = min(1.0, (self.progress.seen + 1) / self.recipe.warmup)
-        return self.recipe.learning_rate * cosine * warm
+    def _figures(self, losses: list[Tensor], begun: int, elapsed_s: float) -> dict[str, float]:
+        """What is worth telling of the last steps; `begun` examples were seen before this start."""
+        return {
+            "loss": float(np.mean([float(loss) for loss in losses])),
+            "examples_per_s": (self.progress.seen - begun) / elapsed_s,
+            "rate": rate_at(self.recipe, self.progress.seen),
+            "waited_share": self.waited_s / elapsed_s,
+        }
 
-    def _line(self, losses: list[Tensor], rate: float, elapsed_s: float) -> str:
-        left = (self.recipe.examples - self.progress.seen) / rate / 60
-        mean = float(np.mean([float(loss) for loss in losses]))
-        waiting = 100 * self.waited_s / elapsed_s
+    def _line(self, figures: Mapping[str, float]) -> str:
+        left = (self.recipe.examples - self.progress.seen) / figures["examples_per_s"] / 60
         return (
-            f"{self.progress.seen}/{self.recipe.examples}  loss {mean:.3e}  {rate:.0f}/s  "
-            f"rate {self._rate():.2e}  {left:.0f} min left  waited for data {waiting:.1f} %"
+            f"{self.progress.seen}/{self.recipe.examples}  loss {figures['loss']:.3e}  "
+            f"{figures['examples_per_s']:.0f}/s  rate {figures['rate']:.2e}  {left:.0f} min left  "
+            f"waited for data {100 * figures['waited_share']:.1f} %"
         )
 
-    def _batches(self) -> Iterator[tuple[Batch, int]]:
-        """Batches drawn ahead in a thread, so that the network never waits for data."""
-        queue: Queue[tuple[Batch, int] | BaseException] = Queue(maxsize=2)
+    def _batches(self) -> Iterator[tuple[Batch, int, Any]]:
+        """Batches drawn ahead in a thread, so that the network never waits for data.
+
+        Each comes with its size and the random state after it, which is what a checkpoint keeps.
+        """
+        queue: Queue[tuple[Batch, int, Any] | BaseException] = Queue(maxsize=2)
         seen = self.progress.seen
 
         def draw() -> None:
@@ -192,8 +281,8 @@ class Trainer(Generic[Batch]):
             try:
                 while ahead < self.recipe.examples:
                     batch, count = self.task.draw(ahead)
-                    ahead += count
-                    queue.put((batch, count))
+                    ahead += count * self.processes
+                    queue.put((batch, count, self.task.random_state()))
             except BaseException as error:
                 queue.put(error)
 

@@ -1,4 +1,4 @@
-"""Any label file that training knows -> people with COCO's joints.
+"""Any label file that training knows -> people with the joints asked for.
 
 COCO folders and packs, MPII (.json or .mat) and Leeds Sports Pose (`joints.mat`) are told apart by
 what the file holds.
@@ -21,27 +21,29 @@ _MPII_ASPECT = 0.75
 """MPII tells a person's height alone; their box is made this share of it wide, as a crop is."""
 
 
-def read_people(labels: Path) -> Iterator[LabelledImage]:
-    """Every photo with COCO's 17 joints; a joint that the source does not know has v = 0.
+def read_people(
+    labels: Path, joint_names: tuple[str, ...] = COCO_KEYPOINTS
+) -> Iterator[LabelledImage]:
+    """Every photo with those joints; a joint that the source does not know has v = 0.
 
     Raises BadData.
     """
-    return (as_coco(image) for image in _READERS[_kind(labels)](labels))
+    return (with_joints(image, joint_names) for image in _READERS[_kind(labels)](labels))
 
 
-def as_coco(image: LabelledImage) -> LabelledImage:
-    """The same people with the joints of COCO, matched by name."""
-    if image.joint_names == COCO_KEYPOINTS:
+def with_joints(image: LabelledImage, joint_names: tuple[str, ...]) -> LabelledImage:
+    """The same people with those joints, matched by name."""
+    if image.joint_names == joint_names:
         return image
     index = {name: joint for joint, name in enumerate(image.joint_names)}
-    known = [joint for joint, name in enumerate(COCO_KEYPOINTS) if name in index]
-    theirs = [index[COCO_KEYPOINTS[joint]] for joint in known]
+    known = [joint for joint, name in enumerate(joint_names) if name in index]
+    theirs = [index[joint_names[joint]] for joint in known]
     people = len(image.boxes_xywh)
-    keypoints = np.zeros((people, len(COCO_KEYPOINTS), 3), np.float32)
-    scores = np.ones((people, len(COCO_KEYPOINTS)), np.float32)
+    keypoints = np.zeros((people, len(joint_names), 3), np.float32)
+    scores = np.ones((people, len(joint_names)), np.float32)
     keypoints[:, known] = image.keypoints[:, theirs]
     scores[:, known] = image.keypoint_scores[:, theirs]
-    return replace(image, keypoints=keypoints, keypoint_scores=scores, joint_names=COCO_KEYPOINTS)
+    return replace(image, keypoints=keypoints, keypoint_scores=scores, joint_names=joint_names)
 
 
 def _mpii_json(labels: Path) -> Iterator[LabelledImage]:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from posenets.networks.nam import nam_scales
 from posenets.training.augment import Batch, make_batch
 from posenets.training.cache import CropCache
 from posenets.training.loss import (
@@ -28,6 +29,7 @@ class PoseTask:
     def __init__(self, caches: list[CropCache], recipe: PoseRecipe, device: torch.device) -> None:
         self.recipe = recipe
         self.caches = caches
+        self.joint_names = caches[0].joint_names
         self.generator = torch.Generator(device).manual_seed(recipe.seed)
         self.joints = torch.from_numpy(np.concatenate([c.joints for c in caches])).to(device)
         self.scores = torch.from_numpy(np.concatenate([c.scores for c in caches])).to(device)
@@ -59,9 +61,10 @@ class PoseTask:
             self.scores[index],
             teacher,
             size_wh=(phase.width, phase.height),
-            sigma=sigma_for(phase.width // 4),
+            sigma=self.recipe.sigma or sigma_for(phase.width // 4),
             augmentation=self.recipe.augmentation,
             generator=self.generator,
+            joint_names=self.joint_names,
         )
         return batch, phase.batch
 
@@ -84,6 +87,9 @@ class PoseTask:
                 shown = batch.teacher.amax((2, 3)).clamp(0, 1) * batch.teacher_seen.mean((2, 3))
                 where = localisation_loss(predicted, batch.teacher, shown)
                 loss = loss + self.recipe.distil * self.recipe.localise * where
+        if self.recipe.sparsity:
+            penalty = torch.stack([scale.abs().sum() for scale in nam_scales(network)]).sum()
+            loss = loss + self.recipe.sparsity * penalty
         return loss * _LOSS_SCALE
 
     def random_state(self) -> Any:
@@ -93,6 +99,10 @@ class PoseTask:
     def set_random_state(self, state: Any) -> None:
         """Take up a stored generator state."""
         self.generator.set_state(state)
+
+    def reseed(self, seed: int) -> None:
+        """Start the generator anew."""
+        self.generator.manual_seed(self.recipe.seed + seed)
 
     def _read(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.resident is not None:

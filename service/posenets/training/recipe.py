@@ -2,15 +2,17 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from posenets.training.augment import Augmentation
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 Triple = tuple[float, float, float]
+RECIPES = Path(__file__).parents[1] / "recipes"
+"""The recipes that come with posenets; `train` takes them by name."""
 
 
 class BadRecipe(ValueError):
@@ -18,7 +20,7 @@ class BadRecipe(ValueError):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class Phase(_Strict):
@@ -31,25 +33,52 @@ class Phase(_Strict):
 
 
 class Recipe(_Strict):
-    """What every run has: AdamW, linear warm-up, cosine, moving average, phases of input size.
+    """What every run has: optimiser, schedule, moving average, phases of input size.
 
-    `examples` and `warmup` count augmented pictures; rates are per step.
+    Its length is given in `examples`, augmented pictures, or in `epochs`, rounds of all data;
+    `milestones` of the step schedule are in the same unit. `warmup` counts examples and begins at
+    `warmup_from` of the rate.
     """
 
     network: str
-    examples: int = Field(gt=0)
+    examples: int = Field(default=0, ge=0)
+    epochs: float = Field(default=0, ge=0)
+    optimiser: Literal["adamw", "adam"] = "adamw"
+    schedule: Literal["cosine", "steps"] = "cosine"
+    milestones: tuple[float, ...] = ()
+    factor: float = Field(default=0.1, gt=0, lt=1, description="of the rate at each milestone")
     phases: tuple[Phase, ...] = Field(min_length=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     backbone_rate: float = Field(default=0.5, ge=0, description="share for a started backbone")
     final_rate: float = Field(default=0.02, ge=0, le=1, description="share at the end")
     weight_decay: float = Field(default=1e-2, ge=0)
     warmup: int = Field(default=6400, gt=0)
+    warmup_from: float = Field(default=0.0, ge=0, le=1)
     clip: float = Field(default=1.0, gt=0)
     ema: float = Field(default=0.998, ge=0, lt=1)
     source_weights: dict[str, float] = Field(default_factory=dict)
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _says_how_long(self) -> Self:
+        if self.epochs == 0 and self.examples == 0:
+            raise ValueError("one of examples and epochs is needed")
+        if (self.schedule == "steps") != bool(self.milestones):
+            raise ValueError('milestones belong to schedule = "steps"')
+        return self
+
+    @property
+    def length(self) -> float:
+        """The run in the unit of its milestones."""
+        return self.epochs or self.examples
+
+    def for_data(self, people: int) -> Self:
+        """The recipe with its length in examples, for that many labelled people or photos."""
+        if not self.epochs:
+            return self
+        return self.model_copy(update={"examples": max(1, round(self.epochs * people))})
 
     def phase_at(self, seen: int) -> Phase:
         """The phase that a run is in after that many examples."""
@@ -69,6 +98,8 @@ class PoseRecipe(Recipe):
     weighting: Literal["none", "x", "2x", "x2", "exp"] = "x"
     distil: float = Field(default=1.0, ge=0, description="weight of the teacher's heatmaps")
     localise: float = Field(default=3e-4, ge=0, description="weight of the localisation loss")
+    sigma: float | None = Field(default=None, gt=0, description="of the targets, heatmap pixels")
+    sparsity: float = Field(default=0.0, ge=0, description="p of NAM's penalty p * sum |gamma|")
     augmentation: Augmentation = Augmentation()
 
 
@@ -85,9 +116,24 @@ RECIPE: TypeAdapter[PoseRecipe | DetectionRecipe] = TypeAdapter(
 )
 
 
-def read_recipe(path: Path) -> PoseRecipe | DetectionRecipe:
-    """Read and check a recipe; `task` says which kind. Raises BadRecipe."""
+def find_recipe(name: str) -> Path:
+    """The file of a recipe given by its path, or by its name among those shipped."""
+    shipped = {path.stem: path for path in sorted(RECIPES.glob("*.toml"))}
+    path = Path(name)
+    if path.suffix == ".toml" or path.exists():
+        return path
+    if name not in shipped:
+        raise BadRecipe(f"{name}: neither a .toml file nor one of {', '.join(shipped)}")
+    return shipped[name]
+
+
+def read_recipe(path: Path, *, network: str | None = None) -> PoseRecipe | DetectionRecipe:
+    """Read and check a recipe; `task` says which kind. `network` replaces the recipe's.
+
+    Raises BadRecipe.
+    """
     try:
-        return RECIPE.validate_python(tomllib.loads(path.read_text()))
+        told = tomllib.loads(path.read_text())
+        return RECIPE.validate_python(told | ({"network": network} if network else {}))
     except (tomllib.TOMLDecodeError, ValidationError, OSError) as error:
         raise BadRecipe(f"{path}: {error}") from error

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from posenets.networks import build_network
+from posegate.skeleton import COCO_KEYPOINTS
+from posenets.networks import NETWORKS, build_network
 from posenets.networks.mobilenetv3_small import MobileNetV3Small, load_folded_weights
+from posenets.networks.nam import nam_scales
 from posenets.networks.person_detector import PersonDetector
 from posenets.training.box_teacher import add_teacher_boxes
 from posenets.training.cache import open_cache
@@ -16,16 +18,26 @@ from posenets.training.checkpoint import load_weights
 from posenets.training.detection_data import DetectionData, Photo, read_photos
 from posenets.training.detection_task import DetectionTask
 from posenets.training.loop import Trainer
+from posenets.training.mpii import MPII_KEYPOINTS
 from posenets.training.pose_task import PoseTask
-from posenets.training.recipe import DetectionRecipe, PoseRecipe, Recipe
+from posenets.training.recipe import BadRecipe, DetectionRecipe, PoseRecipe, Recipe
+from posenets.training.records import BadData
 
 DETECTOR = "person-detector"
 _CALIBRATION_PICTURES = 32
 
 
-def make_network(name: str) -> nn.Module:
-    """A network of the table, or the person detector, with random weights."""
-    return PersonDetector() if name == DETECTOR else build_network(name)
+def make_network(name: str, size_wh: tuple[int, int] | None = None) -> nn.Module:
+    """A network of the table, or the person detector, with random weights; raises BadRecipe."""
+    try:
+        return PersonDetector() if name == DETECTOR else build_network(name, size_wh=size_wh)
+    except ValueError as error:
+        raise BadRecipe(f"network: {error}") from error
+
+
+def joints_of(name: str) -> tuple[str, ...]:
+    """The joints that a network of the table is made for, by their number."""
+    return {len(names): names for names in (COCO_KEYPOINTS, MPII_KEYPOINTS)}[NETWORKS[name].joints]
 
 
 def pose_trainer(
@@ -38,7 +50,18 @@ def pose_trainer(
 ) -> Trainer[Any]:
     """Trainer of a heatmap network on cached crops; `start` is a checkpoint or backbone .npz."""
     network = make_network(recipe.network)
-    task = PoseTask([open_cache(folder) for folder in caches], recipe, device)
+    if recipe.sparsity and not nam_scales(network):
+        raise BadRecipe(f"sparsity: {recipe.network} has no NAM whose scales it would act on")
+    opened = [open_cache(folder) for folder in caches]
+    for folder, cache in zip(caches, opened, strict=True):
+        if cache.joint_names != joints_of(recipe.network):
+            wanted = len(joints_of(recipe.network))
+            raise BadData(
+                f"{folder}: its {len(cache.joint_names)} joints are not the {wanted} of "
+                f"{recipe.network}; see posenets cache --joints"
+            )
+    recipe = recipe.for_data(sum(len(cache) for cache in opened))
+    task = PoseTask(opened, recipe, device)
     _start_from(network, start, lambda: task.draw(0)[0].images, recipe)
     return Trainer(
         network, recipe, task, device=device, checkpoint=checkpoint, amp=device.type == "cuda"
@@ -67,6 +90,7 @@ def detection_trainer(
             read = add_teacher_boxes(read, boxes[index], complete=index < len(labels))
         share = 1.0 if index < len(labels) else recipe.crop_share
         photos += [Photo(p.jpeg, p.people, p.ignored, p.weight * share) for p in read.values()]
+    recipe = recipe.for_data(len(photos))
     network = make_network(recipe.network)
     data = DetectionData(photos, mosaic=recipe.mosaic, seed=recipe.seed)
     task = DetectionTask(data, recipe, device)

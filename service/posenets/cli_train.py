@@ -1,0 +1,96 @@
+"""The command that trains: `posenets train`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from posenets.cli_errors import or_exit
+from posenets.evaluation.during import evaluation_on
+from posenets.training.log import TrainingLog
+from posenets.training.loop import Trainer
+from posenets.training.processes import joined
+from posenets.training.recipe import (
+    DetectionRecipe,
+    PoseRecipe,
+    find_recipe,
+    read_recipe,
+)
+from posenets.training.records import BadData
+from posenets.training.start import detection_trainer, pose_trainer
+
+
+def train_command(
+    recipe: Annotated[str, typer.Argument(help="TOML file, or name of a shipped recipe")],
+    out: Annotated[Path, typer.Option(help="checkpoint to write and to resume from")],
+    network: Annotated[str | None, typer.Option(help="in place of the recipe's own")] = None,
+    cache: Annotated[list[Path] | None, typer.Option(help="pose: folders of `cache`")] = None,
+    photos: Annotated[list[Path] | None, typer.Option(help="detector: complete labels")] = None,
+    crops: Annotated[list[Path] | None, typer.Option(help="detector: one box a photo")] = None,
+    boxes: Annotated[list[Path] | None, typer.Option(help="detector: teacher boxes")] = None,
+    start: Annotated[Path | None, typer.Option(help="checkpoint or backbone .npz")] = None,
+    evaluate: Annotated[
+        Path | None, typer.Option(help="pose: COCO-form folder to measure AP on at each save")
+    ] = None,
+    log: Annotated[Path | None, typer.Option(help="folder for TensorBoard")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads, 0 = all")] = 0,
+    seconds: Annotated[float, typer.Option(help="stop after that long")] = float("inf"),
+    save_every: Annotated[float, typer.Option(min=0, help="seconds between saves")] = 240,
+) -> None:
+    """Train a network by a recipe; a killed run goes on from its last checkpoint.
+
+    With --evaluate the checkpoint of the highest AP is kept beside the last, as `.best.pt`.
+    Under torchrun the processes share their gradients.
+
+    Example: `posenets train posefpn-small --cache cache/pose --out runs/posefpn.pt`
+    """
+    if threads:
+        torch.set_num_threads(threads)
+
+    def prepared(where: torch.device) -> tuple[PoseRecipe | DetectionRecipe, Trainer[Any]]:
+        plan = read_recipe(find_recipe(recipe), network=network)
+        if isinstance(plan, PoseRecipe):
+            if not cache:
+                raise BadData("a pose recipe needs at least one --cache folder")
+            return plan, pose_trainer(plan, cache, start=start, device=where, checkpoint=out)
+        if not photos:
+            raise BadData("a detection recipe needs at least one --photos label file")
+        if evaluate is not None:
+            raise BadData("--evaluate measures poses; use posegate evaluate --task boxes")
+        return plan, detection_trainer(
+            plan,
+            photos,
+            crops=crops or [],
+            boxes=boxes or [],
+            start=start,
+            device=where,
+            checkpoint=out,
+        )
+
+    def run() -> None:
+        with joined(device) as where:
+            plan, trainer = prepared(where)
+            console = Console(quiet=trainer.rank > 0)
+            if trainer.resume():
+                console.print(
+                    f"resumed {out} after {trainer.progress.seen} examples", soft_wrap=True
+                )
+            measure = None
+            if evaluate is not None and isinstance(plan, PoseRecipe):
+                measure = evaluation_on(evaluate, plan)
+            progress = trainer.run(
+                seconds=seconds,
+                save_every_s=save_every,
+                evaluate=measure,
+                log=TrainingLog(log) if log is not None and trainer.rank == 0 else None,
+                console=console,
+            )
+            console.print(
+                f"{out}: {progress.seen} examples, {progress.seconds:.0f} s", soft_wrap=True
+            )
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    or_exit(run)

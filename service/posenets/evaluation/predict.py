@@ -1,0 +1,120 @@
+"""A network in this process -> keypoints of labelled photos, through the service's own code."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from rich.progress import track
+from torch import nn
+
+from posegate.backends.base import BackendInfo, Inference
+from posegate.card import ModelCard
+from posegate.catalog import Model
+from posegate.errors import PosegateError
+from posegate.estimator import Estimator, no_keypoints
+from posegate.image import ImageLimits, decode_image
+from posegate.pool import Pool
+from posegate.stages import StageClock
+from posegate.types import F32, Boxes, Keypoints
+from posenets.evaluation.scenes import Scene
+from posenets.training.records import BadData
+
+Run = Callable[[F32], tuple[F32, ...]]
+"""Crops (P, 3, H, W) float32 -> the outputs that the card names."""
+_LIMITS = ImageLimits(max_bytes=2**30, max_pixels=2**28)
+
+
+class DirectNetwork:
+    """What the estimator needs of a network, run at once in the calling thread."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.info = BackendInfo(name="direct", precision="fp32", provider="cpu")
+
+    async def infer(self, tensor: F32, *, deadline: float | None = None) -> Inference:
+        """Run crops (P, 3, H, W)."""
+        began = time.perf_counter()
+        outputs = self._run(np.ascontiguousarray(tensor))
+        return Inference(outputs, 0.0, time.perf_counter() - began)
+
+    async def start(self) -> None:
+        """Nothing to load."""
+
+    async def stop(self) -> None:
+        """Nothing to let go."""
+
+    def ready(self) -> str | None:
+        """Always."""
+        return None
+
+
+def find_keypoints(
+    card: ModelCard,
+    run: Run,
+    scenes: Iterable[Scene],
+    *,
+    flip_test: bool = False,
+    decode: str = "dark",
+    description: str | None = None,
+) -> list[Keypoints]:
+    """Keypoints (P, J) of every scene's boxes, image pixels; `description` shows a bar."""
+
+    async def work() -> list[Keypoints]:
+        shown = scenes if description is None else track(list(scenes), description=description)
+        return [
+            await _look(estimator, scene, flip_test=flip_test, decode=decode) for scene in shown
+        ]
+
+    pool = Pool(1)
+    estimator = Estimator(Model(card, Path()), backend=DirectNetwork(run), pool=pool)
+    try:
+        return asyncio.run(work())
+    finally:
+        pool.close()
+
+
+def torch_run(network: nn.Module, device: torch.device) -> Run:
+    """Runs a heatmap network in evaluation mode."""
+
+    @torch.no_grad()
+    def run(tensor: F32) -> tuple[F32, ...]:
+        heatmaps = network(torch.from_numpy(tensor).to(device))
+        return (np.asarray(heatmaps.float().cpu().numpy(), np.float32),)
+
+    return run
+
+
+def onnx_run(path: Path, card: ModelCard, *, threads: int) -> Run:
+    """Runs the ONNX file of a card; raises BadData where ONNX Runtime cannot load it."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    try:
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors share no public base class
+        raise BadData(f"{path}: not a network ONNX Runtime can load ({error})") from error
+    return lambda tensor: tuple(session.run(list(card.output.names), {card.input.name: tensor}))
+
+
+async def _look(estimator: Estimator, scene: Scene, *, flip_test: bool, decode: str) -> Keypoints:
+    if not len(scene.boxes_xywh):
+        return no_keypoints(len(estimator.names))
+    try:
+        image = decode_image(scene.data, _LIMITS)
+    except PosegateError as error:
+        raise BadData(f"{scene.name}: {error.detail}") from error
+    corners = np.concatenate(
+        [scene.boxes_xywh[:, :2], scene.boxes_xywh[:, :2] + scene.boxes_xywh[:, 2:]], 1
+    )
+    keypoints, _ = await estimator.estimate(
+        image,
+        Boxes(corners, scene.box_scores),
+        decode=decode,
+        flip_test=flip_test,
+        deadline=None,
+        clock=StageClock(),
+    )
+    return keypoints

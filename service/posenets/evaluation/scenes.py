@@ -1,0 +1,124 @@
+"""Labelled photos as an evaluation sees them: COCO folders, MPII, and boxes of a detector."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from posegate.errors import BadOption
+from posegate.evaluate import PERSON, Data, load_data
+from posegate.skeleton import COCO_KEYPOINTS
+from posegate.types import F32
+from posenets.training.mpii import read_mpii_json, read_mpii_mat
+from posenets.training.records import BadData, LabelledImage
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scene:
+    """One photo and the P boxes in which a network looks for people.
+
+    `boxes_xywh` (P, 4) float32, image pixels; `box_scores` (P,) float32. With the truth's boxes
+    `keypoints` (P, J, 3) float32 are x, y, v, `areas` (P,) float32 square pixels and `head_sizes`
+    (P,) float32 pixels, NaN where unknown; with a detector's boxes they are None.
+    """
+
+    image_id: int
+    name: str
+    data: bytes
+    boxes_xywh: F32
+    box_scores: F32
+    keypoints: F32 | None
+    areas: F32 | None = None
+    head_sizes: F32 | None = None
+
+
+def coco_scenes(folder: Path) -> tuple[list[Scene], Data]:
+    """Photos of a COCO-form folder with the people that have keypoints; raises BadData."""
+    try:
+        data = load_data(folder)
+    except BadOption as error:
+        raise BadData(error.detail) from error
+    labels = defaultdict(list)
+    for label in data.annotations["annotations"]:
+        if not label.get("iscrowd") and label.get("num_keypoints", 0) > 0:
+            labels[label["image_id"]].append(label)
+    scenes = []
+    for photo in data.photos:
+        people = labels[photo.id]
+        try:
+            shape = (len(people), len(COCO_KEYPOINTS), 3)
+            keypoints = np.array([p["keypoints"] for p in people], np.float32).reshape(shape)
+            areas = np.array([p["area"] for p in people], np.float32)
+        except (KeyError, ValueError) as error:
+            raise BadData(
+                f"{folder}: image {photo.id}: bad keypoints or area ({error!r})"
+            ) from error
+        boxes = np.array(photo.boxes_xywh, np.float32).reshape(-1, 4)
+        for field, array in (("bbox", boxes), ("keypoints", keypoints), ("area", areas)):
+            if not np.isfinite(array).all():
+                raise BadData(f"{folder}: image {photo.id}: {field} holds NaN or infinity")
+        scenes.append(
+            Scene(
+                image_id=photo.id,
+                name=photo.path.name,
+                data=photo.path.read_bytes(),
+                boxes_xywh=boxes,
+                box_scores=np.ones(len(boxes), np.float32),
+                keypoints=keypoints,
+                areas=areas,
+            )
+        )
+    return scenes, data
+
+
+def mpii_scenes(labels: Path, *, heads: Path | None = None) -> list[Scene]:
+    """Photos of MPII (.mat, or .json with the `gt_valid.mat` of head boxes); raises BadData."""
+    images = (
+        read_mpii_mat(labels) if labels.suffix == ".mat" else read_mpii_json(labels, heads=heads)
+    )
+    return [_of_mpii(number, image, labels) for number, image in enumerate(images)]
+
+
+def with_boxes(scenes: Sequence[Scene], results: Path) -> list[Scene]:
+    """The same photos with a detector's person boxes, from a COCO results file; raises BadData."""
+    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    try:
+        for row in json.loads(results.read_bytes()):
+            if int(row["category_id"]) == PERSON:
+                found[int(row["image_id"])].append(row)
+        return [_detected(scene, found[scene.image_id]) for scene in scenes]
+    except OSError as error:
+        raise BadData(f"{results} cannot be read: {error.strerror}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadData(
+            f"{results}: not a COCO results file of image_id, category_id, bbox, score ({error!r})"
+        ) from error
+
+
+def _detected(scene: Scene, rows: list[dict[str, Any]]) -> Scene:
+    boxes = np.array([row["bbox"] for row in rows], np.float32).reshape(-1, 4)
+    scores = np.array([row["score"] for row in rows], np.float32)
+    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+        raise ValueError(f"image {scene.image_id}: bbox or score holds NaN or infinity")
+    return replace(
+        scene, boxes_xywh=boxes, box_scores=scores, keypoints=None, areas=None, head_sizes=None
+    )
+
+
+def _of_mpii(number: int, image: LabelledImage, labels: Path) -> Scene:
+    assert image.head_sizes is not None
+    if not np.isfinite(image.head_sizes).all():
+        raise BadData(f"{labels}: no head boxes, which PCKh needs; give gt_valid.mat with --heads")
+    return Scene(
+        image_id=number,
+        name=image.name,
+        data=image.jpeg,
+        boxes_xywh=image.boxes_xywh,
+        box_scores=image.box_scores,
+        keypoints=image.keypoints,
+        head_sizes=image.head_sizes,
+    )

@@ -1,0 +1,133 @@
+"""An fp32 ONNX network of the repository -> its smaller forms, each a network of its own beside it.
+
+`<name>-fp16`          weights and arithmetic in half precision; input and outputs stay float32
+`<name>-fp16-storage`  weights stored as halves, arithmetic in float32 as before
+`<name>-int8`          U8S8, per-channel weights: what CPUs run fast
+`<name>-int8-trt`      symmetric S8S8 without quantised biases: what TensorRT takes; slow on CPUs
+
+The 8-bit forms are QDQ graphs, calibrated on real crops. The layer that draws the heatmaps stays
+in float: 256 steps are too few for a position between pixels.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from posegate.catalog import CARD_NAME, ONNX_NAME, Model, sha256_of
+from posegate.types import F32
+from posenets.export.card import write_card
+
+BASE = "fp32"
+INT8_FORMS = ("int8", "int8-trt")
+FORMS = (BASE, "fp16", "fp16-storage", *INT8_FORMS)
+_SAID = {
+    "fp16": "half precision",
+    "fp16-storage": "weights stored in half precision",
+    "int8": "8 bits (U8S8), for CPUs",
+    "int8-trt": "8 bits (symmetric S8S8), for TensorRT",
+}
+_TRT = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
+_BATCH = 8
+
+
+def write_form(model: Model, form: str, crops: F32 | None = None) -> Path:
+    """Write `<name>-<form>` beside `model`, card and all; the 8-bit forms need `crops`."""
+    assert form in _SAID, form
+    folder = model.folder.with_name(f"{model.name}-{form}")
+    path = folder / ONNX_NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if form in INT8_FORMS:
+        assert crops is not None, "8-bit forms are calibrated on crops"
+        _quantise(model, path, crops, for_tensorrt=form == "int8-trt")
+    else:
+        convert = _halved if form == "fp16" else _stored_in_halves
+        onnx.save(convert(onnx.load(model.onnx_path)), path)
+    card = json.loads((model.folder / CARD_NAME).read_text())
+    card |= {
+        "name": folder.name,
+        "description": f"{model.name} in {_SAID[form]}.",
+        "sha256": sha256_of(path),
+    }
+    for measured in ("accuracy", "verification", "default", "decoded"):
+        card.pop(measured, None)
+    write_card(folder, card)
+    return path
+
+
+class _Crops(CalibrationDataReader):  # type: ignore[misc]
+    """Hands the calibrator a few crops at a time."""
+
+    def __init__(self, name: str, crops: F32) -> None:
+        starts = range(0, len(crops), _BATCH)
+        self._batches: Iterator[dict[str, F32]] = iter(
+            [{name: crops[start : start + _BATCH]} for start in starts]
+        )
+
+    def get_next(self) -> dict[str, F32] | None:
+        return next(self._batches, None)
+
+
+def _quantise(model: Model, path: Path, crops: F32, *, for_tensorrt: bool) -> None:
+    log = logging.getLogger()
+    level = log.level
+    log.setLevel(logging.ERROR)  # the quantiser warns of every tensor it leaves alone
+    try:
+        with TemporaryDirectory() as folder:
+            plain = Path(folder) / "plain.onnx"
+            quant_pre_process(str(model.onnx_path), str(plain), skip_symbolic_shape=True)
+            graph = onnx.load(plain).graph
+            quantize_static(
+                str(plain),
+                str(path),
+                _Crops(model.card.input.name, crops),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QInt8 if for_tensorrt else QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.MinMax,
+                nodes_to_exclude=_drawing(graph, model.card.output.names),
+                extra_options=_TRT if for_tensorrt else {},
+            )
+    finally:
+        log.setLevel(level)
+
+
+def _drawing(graph: onnx.GraphProto, outputs: Sequence[str]) -> list[str]:
+    return [node.name for node in graph.node if set(node.output) & set(outputs)]
+
+
+def _halved(network: onnx.ModelProto) -> onnx.ModelProto:
+    return convert_float_to_float16(network, keep_io_types=True)
+
+
+def _stored_in_halves(network: onnx.ModelProto) -> onnx.ModelProto:
+    """Every float32 matrix or kernel as a float16 one and a Cast, which the runtime folds."""
+    graph = network.graph
+    casts: list[Any] = []
+    for weight in graph.initializer:
+        if weight.data_type != TensorProto.FLOAT or len(weight.dims) < 2:
+            continue
+        name = weight.name
+        halves = numpy_helper.to_array(weight).astype(np.float16)
+        weight.CopyFrom(numpy_helper.from_array(halves, f"{name}/half"))
+        casts.append(helper.make_node("Cast", [f"{name}/half"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return network

@@ -1,0 +1,25 @@
+"""What TensorBoard shows of a run: `tensorboard --logdir FOLDER`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from posenets.training.records import BadData
+
+
+class TrainingLog:
+    """Writes named figures against the number of examples seen; a resumed run goes on in it."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise BadData(
+                "--log needs TensorBoard; install it with: pip install 'posegate[log]'"
+            ) from error
+        self._writer = SummaryWriter(str(folder))
+
+    def add(self, figures: Mapping[str, float], seen: int) -> None:
+        """One point of each figure's curve."""
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, seen)
+        self._writer.flush()

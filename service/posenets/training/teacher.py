@@ -1,0 +1,94 @@
+"""Cached crops -> heatmaps of any published heatmap network, for distillation.
+
+A posegate card beside the ONNX file (`posegate.json` in its folder or the one above) says how the
+network wants its pictures; without one it gets RGB with ImageNet's statistics, as most do.
+"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from posegate.card import HeatmapSpec, ModelCard
+from posegate.catalog import CARD_NAME, load_card
+from posegate.crops import Preprocess, normalize
+from posegate.errors import BadCard
+from posegate.types import F32, U8
+from posenets.training.records import BadData
+
+TEACHER_WH = (192, 256)
+"""Pixels of a cached crop's middle, which the teacher sees at its own input size."""
+TEACHER_STRIDE = 4
+"""Crop pixels per pixel of the maps that are kept."""
+_IMAGENET_MEAN = (123.675, 116.28, 103.53)
+_IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+class HeatmapTeacher:
+    """One network from (n, 3, H, W) to heatmaps (n, J, h, w); raises BadData where it is not."""
+
+    def __init__(self, path: Path, *, threads: int) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        try:
+            providers = ["CPUExecutionProvider"]
+            self._session = ort.InferenceSession(str(path), options, providers=providers)
+            card = _card_of(path)
+        except BadCard as error:
+            raise BadData(error.detail) from error
+        except Exception as error:  # ONNX Runtime's errors share no public base class
+            raise BadData(f"{path}: not a network ONNX Runtime can load ({error})") from error
+        given = self._session.get_inputs()[0]
+        size_hw = given.shape[2:] if len(given.shape) == 4 else ()
+        if len(size_hw) != 2 or not all(isinstance(side, int) for side in size_hw):
+            raise BadData(f"{path}: input {given.name} is {given.shape}, not (n, 3, height, width)")
+        size_wh = (int(size_hw[1]), int(size_hw[0]))
+        self._input = given.name
+        self._preprocess = Preprocess(size_wh, "rgb", _IMAGENET_MEAN, _IMAGENET_STD)
+        self._scale, self._offset = None, (0.0, 0.0)
+        if card is not None:
+            form = card.input
+            self._preprocess = Preprocess(size_wh, form.color, form.mean, form.std)
+            if not isinstance(card.codec, HeatmapSpec):
+                raise BadData(f"{path}: its card's codec is not heatmap; a teacher gives heatmaps")
+            self._scale, self._offset = card.codec.scale, card.codec.offset
+        maps = self._maps(np.zeros((1, TEACHER_WH[1], TEACHER_WH[0], 3), np.uint8))
+        if maps.ndim != 4:
+            raise BadData(
+                f"{path}: output is {maps.shape}, not heatmaps (n, joints, height, width)"
+            )
+        self.joints = int(maps.shape[1])
+
+    def heatmaps(self, middles_bgr: U8) -> NDArray[np.uint8]:
+        """(n, J, 64, 48) uint8, value x 255, of the middles (n, 256, 192, 3) of cached crops."""
+        maps = self._maps(middles_bgr)
+        kept_wh = (TEACHER_WH[0] // TEACHER_STRIDE, TEACHER_WH[1] // TEACHER_STRIDE)
+        width, height = self._preprocess.size_wh
+        scale = self._scale or (width / maps.shape[3], height / maps.shape[2])
+        # From the maps that are kept to the teacher's own: through crop and input pixels.
+        kept_to_own = np.zeros((2, 3))
+        for axis, side in enumerate((width / TEACHER_WH[0], height / TEACHER_WH[1])):
+            kept_to_own[axis, axis] = TEACHER_STRIDE * side / scale[axis]
+            kept_to_own[axis, 2] = -self._offset[axis] / scale[axis]
+        if maps.shape[2:] != kept_wh[::-1] or not np.allclose(kept_to_own, np.eye(2, 3)):
+            flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+            flat = maps.reshape(-1, *maps.shape[2:])
+            warped = [cv2.warpAffine(one, kept_to_own, kept_wh, flags=flags) for one in flat]
+            maps = np.stack(warped).reshape(*maps.shape[:2], kept_wh[1], kept_wh[0])
+        return np.clip(np.rint(maps * 255), 0, 255).astype(np.uint8)
+
+    def _maps(self, middles_bgr: U8) -> F32:
+        size_wh = self._preprocess.size_wh
+        if size_wh != TEACHER_WH:
+            # x scales about pixel centre 0, as the crops' own affine does.
+            to_input = np.diag([size_wh[0] / TEACHER_WH[0], size_wh[1] / TEACHER_WH[1], 1.0])[:2]
+            middles_bgr = np.stack([cv2.warpAffine(m, to_input, size_wh) for m in middles_bgr])
+        tensor = normalize(middles_bgr, self._preprocess)
+        return np.asarray(self._session.run(None, {self._input: tensor})[0], np.float32)
+
+
+def _card_of(path: Path) -> ModelCard | None:
+    places = (folder / CARD_NAME for folder in (path.parent, path.parent.parent))
+    return next((load_card(place) for place in places if place.is_file()), None)
