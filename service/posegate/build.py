@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import cv2
 
@@ -32,7 +33,7 @@ def build_pipeline(settings: Settings, metrics: Metrics) -> Pipeline:
     )
     workers = Workers(settings.threads)
     pool = Pool(settings.threads)
-    networks = _NETWORKS[settings.backend](catalog, settings, workers, metrics)
+    networks, decoded = _NETWORKS[settings.backend](catalog, settings, workers, metrics)
     by_task = {
         task: [model for model in catalog.models.values() if model.card.task == task]
         for task in ("pose", "detect")
@@ -44,7 +45,12 @@ def build_pipeline(settings: Settings, metrics: Metrics) -> Pipeline:
             for model in by_task["detect"]
         },
         estimators={
-            model.name: Estimator(model, backend=networks[model.name], pool=pool)
+            model.name: Estimator(
+                model,
+                backend=networks[model.name],
+                decoded=decoded.get(model.name),
+                pool=pool,
+            )
             for model in by_task["pose"]
         },
         networks=networks,
@@ -80,18 +86,20 @@ async def running_pipeline(settings: Settings) -> AsyncIterator[Pipeline]:
         await pipeline.stop()
 
 
-def _embedded(
-    catalog: Catalog, settings: Settings, workers: Workers, metrics: Metrics
-) -> dict[str, Network]:
-    return {
+Networks = tuple[dict[str, Network], dict[str, Network]]
+"""By name: the networks, and those of their variants with the decoding in the graph."""
+
+
+def _embedded(catalog: Catalog, settings: Settings, workers: Workers, metrics: Metrics) -> Networks:
+    """Inside the process maps cost no transfer, so variants would only take memory."""
+    networks: dict[str, Network] = {
         name: _embedded_network(model, settings, workers, metrics)
         for name, model in catalog.models.items()
     }
+    return networks, {}
 
 
-def _triton(
-    catalog: Catalog, settings: Settings, workers: Workers, metrics: Metrics
-) -> dict[str, Network]:
+def _triton(catalog: Catalog, settings: Settings, workers: Workers, metrics: Metrics) -> Networks:
     try:
         from posegate.backends.triton import TritonNetwork
         from posegate.backends.triton_servers import TritonServers
@@ -100,25 +108,28 @@ def _triton(
             f"backend triton needs {error.name}, which is not installed: pip install "
             "'posegate[triton]'"
         ) from error
+    variants = {name: form for name, one in catalog.models.items() if (form := one.decoded)}
     servers = TritonServers(
         settings.triton_urls,
-        models=list(catalog.models),
+        models=[*catalog.models, *(form.name for form in variants.values())],
         call_limit_s=settings.request_timeout_s,
     )
-    networks: dict[str, Network] = {
-        name: TritonNetwork(
-            model,
-            servers=servers,
-            metrics=metrics,
-            max_in_flight=settings.triton_in_flight,
-            max_queue=settings.max_queue,
-        )
-        for name, model in catalog.models.items()
-    }
-    metrics.backend_up.labels("triton").set_function(
-        lambda: float(all(network.ready() is None for network in networks.values()))
+    network = partial(
+        TritonNetwork,
+        servers=servers,
+        metrics=metrics,
+        max_in_flight=settings.triton_in_flight,
+        max_queue=settings.max_queue,
     )
-    return networks
+    decoded: dict[str, Network] = {name: network(form) for name, form in variants.items()}
+    networks: dict[str, Network] = {
+        name: network(model, variant=decoded.get(name)) for name, model in catalog.models.items()
+    }
+    metrics.watch(
+        metrics.backend_up.labels("triton"),
+        lambda: float(all(network.ready() is None for network in networks.values())),
+    )
+    return networks, decoded
 
 
 _NETWORKS = {"onnx": _embedded, "triton": _triton}

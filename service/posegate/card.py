@@ -13,6 +13,9 @@ Triple = tuple[float, float, float]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
+PEAK_ROW = 4 + 13 + 11 * 11
+"""Floats per joint that a graph which finds the peaks itself sends: see `codecs/peaks.py`."""
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,9 +55,13 @@ class OutputSpec(_Part):
 
 
 class HeatmapSpec(_Part):
-    """One heatmap per joint: `crop_px = heatmap_px * scale + offset`, `sigma` in heatmap px."""
+    """One heatmap per joint: `crop_px = heatmap_px * scale + offset`, `sigma` in heatmap px.
+
+    `form` peaks: the graph finds the peaks itself and sends the rows of `codecs/peaks.py`.
+    """
 
     kind: Literal["heatmap"]
+    form: Literal["maps", "peaks"] = "maps"
     width: PositiveInt
     height: PositiveInt
     sigma: Positive = 2.0
@@ -119,6 +126,13 @@ class Verification(_Part):
     note: str | None = None
 
 
+class DecodedSpec(_Part):
+    """The network with its decoding in the graph, beside it: `<name>-decoded/1/model.onnx`."""
+
+    output: str = "decoded"
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
 class ModelCard(_Part):
     """One network of the repository."""
 
@@ -140,6 +154,7 @@ class ModelCard(_Part):
     training: Training = Training()
     accuracy: tuple[Accuracy, ...] = ()
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    decoded: DecodedSpec | None = None
     verification: tuple[Verification, ...] = ()
 
     @model_validator(mode="after")
@@ -152,9 +167,25 @@ class ModelCard(_Part):
         outputs = 1 if suppressed or isinstance(self.codec, HeatmapSpec) else 2
         if len(self.output.names) != outputs:
             raise ValueError(f"output.names must hold {outputs} name(s) for this task and codec")
+        if self.decoded is not None and not isinstance(self.codec, HeatmapSpec):
+            raise ValueError("decoded is for heatmap networks")
         if len(set(self.keypoints)) != len(self.keypoints):
             raise ValueError("keypoints must not repeat a name")
         return self
+
+    def with_decoding_in_the_graph(self) -> "ModelCard | None":
+        """The card of `<name>-decoded`, where there is one."""
+        if self.decoded is None or self.codec is None:
+            return None
+        return self.model_copy(
+            update={
+                "name": f"{self.name}-decoded",
+                "output": OutputSpec(names=(self.decoded.output,)),
+                "codec": self.codec.model_copy(update={"form": "peaks"}),
+                "sha256": self.decoded.sha256,
+                "decoded": None,
+            }
+        )
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

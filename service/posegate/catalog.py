@@ -62,6 +62,12 @@ class Model:
     def onnx_path(self) -> Path:
         return self.folder / ONNX_NAME
 
+    @property
+    def decoded(self) -> "Model | None":
+        """The same network with its decoding in the graph, where the repository has it."""
+        card = self.card.with_decoding_in_the_graph()
+        return Model(card, self.folder.with_name(card.name)) if card is not None else None
+
 
 class Catalog:
     """The networks of one repository and the default one of each task."""
@@ -125,15 +131,20 @@ def _load_model(folder: Path) -> Model:
     model = Model(load_card(folder / CARD_NAME), folder)
     if model.name != folder.name:
         raise BadCard(f"card {folder / CARD_NAME}: name {model.name!r} is not its folder's name")
+    for form in filter(None, (model, model.decoded)):
+        _check_file(form, folder / CARD_NAME)
+    return model
+
+
+def _check_file(model: Model, card_path: Path) -> None:
     if not model.onnx_path.is_file():
-        raise BadCard(f"card {folder / CARD_NAME} has no network file {model.onnx_path}")
+        raise BadCard(f"card {card_path} has no network file {model.onnx_path}")
     actual = sha256_of(model.onnx_path)
     if actual != model.card.sha256:
         raise BadCard(
             f"network file {model.onnx_path} has sha256 {actual}, its card says "
             f"{model.card.sha256}; restore the file or correct the card"
         )
-    return model
 
 
 def _preference(model: Model) -> tuple[bool, float, str]:

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posegate.backends.base import Network
+from posegate.card import ModelCard
 from posegate.catalog import Model
-from posegate.codecs import make_codec
+from posegate.codecs import Codec, make_codec
 from posegate.crops import Preprocess, warp_crops
 from posegate.geometry import apply_affine
 from posegate.pool import Pool
@@ -22,7 +23,13 @@ DECODES = ("dark", "quarter", "argmax")
 class Estimator:
     """One pose network with the crops and the codec that its card asks for."""
 
-    def __init__(self, model: Model, *, backend: Network, pool: Pool) -> None:
+    def __init__(
+        self, model: Model, *, backend: Network, pool: Pool, decoded: Network | None = None
+    ) -> None:
+        """`decoded` runs the same network with its decoding in the graph; used while it is ready.
+
+        The flip test averages maps, so it always takes the whole ones.
+        """
         card = model.card
         assert card.crop is not None
         assert card.codec is not None
@@ -34,13 +41,11 @@ class Estimator:
             mean=card.input.mean,
             std=card.input.std,
         )
-        numbers = card.codec.model_dump()
-        self._codecs = {
-            decode: make_codec(**numbers, crop_wh=card.input.size_wh, decode=decode)
-            for decode in DECODES
-        }
+        self._backend, self._codecs = backend, _codecs(card)
+        self._decoded: tuple[Network, dict[str, Codec]] | None = None
+        if decoded is not None and (decoded_card := card.with_decoding_in_the_graph()):
+            self._decoded = decoded, _codecs(decoded_card)
         self._flip_order: NDArray[np.int64] = flip_order(card.keypoints)
-        self._backend = backend
         self._pool = pool
 
     async def estimate(
@@ -60,11 +65,14 @@ class Estimator:
         """
         crops = await self._pool.run(partial(self._crop, image, boxes, flip_test))
         clock.mark("crop")
-        inference = await self._backend.infer(crops.tensor, deadline=deadline)
+        network, codecs = self._backend, self._codecs
+        if self._decoded is not None and not flip_test and self._decoded[0].ready() is None:
+            network, codecs = self._decoded
+        inference = await network.infer(crops.tensor, deadline=deadline)
         clock.attribute("queue", inference.queue_s)
         clock.mark("infer")
         keypoints = await self._pool.run(
-            partial(self._decode, inference.outputs, crops, decode, flip_test)
+            partial(self._decode, inference.outputs, crops, codecs[decode], flip_test)
         )
         clock.mark("keypoints")
         return keypoints, inference.infer_s
@@ -77,9 +85,8 @@ class Estimator:
         return Crops(tensor, np.concatenate([crops.crop_to_image, crops.crop_to_image]))
 
     def _decode(
-        self, outputs: tuple[F32, ...], crops: Crops, decode: str, flip_test: bool
+        self, outputs: tuple[F32, ...], crops: Crops, codec: Codec, flip_test: bool
     ) -> Keypoints:
-        codec = self._codecs[decode]
         people = len(crops) // 2 if flip_test else len(crops)
         straight: tuple[NDArray[Any], ...] = tuple(output[:people] for output in outputs)
         if flip_test:
@@ -88,6 +95,16 @@ class Estimator:
         keypoints = codec.decode(straight)
         xy = apply_affine(crops.crop_to_image[:people], keypoints.xy)
         return Keypoints(xy, keypoints.scores)
+
+
+def _codecs(card: ModelCard) -> dict[str, Codec]:
+    """The card's codec for every way to decode."""
+    assert card.codec is not None
+    numbers = card.codec.model_dump()
+    return {
+        decode: make_codec(**numbers, crop_wh=card.input.size_wh, decode=decode)
+        for decode in DECODES
+    }
 
 
 def no_keypoints(joints: int) -> Keypoints:

@@ -11,7 +11,7 @@ from rich.console import Console
 from posegate.skeleton import COCO_KEYPOINTS
 from posenets.cli_errors import or_exit
 from posenets.cli_evaluate import evaluate_command
-from posenets.cli_export import compare_command, export_command
+from posenets.cli_export import compare_command, export_command, export_decoded_command
 from posenets.cli_train import train_command
 from posenets.counting import count_all, render_table
 from posenets.evaluation.calibrate import calibrate_detector
@@ -28,6 +28,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="
 app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
+app.command("export-decoded")(export_decoded_command)
 app.command("compare")(compare_command)
 _console = Console()
 _JOINTS = {"coco": COCO_KEYPOINTS, "mpii": MPII_KEYPOINTS}

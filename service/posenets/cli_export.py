@@ -14,6 +14,7 @@ from posenets.export.calibration import calibration_crops
 from posenets.export.checkpoint import CheckpointExport, export_checkpoint
 from posenets.export.compare import compare_with_torch
 from posenets.export.forms import BASE, FORMS, INT8_FORMS, write_form
+from posenets.export.in_graph import export_decoded
 from posenets.training.records import BadData
 
 _console = Console()
@@ -37,6 +38,17 @@ def export_command(
     --name goatpose-bl-256x192 --about goatpose.json --forms fp32,int8 --calibrate cache/pose`
     """
     or_exit(lambda: _export(checkpoint, repository, name, about, forms.split(","), calibrate))
+
+
+def export_decoded_command(
+    repository: Annotated[Path, typer.Argument(exists=True, help="model repository")],
+) -> None:
+    """Write `NAME-decoded`, with the decoding in its graph, beside every heatmap network.
+
+    Example: `posenets export-decoded model_repository`
+    """
+    for path in export_decoded(repository):
+        typer.echo(path)
 
 
 def compare_command(

@@ -53,5 +53,6 @@ def test_every_card_gets_its_file(tmp_path: Path):
 @pytest.mark.skipif(not SHIPPED.is_dir(), reason="no model repository beside the tests")
 def test_shipped_files_are_those_of_their_cards():
     for model in load_catalog(SHIPPED).models.values():
-        text = (model.folder / CONFIG_NAME).read_text(encoding="utf-8")
-        assert text == render_config(model.card), "write it anew (triton_config)"
+        for form in filter(None, (model, model.decoded)):
+            text = (form.folder / CONFIG_NAME).read_text(encoding="utf-8")
+            assert text == render_config(form.card), "write it anew (triton_config)"

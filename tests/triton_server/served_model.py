@@ -15,6 +15,9 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         self.input = config["input"][0]["name"]
         self.outputs = [output["name"] for output in config["output"]]
+        self.types = [
+            pb_utils.triton_string_to_numpy(output["data_type"]) for output in config["output"]
+        ]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -29,5 +32,6 @@ class TritonPythonModel:
         crops = pb_utils.get_input_tensor_by_name(request, self.input).as_numpy()
         arrays = self.session.run(self.outputs, {self.input: crops})
         return [
-            pb_utils.Tensor(name, array) for name, array in zip(self.outputs, arrays, strict=True)
+            pb_utils.Tensor(name, array.astype(kind))
+            for name, array, kind in zip(self.outputs, arrays, self.types, strict=True)
         ]

@@ -45,12 +45,13 @@ def make_triton_repository(
 ) -> Path:
     """The same networks in Triton's form, run by the Python backend; `change` edits configs."""
     target = folder / "triton_repository"
-    for name, model in load_catalog(repository).models.items():
-        version = target / name / "1"
-        version.mkdir(parents=True)
-        (target / name / "config.pbtxt").write_text(change(render_config(model.card)))
-        shutil.copy2(Path(__file__).with_name("served_model.py"), version / "model.py")
-        shutil.copy2(model.onnx_path, target / name / "network.onnx")
+    for model in load_catalog(repository).models.values():
+        for form in filter(None, (model, model.decoded)):
+            version = target / form.name / "1"
+            version.mkdir(parents=True)
+            (target / form.name / "config.pbtxt").write_text(change(render_config(form.card)))
+            shutil.copy2(Path(__file__).with_name("served_model.py"), version / "model.py")
+            shutil.copy2(form.onnx_path, target / form.name / "network.onnx")
     return target
 
 
@@ -126,6 +127,12 @@ class TritonProcess:
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         os.killpg(self._process.pid, number)
+
+
+def figure(metrics: str, name: str, model: str) -> float:
+    """One of the server's figures about a network."""
+    (line,) = [row for row in metrics.splitlines() if row.startswith(f'{name}{{model="{model}"')]
+    return float(line.rsplit(" ", 1)[1])
 
 
 def free_port() -> int:

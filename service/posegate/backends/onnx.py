@@ -7,7 +7,7 @@ import onnxruntime as ort
 
 from posegate.backends.base import BackendInfo
 from posegate.backends.workers import Workers
-from posegate.card import HeatmapSpec, ModelCard, SimccSpec
+from posegate.card import PEAK_ROW, HeatmapSpec, ModelCard, SimccSpec
 from posegate.catalog import Model
 from posegate.errors import BadCard
 from posegate.types import F32
@@ -47,6 +47,8 @@ class OnnxBackend:
 def expected_shapes(card: ModelCard, batch: int) -> tuple[tuple[int | None, ...], ...]:
     """Shape of each output of the graph as the card promises it; None where it does not say."""
     joints = len(card.keypoints)
+    if isinstance(card.codec, HeatmapSpec) and card.codec.form == "peaks":
+        return ((batch, joints, PEAK_ROW),)
     if isinstance(card.codec, HeatmapSpec):
         return ((batch, joints, card.codec.height, card.codec.width),)
     if isinstance(card.codec, SimccSpec):

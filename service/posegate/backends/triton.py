@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from tritonclient.grpc import InferInput, InferRequestedOutput
 
-from posegate.backends.base import BackendInfo, Inference
+from posegate.backends.base import BackendInfo, Inference, Network
 from posegate.backends.onnx import expected_shapes
 from posegate.backends.triton_servers import TritonServers
 from posegate.card import ModelCard
 from posegate.catalog import Model
-from posegate.errors import BackendDown, BadCard, DeadlineExceeded, Overloaded
+from posegate.errors import BackendDown, BadCard, DeadlineExceeded, Overloaded, PosegateError
 from posegate.metrics import Metrics
 from posegate.types import F32
 
@@ -33,8 +33,12 @@ class TritonNetwork:
         metrics: Metrics,
         max_in_flight: int,
         max_queue: int,
+        variant: Network | None = None,
     ) -> None:
-        """`max_in_flight` requests at a time; at most `max_queue` crops wait or run."""
+        """`max_in_flight` requests at a time; at most `max_queue` crops wait or run.
+
+        `variant` is started behind this network and never waited for.
+        """
         self._model = model
         self._card = model.card
         self._servers = servers
@@ -44,6 +48,8 @@ class TritonNetwork:
         self._crops = 0
         self._max_batch = 0
         self._warm = False
+        self._variant = variant
+        self._starting_variant: asyncio.Task[None] | None = None
         self._crops_per_batch = metrics.crops_per_batch.labels(model.name)
         self._queue_age = metrics.queue_age_seconds.labels(model.name)
         self._info = BackendInfo(name="triton", precision="unknown", provider="unknown")
@@ -62,6 +68,8 @@ class TritonNetwork:
             except BackendDown as error:  # it went away again
                 log.warning("triton: %s", error.detail)
                 await asyncio.sleep(1.0)
+        if self._variant is not None and self._starting_variant is None:
+            self._starting_variant = asyncio.create_task(_start_variant(self._variant))
 
     async def infer(self, tensor: F32, *, deadline: float | None = None) -> Inference:
         """Run crops (P, 3, H, W), P at least 1; `deadline` is a `time.monotonic()` value.
@@ -99,6 +107,12 @@ class TritonNetwork:
 
     async def stop(self) -> None:
         self._warm = False
+        if self._starting_variant is not None:
+            self._starting_variant.cancel()
+            await asyncio.gather(self._starting_variant, return_exceptions=True)
+            self._starting_variant = None
+            assert self._variant is not None
+            await self._variant.stop()
         await self._servers.stop()
 
     def ready(self) -> str | None:
@@ -159,6 +173,14 @@ class TritonNetwork:
             name, "triton", self._info.precision, provider, card.sha256
         ).set(1)
         self._warm = True
+
+
+async def _start_variant(variant: Network) -> None:
+    """Start what is used only when it works; a variant that does not fit stays unused."""
+    try:
+        await variant.start()
+    except PosegateError as error:
+        log.warning("not used: %s", error.detail)
 
 
 def _inputs(card: ModelCard, crops: F32) -> list[InferInput]:

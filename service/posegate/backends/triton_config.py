@@ -22,12 +22,13 @@ WARM_UP_BATCHES = (1, 8)
 
 
 def write_configs(repository: Path) -> list[Path]:
-    """Write `config.pbtxt` beside every card of the repository; returns what was written."""
+    """Write every network's `config.pbtxt`, decoded variants too; returns what was written."""
     paths = []
     for model in load_catalog(repository).models.values():
-        path = model.folder / CONFIG_NAME
-        path.write_text(render_config(model.card), encoding="utf-8")
-        paths.append(path)
+        for form in filter(None, (model, model.decoded)):
+            path = form.folder / CONFIG_NAME
+            path.write_text(render_config(form.card), encoding="utf-8")
+            paths.append(path)
     return paths
 
 

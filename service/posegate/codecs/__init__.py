@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posegate.codecs.heatmap import HeatmapCodec
+from posegate.codecs.peaks import PeaksCodec
 from posegate.codecs.simcc import SimccCodec
 from posegate.types import F32, Keypoints
 
-__all__ = ["Codec", "HeatmapCodec", "SimccCodec", "make_codec"]
+__all__ = ["Codec", "HeatmapCodec", "PeaksCodec", "SimccCodec", "make_codec"]
 
 
 class Codec(Protocol):
@@ -43,7 +44,8 @@ def make_codec(
 
 def _make_heatmap(crop_wh: tuple[int, int], decode: str, numbers: dict[str, Any]) -> Codec:
     size_wh = (numbers.pop("width"), numbers.pop("height"))
-    return HeatmapCodec(size_wh=size_wh, decode=decode, crop_width=crop_wh[0], **numbers)
+    codec = PeaksCodec if numbers.pop("form", "maps") == "peaks" else HeatmapCodec
+    return codec(size_wh=size_wh, decode=decode, crop_width=crop_wh[0], **numbers)
 
 
 def _make_simcc(crop_wh: tuple[int, int], _decode: str, numbers: dict[str, Any]) -> Codec:

@@ -29,7 +29,12 @@ def refine_dark(heatmaps: F32, peaks_xy: NDArray[np.intp], sigma: float) -> F32:
     """
     _, height, width = heatmaps.shape
     patches = _gather_patches(heatmaps, peaks_xy, blur_radius(sigma) + REACH)
-    blurred = patches @ _blur_matrix(sigma)
+    return refine_blurred(patches @ blur_matrix(sigma), peaks_xy, (width, height))
+
+
+def refine_blurred(blurred: F32, peaks_xy: NDArray[np.intp], size_wh: tuple[int, int]) -> F32:
+    """The same from the blurred values (N, 13) that `blur_matrix` gives of each peak's patch."""
+    width, height = size_wh
     log = np.log(np.maximum(blurred, np.float32(1e-10))).T
     centre, left, right, left2, right2, up, down, up2, down2, nw, ne, sw, se = log
     dx = 0.5 * (right - left)
@@ -66,7 +71,7 @@ def _gather_patches(heatmaps: F32, peaks_xy: NDArray[np.intp], radius: int) -> F
 
 
 @lru_cache(maxsize=8)
-def _blur_matrix(sigma: float) -> F32:
+def blur_matrix(sigma: float) -> F32:
     """(patch pixels, 13): column t gives the blurred value at `_TAPS_XY[t]`."""
     radius = blur_radius(sigma)
     steps = np.arange(-radius - REACH, radius + REACH + 1)

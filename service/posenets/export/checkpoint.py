@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from posegate.card import Training
+from posegate.catalog import CARD_NAME, Model, load_card
 from posenets.counting import count_operations, count_parameters
 from posenets.export.card import (
     NetworkFacts,
@@ -15,6 +16,7 @@ from posenets.export.card import (
     sha256_of,
     write_card,
 )
+from posenets.export.in_graph import write_decoded
 from posenets.export.onnx import export_onnx
 from posenets.networks.folding import fold_for_export
 from posenets.networks.person_detector import DetectorExport, PersonDetector
@@ -46,8 +48,9 @@ class CheckpointExport:
 def export_checkpoint(job: CheckpointExport) -> float:
     """Write `<repository>/<name>/1/model.onnx`, `posegate.json` and the weights to go on from.
 
-    The moving average of the weights is exported at the size of the recipe's last phase. Returns
-    the largest difference between network and file as a fraction of the outputs' range.
+    Beside a pose network goes `<name>-decoded`, which finds the peaks in its graph. The moving
+    average of the weights is exported at the size of the recipe's last phase. Returns the largest
+    difference between network and file as a fraction of the outputs' range.
     """
     state = _start(load_checkpoint(job.checkpoint))
     recipe, network = _network_of(state, job.checkpoint)
@@ -76,6 +79,8 @@ def export_checkpoint(job: CheckpointExport) -> float:
         card = detect_card(facts, calibrated="calibration" in state)
     card["verification"] = [{"form": "onnx-fp32", "max_abs_diff": float(f"{difference:.2e}")}]
     write_card(folder, card)
+    if not detects:
+        write_decoded(Model(load_card(folder / CARD_NAME), folder))
     save_checkpoint(folder / START_FILE, state)
     return difference
 
