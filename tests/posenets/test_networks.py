@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from made_norms import randomise_norms
 from posenets.counting import count_all, count_network, count_operations, render_table
 from posenets.networks import NETWORKS, build_network
 from posenets.networks.folding import drop_unread_branches, fold_for_export
@@ -216,27 +217,6 @@ def test_nam_gate_is_a_half_when_all_scales_are_zero() -> None:
 def test_sparsity_penalty_sees_every_nam(name: str, attentions: int) -> None:
     with torch.device("meta"):
         assert len(nam_scales(build_network(name))) == attentions
-
-
-def randomise_norms(network: nn.Module) -> None:
-    """Random small scales, random shifts, statistics near those of the activations.
-
-    A trained network is well conditioned and this keeps the random one so: with scales around 1
-    float32 alone is 2e-4 of the range away from float64 in GoatPose, with these 1e-6.
-    """
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        nn.init.uniform_(norm.weight, 0.1, 0.5)
-        nn.init.normal_(norm.bias, std=0.1)
-        norm.momentum = 1.0
-    with torch.no_grad():
-        network.train()(torch.randn(4, 3, 64, 64))
-        network.eval()
-        for norm in norms:
-            assert norm.running_mean is not None and norm.running_var is not None
-            norm.running_var.clamp_(min=1e-2)
-            norm.running_mean += 0.1 * norm.running_var.sqrt() * torch.randn(norm.num_features)
-            norm.running_var *= torch.empty(norm.num_features).uniform_(0.8, 1.25)
 
 
 def export(network: nn.Module, images: Tensor) -> bytes:

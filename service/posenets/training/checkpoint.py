@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from posenets.networks.published_hrnet import is_published, our_names
+
 
 class BadCheckpoint(ValueError):
     """The file is damaged or belongs to another network; the message names file and field."""
@@ -33,9 +35,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_weights(network: torch.nn.Module, path: Path) -> None:
-    """Load the `ema` (or bare) state dict of a checkpoint into `network`; raises BadCheckpoint."""
+    """Load a checkpoint's weights into `network`; raises BadCheckpoint.
+
+    Ours keep them in `ema`, others' in `state_dict` or bare; an HRNet may have published names.
+    """
     state = load_checkpoint(path)
-    fit_weights(network, state.get("ema", state), path)
+    weights = next((state[key] for key in ("ema", "state_dict") if key in state), state)
+    if is_published(weights):
+        try:
+            weights = our_names(weights)
+        except KeyError as error:
+            raise BadCheckpoint(f"{path}: our HRNet has no weight {error.args[0]!r}") from error
+    fit_weights(network, weights, path)
 
 
 def fit_weights(network: torch.nn.Module, weights: dict[str, Any], path: Path) -> None:
