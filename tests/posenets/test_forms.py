@@ -1,0 +1,167 @@
+"""The smaller forms of an exported network: what is in their files, and that they are served."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import TensorProto, numpy_helper
+from typer.testing import CliRunner
+
+from fakes import encode, make_photo
+from made_labels import PHOTOS, encoded, made_labels
+from made_norms import randomise_norms
+from posegate.build import running_pipeline
+from posegate.catalog import load_catalog
+from posegate.options import EstimateOptions
+from posegate.settings import Settings
+from posenets.cli import app
+from posenets.export.calibration import calibration_crops
+from posenets.export.forms import FORMS
+from posenets.networks import build_network
+from posenets.training.cache import build_cache
+from posenets.training.recipe import Phase, PoseRecipe
+from posenets.training.records import BadData
+
+NAME = "small"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with random weights, a crop cache, and a COCO-form folder."""
+    folder = tmp_path_factory.mktemp("forms")
+    (folder / "coco" / "images").mkdir(parents=True)
+    for index in range(PHOTOS):
+        (folder / "coco" / "images" / f"{index}.png").write_bytes(encoded(index))
+    labels = folder / "coco" / "person_keypoints.json"
+    labels.write_text(json.dumps(made_labels()))
+    build_cache(labels, folder / "cache")
+    torch.manual_seed(0)
+    network = build_network("hrnet-w16-small")
+    torch.nn.init.normal_(network.last.weight, std=0.1)
+    randomise_norms(network)
+    recipe = PoseRecipe(
+        task="pose",
+        network="hrnet-w16-small",
+        examples=1,
+        phases=(Phase(width=64, height=64, share=1),),
+    )
+    torch.save({"ema": network.state_dict(), "recipe": recipe.model_dump_json()}, folder / "run.pt")
+    (folder / "about.json").write_text('{"description": "made"}')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(folder: Path) -> Path:
+    """What the command writes with all forms."""
+    arguments = ["export", folder / "run.pt", "--repository", folder / "models", "--name", NAME]
+    arguments += ["--about", folder / "about.json", "--forms", ",".join(FORMS)]
+    arguments += ["--calibrate", folder / "cache"]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return folder / "models"
+
+
+def file_of(models: Path, form: str) -> Path:
+    return models / (NAME if form == "fp32" else f"{NAME}-{form}") / "1" / "model.onnx"
+
+
+def heatmaps(path: Path, crops: np.ndarray) -> np.ndarray:
+    return ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(
+        None, {"input": crops}
+    )[0]
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.mark.parametrize(
+    ("form", "share"),
+    # largest difference to fp32 as a share of the range
+    [("fp16", 5e-3), ("fp16-storage", 2e-3), ("int8", 0.15), ("int8-trt", 0.15)],
+)
+def test_form_draws_the_same_heatmaps_nearly(
+    models: Path, folder: Path, form: str, share: float
+) -> None:
+    card = load_catalog(models).get(NAME, "pose").card
+    crops = calibration_crops(folder / "coco", card, count=4)
+    assert crops.shape == (4, 3, 64, 64)
+    expected = heatmaps(file_of(models, "fp32"), crops)
+    found = heatmaps(file_of(models, form), crops)
+    assert found.dtype == np.float32
+    assert np.abs(found - expected).max() < share * np.ptp(expected)
+
+
+def test_halves_take_half_the_room(models: Path) -> None:
+    size = {form: file_of(models, form).stat().st_size for form in FORMS}
+    assert size["fp16"] < 0.6 * size["fp32"]
+    assert size["fp16-storage"] < 0.6 * size["fp32"]
+    assert size["int8"] < 0.45 * size["fp32"]
+
+
+@pytest.mark.parametrize(
+    ("form", "activations", "symmetric"), [("int8", np.uint8, False), ("int8-trt", np.int8, True)]
+)
+def test_eight_bits_are_those_that_the_runtime_likes(
+    models: Path, form: str, activations: type, symmetric: bool
+) -> None:
+    graph = onnx.load(file_of(models, form)).graph
+    constants = {c.name: numpy_helper.to_array(c) for c in graph.initializer}
+    quantised = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    zeros = [constants[node.input[2]] for node in quantised]
+    assert {zero.dtype for zero in zeros} == {np.dtype(activations)}
+    assert not symmetric or all((zero == 0).all() for zero in zeros)
+    undone = {n.input[0]: n for n in graph.node if n.op_type == "DequantizeLinear"}
+    weights = [constants[name] for name in undone if name in constants]
+    biases = [weight for weight in weights if weight.dtype == np.int32]
+    kernels = [name for name in undone if name in constants and constants[name].dtype == np.int8]
+    assert bool(biases) != symmetric
+    assert len(kernels) > 20
+    assert all(constants[undone[k].input[1]].size == len(constants[k]) for k in kernels), (
+        "weights have a scale per channel"
+    )
+    (last,) = [node for node in graph.node if "heatmaps" in node.output]
+    assert last.op_type == "Conv"
+    assert last.input[1] in constants, "the layer that draws the heatmaps stays in float"
+
+
+def test_fp16_file_holds_no_float32_weight(models: Path) -> None:
+    kinds = {w.data_type for w in onnx.load(file_of(models, "fp16")).graph.initializer if w.dims}
+    assert TensorProto.FLOAT not in kinds
+
+
+async def test_every_form_is_a_network_that_is_served(models: Path) -> None:
+    async with running_pipeline(Settings(model_repository=models, threads=1)) as pipeline:
+        assert set(pipeline.catalog.models) >= {f"{NAME}-{form}" for form in FORMS[1:]}
+        boxes = np.array([[10, 10, 60, 90]], np.float32)
+        for name in (NAME, *(f"{NAME}-{form}" for form in FORMS[1:])):
+            options = EstimateOptions(model=name, boxes_xywh=boxes)
+            estimate = await pipeline.estimate(encode(make_photo()), options)
+            assert len(estimate.poses) == 1
+        card = pipeline.catalog.get(f"{NAME}-int8", "pose").card
+        assert "8 bits" in card.description
+        assert card.verification == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--forms", "fp32,int4"], "--forms: 'int4' is not one of"),
+        (["--forms", "int8"], "--forms: 8 bits need --calibrate"),
+    ],
+)
+def test_forms_that_cannot_be_made_are_named(folder: Path, options: list[str], named: str) -> None:
+    arguments = ["export", folder / "run.pt", "--repository", folder / "no", "--name", NAME]
+    arguments += ["--about", folder / "about.json", *options]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 1
+    assert named in result.stderr
+
+
+def test_empty_folder_cannot_calibrate(folder: Path, models: Path, tmp_path: Path) -> None:
+    card = load_catalog(models).get(NAME, "pose").card
+    with pytest.raises(BadData, match=r"person_keypoints\.json cannot be read"):
+        calibration_crops(tmp_path, card)
