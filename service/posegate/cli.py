@@ -71,6 +71,9 @@ def serve_command(
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
     print_settings: Annotated[
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that serve; they share the cores.")
+    ] = None,
         bool, typer.Option("--print-settings", help="Show the settings in force and stop.")
     ] = False,
 ) -> None:
@@ -93,6 +96,7 @@ def serve_command(
         print(settings.model_dump_json(indent=2))
         return
     configure_logs(settings.log_level)
+            workers=workers,
     raise typer.Exit(serve(settings))
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -9,13 +10,20 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class LineFormatter(logging.Formatter):
-    """Formats a record on one line; what was passed as `extra` follows as `key=value`."""
+    """Formats a record on one line; what was passed as `extra` follows as `key=value`.
+
+    `always` follows on every line.
+    """
+
+    def __init__(self, always: Mapping[str, object]) -> None:
+        super().__init__()
+        self._always = always
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         extra = "".join(
             f" {key}={_quoted(str(value))}"
-            for key, value in vars(record).items()
+            for key, value in {**vars(record), **self._always}.items()
             if key not in _STANDARD
         )
         line = f"{time} {record.levelname.lower()} {record.name} {_one_line(record.getMessage())}"
@@ -24,10 +32,13 @@ class LineFormatter(logging.Formatter):
         return line + extra
 
 
-def configure_logs(level: str, *, stream: TextIO | None = None) -> None:
-    """Send every logger of the process to one stream (stderr) in the one format."""
+def configure_logs(level: str, *, stream: TextIO | None = None, **always: object) -> None:
+    """Send every logger of the process to one stream (stderr) in the one format.
+
+    `always` is told on every line.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(LineFormatter())
+    handler.setFormatter(LineFormatter(always))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

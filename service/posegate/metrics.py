@@ -1,8 +1,11 @@
 """Every metric of the service, in one registry that is passed in, never global."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 SECONDS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -13,11 +16,23 @@ COUNTS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 50, 100)
 STAGES = ("read", "decode", "detect", "crop", "queue", "infer", "keypoints", "encode")
 """The stages of a request, in the order of the contract."""
 
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""Environment variable with which a process keeps its metrics in files of that folder."""
+
 
 class Metrics:
-    """The contract's metrics; label values are closed sets."""
+    """The contract's metrics; label values are closed sets.
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+    With `shared`, the folder that SHARED_FOLDER named when this process began, they are those of
+    all processes that were told of it: counts are summed, also those of processes that are gone.
+    """
+
+    def __init__(
+        self, registry: CollectorRegistry | None = None, *, shared: Path | None = None
+    ) -> None:
+        assert shared is None or os.environ.get(SHARED_FOLDER) == str(shared)
+        self._shared = shared
+        self._watched: list[tuple[Gauge, Callable[[], float]]] = []
         self.registry = registry or CollectorRegistry()
         self.request_seconds = Histogram(
             "posegate_request_seconds",
@@ -58,6 +73,7 @@ class Metrics:
             "Requests being worked on.",
             ("face",),
             registry=self.registry,
+            multiprocess_mode="livesum",
         )
         self.frames_dropped = Counter(
             "posegate_frames_dropped",
@@ -76,13 +92,35 @@ class Metrics:
             "1 while the backend can run its networks.",
             ("backend",),
             registry=self.registry,
+            multiprocess_mode="livemin",
         )
         self.model_info = Gauge(
             "posegate_model_info",
             "1 for each network that is served.",
             ("model", "backend", "precision", "provider", "sha256"),
             registry=self.registry,
+            multiprocess_mode="livemax",
         )
+
+    def exposition(self) -> bytes:
+        """All metrics as Prometheus reads them."""
+        if self._shared is None:
+            return generate_latest(self.registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=str(self._shared))  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+
+    def watch(self, gauge: Gauge, value: Callable[[], float]) -> None:
+        """Let a gauge follow a function; where metrics are shared, as of the last `refresh`."""
+        if self._shared is None:
+            gauge.set_function(value)
+        else:
+            self._watched.append((gauge, value))
+
+    def refresh(self) -> None:
+        """Write down what the watched functions say now, for other processes to read."""
+        for gauge, value in self._watched:
+            gauge.set(value())
 
     def observe_image(self, model: str, stages_ms: Mapping[str, float], people: int) -> None:
         """Record one image that was answered."""
@@ -93,3 +131,8 @@ class Metrics:
         """Record one image's stage times, in milliseconds as the answer gives them."""
         for stage, milliseconds in stages_ms.items():
             self.stage_seconds.labels(stage, model).observe(milliseconds / 1000)
+
+
+def forget_process(pid: int, shared: Path) -> None:
+    """Take a process that is gone out of the gauges; what it counted stays."""
+    mark_process_dead(pid, str(shared))  # type: ignore[no-untyped-call]

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import multiprocessing
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,9 +18,12 @@ from posegate.api.limits import Slots
 from posegate.api.rest import create_app
 from posegate.build import build_pipeline, build_tracing
 from posegate.errors import BadOption, PosegateError
+from posegate.logs import configure_logs
 from posegate.metrics import Metrics
 from posegate.pipeline import Pipeline
+from posegate.processes import Seat, supervise
 from posegate.settings import Settings
+from posegate.sockets import address, bind
 from posegate.streams import Streams
 from posegate.tls import Tls, load_tls
 
@@ -26,6 +31,7 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 KEEP_ALIVE_S = 30
+REFRESH_S = 1.0
 WS_MESSAGE_ROOM = 2
 """As for gRPC messages: a frame over the limit costs one error event, not the connection."""
 
@@ -37,18 +43,33 @@ def serve(settings: Settings) -> int:
     new stream is taken and streams finish their frames and send their summary; then no new
     connection is taken, and requests in flight get `request_timeout_s` to finish.
     """
-    metrics = Metrics()
     try:
-        tls = load_tls(settings)
-        with _listen(settings.host, settings.http_port) as listener:
-            pipeline = build_pipeline(settings, metrics)
-            service = _Service(pipeline, settings, metrics, listener, tls)
-            with asyncio.Runner(loop_factory=service.config.get_loop_factory()) as runner:
-                runner.run(service.run())
+        if settings.workers > 1:
+            return supervise(settings, _work)
+        _run(settings, Metrics(), None)
     except PosegateError as error:
         log.error("cannot start: %s", error.detail)
         return 1
     return 0
+
+
+def _work(seat: Seat) -> None:
+    """The whole of a worker process."""
+    configure_logs(seat.settings.log_level, worker=seat.number)
+    try:
+        _run(seat.settings, Metrics(shared=seat.metrics), seat)
+    except PosegateError as error:
+        log.error("cannot start: %s", error.detail)
+        sys.exit(1)
+
+
+def _run(settings: Settings, metrics: Metrics, seat: Seat | None) -> None:
+    tls = load_tls(settings)
+    with bind(settings.host, settings.http_port, shared=seat is not None) as listener:
+        pipeline = build_pipeline(settings, metrics)
+        service = _Service(pipeline, settings, metrics, listener, tls, seat)
+        with asyncio.Runner(loop_factory=service.config.get_loop_factory()) as runner:
+            runner.run(service.run())
 
 
 class _Service:
@@ -61,12 +82,14 @@ class _Service:
         metrics: Metrics,
         listener: socket.socket,
         tls: Tls | None,
+        seat: Seat | None,
     ) -> None:
         self._pipeline = pipeline
         self._settings = settings
         self._metrics = metrics
         self._listener = listener
         self._tls = tls
+        self._seat = seat
         self._slots = Slots(settings.max_images)
         self._tracing = build_tracing(settings)
         self._streams = Streams(pipeline, settings, metrics, self._tracing)
@@ -77,27 +100,33 @@ class _Service:
             slots=self._slots,
             streams=self._streams,
             tracing=self._tracing,
+            others=seat.others if seat else lambda: None,
         )
         self.config = _http_config(app, settings, tls)
         self._http = _Server(self.config)
+        self._serving: asyncio.Task[None] | None = None
         self._health = Health(pipeline)
 
     async def run(self) -> None:
         """From the first connection to the last; raises what kept it from starting."""
         stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, stop.set)
+        if (parent := multiprocessing.parent_process()) is not None:
+            loop.add_reader(parent.sentinel, stop.set)
         rpc = self._create_rpc()
         starting = asyncio.create_task(self._start(rpc))
         starting.add_done_callback(lambda task: stop.set() if _failed(task) else None)
-        http = asyncio.create_task(self._http.serve(sockets=[self._listener]))
+        refreshing = asyncio.create_task(self._refresh())
         try:
             await stop.wait()
         finally:
             log.info("stopping")
+            refreshing.cancel()
             starting.cancel()
-            (outcome,) = await asyncio.gather(starting, return_exceptions=True)
-            await self._stop_faces(http, rpc)
+            (outcome, _) = await asyncio.gather(starting, refreshing, return_exceptions=True)
+            await self._stop_faces(rpc)
             await self._pipeline.stop()
             await asyncio.to_thread(self._tracing.close)
         if isinstance(outcome, Exception):
@@ -116,26 +145,44 @@ class _Service:
         )
 
     async def _start(self, rpc: grpc.aio.Server) -> None:
+        late = self._seat is not None and self._seat.late
+        if late:
+            await self._pipeline.start()
+        addresses = await self._open(rpc)
+        if not late:
+            await self._pipeline.start()
+        await self._health.refresh()
+        if self._seat is not None:
+            self._seat.warm()
+        log.info("ready", extra=addresses)
+
+    async def _open(self, rpc: grpc.aio.Server) -> dict[str, str]:
+        """Listen on both ports; returns their addresses."""
+        self._serving = asyncio.create_task(self._http.serve(sockets=[self._listener]))
         host, port = self._settings.host, self._settings.grpc_port
         try:
             if self._tls is None:
-                port = rpc.add_insecure_port(_address(host, port))
+                port = rpc.add_insecure_port(address(host, port))
             else:
-                port = rpc.add_secure_port(_address(host, port), self._tls.grpc_credentials())
+                port = rpc.add_secure_port(address(host, port), self._tls.grpc_credentials())
         except RuntimeError as error:
-            raise BadOption(f"cannot listen on {_address(host, port)}: see grpc_port") from error
+            raise BadOption(f"cannot listen on {address(host, port)}: see grpc_port") from error
         await rpc.start()
         scheme = "http" if self._tls is None else "https"
         addresses = {
-            "url": f"{scheme}://{_address(*self._listener.getsockname()[:2])}",
-            "grpc": _address(host, port),
+            "url": f"{scheme}://{address(*self._listener.getsockname()[:2])}",
+            "grpc": address(host, port),
         }
         log.info("listening", extra=addresses)
-        await self._pipeline.start()
-        await self._health.refresh()
-        log.info("ready", extra=addresses)
+        return addresses
 
-    async def _stop_faces(self, http: "asyncio.Task[None]", rpc: grpc.aio.Server) -> None:
+    async def _refresh(self) -> None:
+        """Keep what other processes read of this one's metrics fresh."""
+        while self._seat is not None:
+            self._metrics.refresh()
+            await asyncio.sleep(REFRESH_S)
+
+    async def _stop_faces(self, rpc: grpc.aio.Server) -> None:
         limit_s = self._settings.request_timeout_s
         await self._health.enter_graceful_shutdown()
         try:
@@ -144,7 +191,7 @@ class _Service:
         except TimeoutError:
             log.warning("streams did not finish in time", extra={"limit_s": limit_s})
         self._http.should_exit = True
-        await asyncio.gather(http, rpc.stop(limit_s))
+        await asyncio.gather(*([self._serving] if self._serving else []), rpc.stop(limit_s))
 
 
 def _http_config(app: FastAPI, settings: Settings, tls: Tls | None) -> uvicorn.Config:
@@ -168,23 +215,6 @@ def _http_config(app: FastAPI, settings: Settings, tls: Tls | None) -> uvicorn.C
 
 def _failed(task: "asyncio.Task[None]") -> bool:
     return not task.cancelled() and task.exception() is not None
-
-
-def _address(host: str, port: int) -> str:
-    return f"{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket. It names its protocol, without which asyncio would not set TCP_NODELAY."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise BadOption(f"cannot listen on {_address(host, port)}: {error.strerror}") from error
-    return listener
 
 
 class _Server(uvicorn.Server):

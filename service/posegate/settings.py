@@ -93,6 +93,9 @@ class Settings(BaseSettings):
     max_people: Count = Field(100, description="most people answered per picture")
     request_timeout_s: Seconds = 30.0
 
+    workers: Count = Field(
+        1, description="processes that serve; they share the threads, other limits hold for each"
+    )
     threads: Count = Field(default_factory=cores, description="cores the networks may use")
     # CPU ms per 256x192 crop on one core in batches of 1, 2, 4, 8: 14.2, 14.4, 17.1, 20.6. So on
     # CPUs small batches are best, and no worker should stand idle to fill one.

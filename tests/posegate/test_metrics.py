@@ -1,8 +1,13 @@
 """Metric names of the contract: posegate.metrics and posegate.stages."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 from prometheus_client import generate_latest
 
-from posegate.metrics import Metrics
+from posegate.metrics import SHARED_FOLDER, Metrics, forget_process
 from posegate.stages import StageClock
 
 CONTRACT = {
@@ -54,3 +59,41 @@ def test_stages_add_up_to_the_total_without_gaps() -> None:
     clock.mark("encode")
     assert clock.stages_ms == {"read": 500.0, "queue": 500.0, "infer": 1000.0, "encode": 250.0}
     assert clock.total_ms == 2250.0
+
+
+def test_a_watched_gauge_follows_its_function() -> None:
+    metrics = Metrics()
+    up = [1.0]
+    metrics.watch(metrics.backend_up.labels("triton"), lambda: up[0])
+    labels = {"backend": "triton"}
+    assert metrics.registry.get_sample_value("posegate_backend_up", labels) == 1
+    up[0] = 0.0
+    assert metrics.registry.get_sample_value("posegate_backend_up", labels) == 0
+
+
+def test_processes_that_share_metrics_add_up(tmp_path: Path) -> None:
+    program = """
+import sys
+from pathlib import Path
+from posegate.metrics import Metrics
+metrics = Metrics(shared=Path(sys.argv[1]))
+metrics.people_per_image.observe(3)
+metrics.frames_dropped.labels(reason="busy").inc(2)
+metrics.in_flight.labels(face="http").inc()
+metrics.watch(metrics.backend_up.labels("triton"), lambda: float(sys.argv[2]))
+metrics.refresh()
+sys.stdout.write(metrics.exposition().decode())
+"""
+    paths = os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, SHARED_FOLDER: str(tmp_path), "PYTHONPATH": paths}
+    for up in ("1", "0"):
+        command = [sys.executable, "-c", program, str(tmp_path), up]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert "posegate_people_per_image_count 2.0" in lines
+    assert 'posegate_frames_dropped_total{reason="busy"} 4.0' in lines
+    assert 'posegate_backend_up{backend="triton"} 0.0' in lines  # one of them sees it down
+    for file in tmp_path.glob("gauge_livesum_*.db"):
+        forget_process(int(file.stem.rpartition("_")[2]), tmp_path)
+    assert not list(tmp_path.glob("gauge_live*.db"))
+    assert list(tmp_path.glob("counter_*.db"))

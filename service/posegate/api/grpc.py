@@ -146,7 +146,7 @@ def create_grpc_server(
             ("grpc.keepalive_time_ms", KEEPALIVE_MS),
             ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
             ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(settings.workers > 1)),
         ),
         maximum_concurrent_rpcs=OPEN_CALLS * settings.max_images + settings.max_streams,
     )

@@ -1,8 +1,10 @@
 """GET routes for whoever runs the service: model cards, liveness, readiness, metrics."""
 
+from collections.abc import Callable
+
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from posegate.api import openapi
 from posegate.catalog import Catalog, Model
@@ -12,8 +14,16 @@ from posegate.pipeline import Pipeline
 from posegate.streams import Streams
 
 
-def operations_router(pipeline: Pipeline, metrics: Metrics, streams: Streams) -> APIRouter:
-    """The routes that read the service's state."""
+def operations_router(
+    pipeline: Pipeline,
+    metrics: Metrics,
+    streams: Streams,
+    others: Callable[[], str | None],
+) -> APIRouter:
+    """The routes that read the service's state.
+
+    `others` says why other processes of the service are not ready; None when they are.
+    """
     router = APIRouter()
     cards = {
         name: card_document(pipeline.catalog, model)
@@ -37,14 +47,14 @@ def operations_router(pipeline: Pipeline, metrics: Metrics, streams: Streams) ->
 
     @router.get("/readyz", tags=["operations"], **openapi.READYZ)
     async def readyz() -> Response:
-        reason = "the service is stopping" if streams.finishing else pipeline.ready()
+        reason = "the service is stopping" if streams.finishing else pipeline.ready() or others()
         if reason is not None:
             raise BackendDown(f"not ready: {reason}")
         return JSONResponse({"status": "ready"})
 
     @router.get("/metrics", tags=["operations"], response_class=Response, **openapi.METRICS)
     async def show_metrics() -> Response:
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
     return router
 

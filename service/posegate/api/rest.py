@@ -1,5 +1,6 @@
 """The HTTP face: one application over one pipeline."""
 
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
@@ -32,10 +33,12 @@ def create_app(
     slots: Slots | None = None,
     streams: Streams | None = None,
     tracing: Tracing | None = None,
+    others: Callable[[], str | None] = lambda: None,
 ) -> FastAPI:
     """The application; `pipeline` is started and stopped by whoever runs the server.
 
-    `slots`, `streams` and `tracing` are given where another face shares them.
+    `slots`, `streams` and `tracing` are given where another face shares them. `others` says why
+    other processes of the service are not ready, if there are any.
     """
     keys = ApiKeys(settings)
     streams = streams or Streams(pipeline, settings, metrics)
@@ -57,7 +60,7 @@ def create_app(
         poses_router(pipeline, settings, metrics, slots or Slots(settings.max_images))
     )
     app.include_router(stream_router(streams, keys))
-    app.include_router(operations_router(pipeline, metrics, streams))
+    app.include_router(operations_router(pipeline, metrics, streams, others))
     app.include_router(pages_router(app.openapi))
     return app
 

@@ -1,0 +1,37 @@
+"""Ports: listening on one alone, or sharing it with other processes of the service."""
+
+import socket
+
+from posegate.errors import BadOption
+
+
+def address(host: str, port: int) -> str:
+    """`host:port`, as URLs write it."""
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A bound socket; `shared` lets the service's other processes bind the same port.
+
+    It names its protocol, without which asyncio would not set TCP_NODELAY.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise BadOption(f"cannot listen on {address(host, port)}: {error.strerror}") from error
+    return bound
+
+
+def reserve(host: str, port: int) -> socket.socket:
+    """A socket that keeps a port for the processes that will share it, and never listens.
+
+    The port is first bound alone, which fails where somebody else shares it already.
+    """
+    bind(host, port).close()
+    return bind(host, port, shared=True)
