@@ -21,6 +21,7 @@ from posegate.cli_options import (
 from posegate.cli_predict import predict_command
 from posegate.cli_pull import pull_command
 from posegate.cli_stream import stream_command
+from posegate.cli_verify import verify_command
 from posegate.errors import UnknownModel
 from posegate.logs import configure_logs
 from posegate.server import serve
@@ -36,6 +37,9 @@ app = typer.Typer(
 models = typer.Typer(help="The networks of the model repository.", no_args_is_help=True)
 app.add_typer(models, name="models")
 models.command("pull", epilog="Example: posegate models pull rtmpose-s")(pull_command)
+models.command(
+    "verify", epilog="Example: posegate models verify posefpn-small-256x192 --data coco_val --write"
+)(verify_command)
 app.command("evaluate", epilog="Example: posegate evaluate --data coco_val --boxes detector")(
     evaluate_command
 )

@@ -1,46 +1,17 @@
 """labelled folder -> AP and AR: posegate.evaluate."""
 
 import builtins
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from fakes import DETECTOR_NAME, MADE_JOINTS_CROP, POSE_NAME, encode, make_photo
+from fakes import DETECTOR_NAME, POSE_NAME, encode, make_photo
+from labelled_folder import BOXES, label, write
 from posegate.errors import BadOption
 from posegate.evaluate import KEYPOINT_FIGURES, evaluate, load_data
-from posegate.geometry import apply_affine, box_to_region, invert_affine, region_to_crop_affine
 from posegate.options import EstimateOptions
 from posegate.pipeline import Pipeline
-
-BOXES = [[60.0, 80.0, 150.0, 240.0], [300.0, 60.0, 200.0, 300.0]]
-
-
-def seen_by_the_made_network(box: list[float]) -> np.ndarray:
-    """(17, 2) where the made pose network sees the joints of a box's person."""
-    x, y, width, height = box
-    region = box_to_region(
-        np.array([[x, y, x + width, y + height]], np.float32), aspect=48 / 64, padding=1.25
-    )
-    crop_to_image = invert_affine(region_to_crop_affine(region, size_wh=(48, 64)))
-    return apply_affine(crop_to_image, MADE_JOINTS_CROP[None])[0]
-
-
-def label(number: int, image_id: int, box: list[float], **changes: Any) -> dict[str, Any]:
-    joints = np.column_stack([seen_by_the_made_network(box), np.full(17, 2.0)])
-    return {
-        "id": number,
-        "image_id": image_id,
-        "category_id": 1,
-        "bbox": box,
-        "area": box[2] * box[3] * 0.6,
-        "iscrowd": 0,
-        "num_keypoints": 17,
-        "keypoints": joints.reshape(-1).tolist(),
-        **changes,
-    }
 
 
 @pytest.fixture
@@ -60,16 +31,6 @@ def folder(tmp_path: Path) -> Path:
         ],
     )
     return tmp_path
-
-
-def write(folder: Path, labels: list[dict[str, Any]]) -> None:
-    images = [{"id": i, "file_name": f"{i}.png", "width": 640, "height": 480} for i in (1, 2, 3)]
-    document = {
-        "images": images,
-        "annotations": labels,
-        "categories": [{"id": 1, "name": "person"}],
-    }
-    (folder / "person_keypoints.json").write_text(json.dumps(document))
 
 
 def test_only_people_with_keypoints_in_pictures_that_are_there_count(folder: Path) -> None:

@@ -1,0 +1,226 @@
+"""One network of the repository -> how far each of its forms and ways lies from the trained one.
+
+torch against ONNX (a subprocess of posenets, where that is installed), the smaller forms
+`<name>-fp16`, `<name>-int8` and the like against fp32, and what arrives over HTTP or from Triton
+against what comes out in this process.
+"""
+
+import asyncio
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from posegate.api.documents import coco_results
+from posegate.build import running_pipeline
+from posegate.card import ModelCard
+from posegate.catalog import CARD_NAME, Model, load_catalog
+from posegate.errors import BackendDown, BadCard, BadOption
+from posegate.evaluate import KEYPOINT_FIGURES, Data, Photo, coco_scorer, load_data
+from posegate.loadclient import Connection, poses_path, running_server
+from posegate.options import EstimateOptions
+from posegate.pipeline import Pipeline
+from posegate.settings import Settings
+from posegate.types import F32, Poses
+
+FORMS = ("fp16", "fp16-storage", "int8", "int8-trt")
+TORCH_BOUND = 1e-4
+"""Of the outputs' range."""
+AP_BOUND = 0.010
+"""Most AP that a smaller form may lose."""
+WIRE_BOUND_PX = 0.02
+"""JSON keeps two decimals; the rest is float32."""
+_TORCH_FORM = "onnx-fp32"
+
+Estimates = list[Poses | None]
+"""One answer per photo; None where nobody is labelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One row of the table; differences as the card's `verification` has them."""
+
+    form: str
+    ok: bool
+    max_abs_diff: float | None = None
+    max_pixel_diff: float | None = None
+    median_pixel_diff: float | None = None
+    ap_diff: float | None = None
+    note: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+async def verify(
+    settings: Settings,
+    name: str,
+    folder: Path,
+    *,
+    triton_urls: Sequence[str] = (),
+    on_check: Callable[[str], None] | None = None,
+) -> list[Check]:
+    """Check the pose network `name` on the labelled photos of `folder`, with their true boxes."""
+
+    def hear(what: str) -> None:
+        if on_check is not None:
+            on_check(what)
+
+    model = _model_of(settings, name)
+    data = load_data(folder)
+    hear("torch")
+    checks = [await _against_torch(model)]
+    async with running_pipeline(settings) as pipeline:
+        base = await _estimates(pipeline, data.photos, name)
+        siblings = [
+            f"{name}-{form}" for form in FORMS if f"{name}-{form}" in pipeline.catalog.models
+        ]
+        for sibling in siblings:
+            hear(sibling)
+            found = await _estimates(pipeline, data.photos, sibling)
+            checks.append(_form_check(sibling.removeprefix(f"{name}-"), data, base, found))
+    hear("http")
+    checks.append(_wire_check("http", base, await _over_http(settings, data.photos, model)))
+    if triton_urls:
+        hear("triton")
+        changes = {"backend": "triton", "triton_urls": tuple(triton_urls)}
+        async with running_pipeline(settings.model_copy(update=changes)) as pipeline:
+            found = await _estimates(pipeline, data.photos, name)
+        checks.append(_form_check("triton", data, base, found))
+    return checks
+
+
+def write_checks(folder: Path, checks: Sequence[Check]) -> None:
+    """Put the rows into the card of a model's folder, in place of former ones of the same form."""
+    path = folder / CARD_NAME
+    card = json.loads(path.read_text(encoding="utf-8"))
+    fields = ("form", "max_abs_diff", "max_pixel_diff", "ap_diff", "note")
+    rows = {row["form"]: row for row in card.get("verification", [])}
+    for check in checks:
+        row = {key: value for key, value in check.as_dict().items() if key in fields}
+        rows[check.form] = {key: value for key, value in row.items() if value is not None}
+    card["verification"] = list(rows.values())
+    ModelCard.model_validate(card)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def _model_of(settings: Settings, name: str) -> Model:
+    folder = settings.model_repository / name
+    if folder.is_dir() and not (folder / CARD_NAME).is_file():
+        raise BadCard(f"{folder} has no card {CARD_NAME}; a network is served and checked by one")
+    return load_catalog(settings.model_repository).get(name, "pose")
+
+
+async def _against_torch(model: Model) -> Check:
+    missing = [name for name in ("torch", "posenets") if importlib.util.find_spec(name) is None]
+    if missing:
+        return Check(_TORCH_FORM, True, note=f"not checked: {missing[0]} is not installed")
+    if not (model.folder / "training.pt").is_file():
+        return Check(_TORCH_FORM, True, note="not checked: there is no training.pt beside the card")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "posenets", "compare", str(model.folder), "--json"),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    said, complaint = await process.communicate()
+    if process.returncode != 0:
+        lines = complaint.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        return Check(_TORCH_FORM, False, note=lines[-1])
+    difference = float(f"{json.loads(said)['max_abs_diff']:.2e}")
+    return Check(_TORCH_FORM, difference <= TORCH_BOUND, max_abs_diff=difference)
+
+
+async def _estimates(pipeline: Pipeline, photos: Sequence[Photo], model: str) -> Estimates:
+    found: Estimates = []
+    for photo in photos:
+        options = _options(photo, model)
+        data = photo.path.read_bytes()
+        found.append(None if options is None else (await pipeline.estimate(data, options)).poses)
+    return found
+
+
+def _options(photo: Photo, model: str) -> EstimateOptions | None:
+    if not photo.boxes_xywh:
+        return None
+    boxes = np.array(photo.boxes_xywh, np.float32).reshape(-1, 4)
+    return EstimateOptions(model=model, boxes_xywh=boxes, max_people=len(boxes))
+
+
+async def _over_http(settings: Settings, photos: Sequence[Photo], model: Model) -> list[F32 | None]:
+    """(P, J, 2) image pixels of each photo, from a service in a process of its own."""
+    found: list[F32 | None] = []
+    async with AsyncExitStack() as stack:
+        server = running_server(settings.model_repository, settings.threads)
+        connection = Connection(await stack.enter_async_context(server))
+        await connection.open()
+        stack.push_async_callback(connection.close)
+        for photo in photos:
+            options = _options(photo, model.name)
+            if options is None:
+                found.append(None)
+                continue
+            path, data = poses_path(options), photo.path.read_bytes()
+            status, body = await connection.request("POST", path, data)
+            if status != 200:
+                raise BackendDown(f"the service answered {status}: {body[:300].decode()}")
+            people = [person["keypoints"] for person in json.loads(body)["people"]]
+            joints = [[named[key][:2] for key in model.card.keypoints] for named in people]
+            found.append(np.array(joints, np.float32))
+    return found
+
+
+def _form_check(form: str, data: Data, base: Estimates, found: Estimates) -> Check:
+    distances = [
+        _distances(ours.keypoints.xy, theirs.keypoints.xy)
+        for ours, theirs in zip(base, found, strict=True)
+        if ours is not None and theirs is not None
+    ]
+    lost = round(_ap(data, base) - _ap(data, found), 4)
+    return Check(form, lost <= AP_BOUND, **_pixels(distances), ap_diff=-lost or 0.0)
+
+
+def _wire_check(form: str, base: Estimates, found: Sequence[F32 | None]) -> Check:
+    distances = [
+        _distances(ours.keypoints.xy, theirs)
+        for ours, theirs in zip(base, found, strict=True)
+        if ours is not None and theirs is not None
+    ]
+    pixels = _pixels(distances)
+    return Check(form, pixels["max_pixel_diff"] <= WIRE_BOUND_PX, **pixels)
+
+
+def _distances(ours: F32, theirs: F32) -> F32:
+    if ours.shape != theirs.shape:
+        raise BackendDown(f"{theirs.shape} keypoints came back where {ours.shape} were expected")
+    return np.asarray(np.linalg.norm(ours - theirs, axis=-1).ravel(), np.float32)
+
+
+def _pixels(distances: Sequence[F32]) -> dict[str, float]:
+    if not distances:
+        raise BadOption("none of the photos has a labelled person; there is nothing to compare")
+    every = np.concatenate(distances)
+    return {
+        "max_pixel_diff": round(float(every.max()), 4),
+        "median_pixel_diff": round(float(np.median(every)), 4),
+    }
+
+
+def _ap(data: Data, found: Estimates) -> float:
+    results = [
+        result
+        for photo, poses in zip(data.photos, found, strict=True)
+        if poses is not None
+        for result in coco_results(poses, min_keypoint_score=0.0, image_id=photo.id)
+    ]
+    return coco_scorer(data)("keypoints", results, KEYPOINT_FIGURES)["ap"]

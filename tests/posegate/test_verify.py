@@ -1,0 +1,111 @@
+"""network and its forms -> how far they lie from each other: posegate.verify."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from typer.testing import CliRunner
+
+from fakes import POSE_NAME, encode, make_photo, make_repository
+from labelled_folder import BOXES, label, write
+from posegate.catalog import load_card, sha256_of
+from posegate.cli import app
+from posegate.verify import Check, write_checks
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two labelled photos, on which the made network sees the truth."""
+    (tmp_path / "images").mkdir()
+    for name in ("1.png", "2.png"):
+        (tmp_path / "images" / name).write_bytes(encode(make_photo(width=640, height=480)))
+    write(tmp_path, [label(1, 1, BOXES[0]), label(2, 2, BOXES[1])])
+    return tmp_path
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    return make_repository(tmp_path, detector=False)
+
+
+def add_form(models: Path, form: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """A form of the made network whose heatmaps are changed ones."""
+    folder = models / f"{POSE_NAME}-{form}"
+    shutil.copytree(models / POSE_NAME, folder)
+    path = folder / "1" / "model.onnx"
+    network = onnx.load(path)
+    (template,) = [w for w in network.graph.initializer if w.name == "template"]
+    changed = change(numpy_helper.to_array(template)).astype(np.float32)
+    template.CopyFrom(numpy_helper.from_array(changed, "template"))
+    onnx.save(network, path)
+    card = json.loads((folder / "posegate.json").read_text())
+    card |= {"name": folder.name, "sha256": sha256_of(path)}
+    (folder / "posegate.json").write_text(json.dumps(card))
+
+
+def run(models: Path, data: Path, *options: str) -> tuple[int, list[dict[str, Any]], str]:
+    arguments = ["models", "verify", POSE_NAME, "--data", str(data), "--json"]
+    result = CliRunner().invoke(app, [*arguments, "--model-repository", str(models), *options])
+    rows = json.loads(result.stdout) if result.stdout.startswith("[") else []
+    return result.exit_code, rows, result.stderr
+
+
+def test_form_and_service_that_agree_pass_and_are_written_into_the_card(
+    models: Path, folder: Path
+) -> None:
+    add_form(models, "int8", lambda heatmaps: 0.9 * heatmaps)
+    code, rows, _ = run(models, folder, "--write")
+    assert code == 0, rows
+    by_form = {row["form"]: row for row in rows}
+    assert list(by_form) == ["onnx-fp32", "int8", "http"]
+    assert "there is no training.pt" in by_form["onnx-fp32"]["note"]
+    assert by_form["int8"]["ap_diff"] == 0.0
+    assert by_form["int8"]["max_pixel_diff"] < 0.05
+    assert 0 < by_form["http"]["max_pixel_diff"] <= 0.02
+    card = load_card(models / POSE_NAME / "posegate.json")
+    assert [row.form for row in card.verification] == ["onnx-fp32", "int8", "http"]
+    assert card.verification[1].ap_diff == 0.0
+    run(models, folder, "--write")
+    assert len(load_card(models / POSE_NAME / "posegate.json").verification) == 3
+
+
+def test_form_that_lost_its_joints_fails(models: Path, folder: Path) -> None:
+    add_form(models, "fp16", lambda heatmaps: heatmaps[..., ::-1, ::-1])
+    code, rows, _ = run(models, folder)
+    assert code == 1
+    (form,) = [row for row in rows if row["form"] == "fp16"]
+    assert form["ok"] is False
+    assert form["ap_diff"] < -0.5
+    assert form["max_pixel_diff"] > 10
+
+
+def test_network_without_a_card_is_named_with_the_file_that_is_missing(
+    models: Path, folder: Path
+) -> None:
+    (models / POSE_NAME / "posegate.json").unlink()
+    code, _, complaint = run(models, folder)
+    assert code == 2
+    assert f"{models / POSE_NAME} has no card posegate.json" in complaint
+
+
+def test_unknown_network_is_refused(models: Path, folder: Path) -> None:
+    result = CliRunner().invoke(
+        app,
+        ["models", "verify", "nosuch", "--data", str(folder), "--model-repository", str(models)],
+    )
+    assert result.exit_code == 2
+    assert "no network 'nosuch'" in result.stderr
+
+
+def test_rows_of_other_forms_stay_on_the_card(models: Path) -> None:
+    folder = models / POSE_NAME
+    write_checks(folder, [Check("plan-fp16", True, ap_diff=-0.001)])
+    write_checks(folder, [Check("http", True, max_pixel_diff=0.01)])
+    forms = [row.form for row in load_card(folder / "posegate.json").verification]
+    assert forms == ["plan-fp16", "http"]
