@@ -3,11 +3,17 @@
 ARG TAG=25.08-py3
 FROM nvcr.io/nvidia/tensorrt:${TAG}
 
-COPY docker/plan-builder/build_plans.py /opt/plan-builder/build_plans.py
-COPY model_repository /onnx
-RUN mkdir --parents /models /cache && chown 10001:10001 /models /cache
+WORKDIR /source
+COPY pyproject.toml README.md LICENSE ./
+COPY service/posegate service/posegate
+COPY service/posenets service/posenets
+COPY model_repository model_repository
+RUN python3 -m pip install --no-cache-dir --no-compile . \
+    && mv model_repository /onnx \
+    && mkdir --parents /models /cache && chown 10001:10001 /models /cache
 USER 10001:10001
-WORKDIR /opt/plan-builder
+WORKDIR /tmp
 HEALTHCHECK NONE
-ENTRYPOINT ["python3", "/opt/plan-builder/build_plans.py"]
-CMD ["--onnx", "/onnx", "--cache", "/cache", "--models", "/models"]
+ENTRYPOINT ["python3", "-m", "posegate", "models", "build", "--from", "/onnx", \
+    "--model-repository", "/models", "--cache", "/cache"]
+CMD ["--target", "desktop"]

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from posegate.catalog import Catalog, load_catalog
+from posegate.cli_build import build_command
 from posegate.cli_doctor import doctor_command
 from posegate.cli_measure import bench_command, evaluate_command
 from posegate.cli_options import (
@@ -36,6 +37,9 @@ app = typer.Typer(
 )
 models = typer.Typer(help="The networks of the model repository.", no_args_is_help=True)
 app.add_typer(models, name="models")
+models.command("build", epilog="Example: posegate models build --target jetson --precision fp16")(
+    build_command
+)
 models.command("pull", epilog="Example: posegate models pull rtmpose-s")(pull_command)
 models.command(
     "verify", epilog="Example: posegate models verify posefpn-small-256x192 --data coco_val --write"
@@ -67,6 +71,9 @@ def serve_command(
     model: Model = None,
     detector: Detector = None,
     threads: Threads = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that serve; they share the cores.")
+    ] = None,
     backend: Annotated[
         str | None, typer.Option(help="What runs the networks: onnx (in here) or triton.")
     ] = None,
@@ -75,9 +82,6 @@ def serve_command(
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
     print_settings: Annotated[
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that serve; they share the cores.")
-    ] = None,
         bool, typer.Option("--print-settings", help="Show the settings in force and stop.")
     ] = False,
 ) -> None:
@@ -92,6 +96,7 @@ def serve_command(
             model=model,
             detector=detector,
             threads=threads,
+            workers=workers,
             backend=backend,
             triton_urls=triton_urls,
             log_level=log_level,
@@ -100,7 +105,6 @@ def serve_command(
         print(settings.model_dump_json(indent=2))
         return
     configure_logs(settings.log_level)
-            workers=workers,
     raise typer.Exit(serve(settings))
 
 

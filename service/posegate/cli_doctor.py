@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,6 +16,10 @@ def doctor_command(
     config: Config = None,
     model_repository: Repository = None,
     backend: Annotated[str | None, typer.Option(help="onnx or triton.")] = None,
+    target: Annotated[
+        Literal["cpu", "desktop", "jetson"],
+        typer.Option(help="What should run the networks; with a GPU, falling back is an error."),
+    ] = "cpu",
     triton_urls: Annotated[str | None, typer.Option(help="host:port of each Triton.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -27,7 +31,7 @@ def doctor_command(
             backend=backend,
             triton_urls=triton_urls,
         )
-    findings = examine(settings)
+    findings = examine(settings, target=target)
     rows = [asdict(finding) for finding in findings]
     if as_json:
         print(json.dumps(rows))

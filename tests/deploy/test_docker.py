@@ -1,18 +1,18 @@
-"""Dockerfiles, compose files, the matrix of images and the plan builder."""
+"""Dockerfiles, compose files, the matrix of images and how the plan builder is called."""
 
-import importlib.util
 import json
-import os
 import re
-import stat
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
-from deploy.tools import ROOT, run
+from deploy.tools import ROOT, objects, run
 from fakes import DETECTOR_NAME, POSE_NAME, make_repository
+from posegate import cli_build
+from posegate.cli import app
 
 DOCKER = ROOT / "docker"
 DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
@@ -80,73 +80,36 @@ def test_triton_is_never_older_than_the_one_that_mended_the_python_backend():
         assert tuple(map(int, platform["triton"].split("-")[0].split("."))) >= (25, 8)
 
 
-def fake_trtexec(folder: Path, *, fails_for: str = "nothing") -> None:
-    """A trtexec that writes a plan, except for one network."""
-    folder.mkdir()
-    program = folder / "trtexec"
-    program.write_text(
-        "#!/bin/sh\n"
-        'echo "TensorRT v101300"\n'
-        f'case "$*" in *{fails_for}*) exit 1;; esac\n'
-        'for a in "$@"; do case "$a" in --saveEngine=*) echo plan > "${a#*=}";; esac; done\n'
-        'echo "$@" >> "$CALLS"\n'
-    )
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+def plan_commands() -> dict[str, str]:
+    """Where plans are built, and by what command."""
+    compose = yaml.safe_load((DOCKER / "compose.jetson.yaml").read_text())
+    commands = {"compose.jetson": compose["services"]["plans"]["entrypoint"][-1]}
+    text = (DOCKER / "plan-builder.Dockerfile").read_text().replace("\\\n", "")
+    words = [
+        json.loads(re.search(rf"^{kind} (\[.*)$", text, re.M)[1]) for kind in ("ENTRYPOINT", "CMD")
+    ]
+    commands["plan-builder"] = " ".join(words[0] + words[1])
+    for overlay in ("gpu", "jetson"):
+        for deployment in objects(overlay, "Deployment"):
+            for one in deployment["spec"]["template"]["spec"].get("initContainers", []):
+                commands[overlay] = one["args"][-1]
+    return commands
 
 
-@pytest.fixture
-def builder():
-    spec = importlib.util.spec_from_file_location(
-        "plans", DOCKER / "plan-builder" / "build_plans.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def onnx(tmp_path: Path) -> Path:
+@pytest.mark.parametrize("place", ["compose.jetson", "plan-builder", "gpu", "jetson"])
+def test_the_plan_builder_is_called_with_options_that_it_has(place, tmp_path, monkeypatch):
+    """Here, without a GPU, it copies the networks, then says what is missing."""
     repository = make_repository(tmp_path)
+    command = plan_commands()[place].removesuffix(" || true")
+    assert ("--target jetson" in command) == ("jetson" in place)
+    for folder, ours in (("/onnx", repository), ("/models", tmp_path / "models")):
+        command = command.replace(folder, str(ours))
+    monkeypatch.setattr(cli_build, "is_jetson", lambda: "jetson" in place)
+    monkeypatch.setattr(cli_build, "find_trtexec", lambda: None)
+    program, arguments = command.split()[:3], command.split()[3:]
+    assert program == ["python3", "-m", "posegate"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2, result.output
+    assert "needs TensorRT" in result.stderr
     for name in (POSE_NAME, DETECTOR_NAME):
-        (repository / name / "config.pbtxt").write_text(f'name: "{name}"')
-    return repository
-
-
-def build(builder, onnx: Path, tmp_path: Path, monkeypatch, *more: str) -> int:
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin")
-    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
-    places = {"--onnx": onnx, "--cache": tmp_path / "cache", "--models": tmp_path / "models"}
-    return builder.main([str(word) for pair in places.items() for word in pair] + list(more))
-
-
-def builds(tmp_path: Path) -> int:
-    return (tmp_path / "calls").read_text().count("--saveEngine")
-
-
-def test_plans_take_the_place_of_the_onnx_and_are_built_once(builder, onnx, tmp_path, monkeypatch):
-    fake_trtexec(tmp_path / "bin")
-    assert build(builder, onnx, tmp_path, monkeypatch) == 0
-    version = tmp_path / "models" / POSE_NAME / "1"
-    assert [path.name for path in version.iterdir()] == ["model.plan"]
-    assert (version.parent / "config.pbtxt").is_file()
-    assert build(builder, onnx, tmp_path, monkeypatch) == 0
-    assert builds(tmp_path) == 2
-    assert build(builder, onnx, tmp_path, monkeypatch, "--precision", "fp16") == 0
-    assert builds(tmp_path) == 4
-
-
-def test_a_network_without_a_plan_is_served_from_its_onnx(builder, onnx, tmp_path, monkeypatch):
-    fake_trtexec(tmp_path / "bin", fails_for=POSE_NAME)
-    assert build(builder, onnx, tmp_path, monkeypatch) == 1
-    models = tmp_path / "models"
-    assert [path.name for path in (models / POSE_NAME / "1").iterdir()] == ["model.onnx"]
-    assert [path.name for path in (models / DETECTOR_NAME / "1").iterdir()] == ["model.plan"]
-    card = json.loads((models / POSE_NAME / "posegate.json").read_text())
-    assert card["name"] == POSE_NAME
-
-
-def test_a_machine_without_trtexec_serves_everything_from_onnx(
-    builder, onnx, tmp_path, monkeypatch
-):
-    assert build(builder, onnx, tmp_path, monkeypatch) == 1
-    assert (tmp_path / "models" / POSE_NAME / "1" / "model.onnx").is_file()
+        assert (tmp_path / "models" / name / "1" / "model.onnx").is_file()

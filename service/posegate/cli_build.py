@@ -1,0 +1,109 @@
+"""The command that builds TensorRT plans on this machine: `posegate models build`."""
+
+import asyncio
+import importlib.util
+import json
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from posegate.catalog import Model
+from posegate.cli_options import AsJson, Config, Repository, reported
+from posegate.doctor import is_jetson
+from posegate.errors import BadOption
+from posegate.plan_check import made_crops, photo_crops
+from posegate.plans import TARGETS, Limits, PlanBuilder, seed
+from posegate.predict import find_sources
+from posegate.settings import Settings, load_settings
+from posegate.tables import print_table
+from posegate.tensorrt_tools import TRTEXEC_PLACES, TensorRT, Trtexec, find_trtexec, gpu_sm
+from posegate.types import F32
+
+CACHE = Path.home() / ".cache" / "posegate" / "plans"
+
+
+def build_command(
+    names: Annotated[list[str] | None, typer.Argument(help="Networks; without, all.")] = None,
+    target: Annotated[
+        Literal["desktop", "jetson"], typer.Option(help="What this machine is.")
+    ] = "desktop",
+    precision: Annotated[
+        Literal["fp32", "tf32", "fp16"], typer.Option(help="Arithmetic of the plan.")
+    ] = "fp32",
+    photos: Annotated[
+        list[str] | None, typer.Option(help="Photos to check plans with; else made crops.")
+    ] = None,
+    max_pixel_diff: Annotated[
+        float, typer.Option(min=0, help="Most pixels between plan and ONNX file.")
+    ] = 1.0,
+    min_oks: Annotated[float, typer.Option(min=0, max=1, help="Least mean OKS.")] = 0.99,
+    cache: Annotated[Path, typer.Option(help="Folder that keeps plans.")] = CACHE,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Copy the networks from this folder first.")
+    ] = None,
+    timeout_s: Annotated[float, typer.Option(min=1, help="Longest build of a plan.")] = 1800.0,
+    config: Config = None,
+    model_repository: Repository = None,
+    as_json: AsJson = False,
+) -> None:
+    """Build, check and switch in TensorRT plans. The exit status is 1 where ONNX has to serve on.
+
+    Run it on the machine that will serve: plans are tied to its GPU and its TensorRT.
+    """
+    with reported():
+        if source is not None and model_repository is not None:
+            seed(source, model_repository)
+        settings = load_settings(config, model_repository=model_repository)
+        _check_target(target)
+        tensorrt = _find_tensorrt()
+        sm = gpu_sm()
+        if sm is None:
+            raise BadOption("no NVIDIA GPU was found here; plans are built on the GPU they run on")
+        builder = PlanBuilder(
+            tensorrt=tensorrt,
+            sm=sm,
+            target=TARGETS[target],
+            precision=precision,
+            cache=cache,
+            limits=Limits(max_pixel_diff, min_oks),
+            timeout_s=timeout_s,
+            crops=_crops(photos or [], settings),
+        )
+        results = builder.build_all(settings.model_repository, tuple(names or ()))
+    rows = [result.as_dict() for result in results]
+    if as_json:
+        print(json.dumps(rows))
+    else:
+        print_table(f"plans for SM {sm}, TensorRT {tensorrt.version}", rows)
+    raise typer.Exit(1 if any(one.state in ("refused", "failed") for one in results) else 0)
+
+
+def _check_target(target: str) -> None:
+    if (target == "jetson") != is_jetson():
+        here = "a Jetson" if is_jetson() else f"no Jetson but {platform.machine()}"
+        raise BadOption(f"--target {target}: this machine is {here}; build on the one that serves")
+
+
+def _find_tensorrt() -> TensorRT:
+    """trtexec where it is installed, else the Python module."""
+    if (program := find_trtexec()) is not None:
+        return Trtexec(program)
+    if importlib.util.find_spec("tensorrt") is not None:
+        from posegate.tensorrt_module import TensorRTModule
+
+        return TensorRTModule()
+    raise BadOption(
+        "building plans needs TensorRT, and neither trtexec (on PATH or in "
+        f"{', '.join(TRTEXEC_PLACES)}) nor the Python module tensorrt is here; "
+        "use docker/plan-builder.Dockerfile, or serve the ONNX files as they are"
+    )
+
+
+def _crops(photos: list[str], settings: Settings) -> Callable[[Model], F32]:
+    if not photos:
+        return made_crops
+    paths = [source.path for source in find_sources(photos)]
+    return lambda model: asyncio.run(photo_crops(model, paths, settings))

@@ -1,0 +1,331 @@
+"""Plans are built once for a machine, checked before they are served, and switched in whole."""
+
+import json
+import stat
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from typer.testing import CliRunner
+
+from fakes import DETECTOR_NAME, POSE_NAME, encode, make_photo, make_repository
+from posegate import cli_build, doctor
+from posegate.backends.triton_config import write_configs
+from posegate.catalog import load_catalog
+from posegate.cli import app
+from posegate.errors import BadCard, UnknownModel
+from posegate.plan_check import PlanCheck, compare, made_crops, onnx_outputs, photo_crops
+from posegate.plans import TARGETS, Limits, PlanBuilder, read_record
+from posegate.settings import Settings
+from posegate.tensorrt_tools import PlanFailed
+
+MADE_TRTEXEC = """#!{python}
+# Builds "plans" that hold the ONNX file, and runs them on ONNX Runtime.
+import json, os, sys
+import numpy, onnxruntime
+words = dict(word.lstrip("-").split("=", 1) for word in sys.argv[1:] if "=" in word)
+with open(os.environ["CALLS"], "a") as calls:
+    print(*sys.argv[1:], file=calls)
+if "--help" in sys.argv:
+    print("&&&& RUNNING TensorRT.trtexec [TensorRT v101300]")
+elif "onnx" in words:
+    data = open(words["onnx"], "rb").read()
+    try:
+        onnxruntime.InferenceSession(data)
+    except Exception:
+        sys.exit("[E] ModelImporter: failed to parse")
+    open(words["saveEngine"], "wb").write(data)
+else:
+    session = onnxruntime.InferenceSession(words["loadEngine"])
+    name, shape = words["shapes"].split(":")
+    crops = numpy.fromfile(words["loadInputs"].split(":")[1], numpy.float32)
+    crops = crops.reshape([int(size) for size in shape.split("x")])
+    rows = [
+        {{"name": node.name, "dimensions": "x".join(map(str, array.shape)),
+          "values": array.ravel().tolist()}}
+        for node, array in zip(session.get_outputs(), session.run(None, {{name: crops}}))
+    ]
+    json.dump(rows, open(words["exportOutput"], "w"))
+"""
+
+
+class MadeTensorRT:
+    """Plans are copies of the ONNX file; `noise` is what running one adds to its outputs."""
+
+    def __init__(self) -> None:
+        self.version = "101300"
+        self.noise = 0.0
+        self.built: list[str] = []
+        self.failure: str | None = None
+
+    def build(self, job, plan: Path) -> None:
+        if self.failure is not None:
+            plan.write_bytes(b"half a pl")
+            raise PlanFailed(self.failure)
+        self.built.append(job.onnx.parents[1].name)
+        plan.write_bytes(job.onnx.read_bytes() + self.version.encode())
+
+    def run(self, plan: Path, input_name: str, crops):
+        data = plan.read_bytes().removesuffix(self.version.encode())
+        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        names = [node.name for node in session.get_outputs()]
+        outputs = session.run(names, {input_name: crops})
+        random = np.random.default_rng(1)
+        return {
+            name: output + self.noise * random.standard_normal(output.shape).astype(np.float32)
+            for name, output in zip(names, outputs, strict=True)
+        }
+
+
+@pytest.fixture
+def networks(tmp_path: Path) -> Path:
+    repository = make_repository(tmp_path)
+    write_configs(repository)
+    return repository
+
+
+@pytest.fixture
+def tensorrt() -> MadeTensorRT:
+    return MadeTensorRT()
+
+
+@pytest.fixture
+def builder(tensorrt: MadeTensorRT, tmp_path: Path) -> PlanBuilder:
+    return PlanBuilder(
+        tensorrt=tensorrt,
+        sm="8.9",
+        target=TARGETS["desktop"],
+        precision="fp32",
+        cache=tmp_path / "cache",
+        limits=Limits(),
+    )
+
+
+def states(results) -> dict[str, str]:
+    return {result.name: result.state for result in results}
+
+
+def version_of(networks: Path, name: str = POSE_NAME) -> Path:
+    return networks / name / "1"
+
+
+def test_plans_go_beside_their_onnx_files(builder, networks):
+    results = builder.build_all(networks)
+    assert states(results) == {POSE_NAME: "published", DETECTOR_NAME: "published"}
+    for name in (POSE_NAME, DETECTOR_NAME):
+        files = {path.name for path in version_of(networks, name).iterdir()}
+        assert files == {"model.onnx", "model.plan", "plan.json"}
+    record = read_record(version_of(networks))
+    card = load_catalog(networks).models[POSE_NAME].card
+    tied = {"onnx_sha256": card.sha256, "tensorrt": "101300", "sm": "8.9", "precision": "fp32"}
+    assert tied.items() <= record.items()
+    assert record["profile"] == "1-8-32"
+
+
+def test_a_plan_is_built_once_for_all_that_it_is_tied_to(builder, tensorrt, networks):
+    builder.build_all(networks, (POSE_NAME,))
+    again = builder.build_all(networks, (POSE_NAME,))
+    assert states(again) == {POSE_NAME: "kept"}
+    assert len(tensorrt.built) == 1
+    others = (
+        replace(builder, sm="8.7"),
+        replace(builder, precision="fp16"),
+        replace(builder, target=TARGETS["jetson"]),
+    )
+    for number, other in enumerate(others, 2):
+        other.build_all(networks, (POSE_NAME,))
+        assert len(tensorrt.built) == number
+    tensorrt.version = "110000"
+    builder.build_all(networks, (POSE_NAME,))
+    assert len(tensorrt.built) == 5
+
+
+def test_a_plan_over_the_limit_is_not_served_and_the_former_is(builder, tensorrt, networks):
+    builder.build_all(networks, (POSE_NAME,))
+    former = (version_of(networks) / "model.plan").read_bytes()
+    tensorrt.noise = 2.0
+    (result,) = replace(builder, precision="fp16").build_all(networks, (POSE_NAME,))
+    assert result.state == "refused"
+    assert result.check.max_pixel_diff > 1.0
+    assert "px from the ONNX file" in result.note
+    assert (version_of(networks) / "model.plan").read_bytes() == former
+    assert read_record(version_of(networks))["precision"] == "fp32"
+
+
+def test_the_former_plan_is_kept_when_another_is_switched_in(builder, tensorrt, networks):
+    builder.build_all(networks, (POSE_NAME,))
+    former = (version_of(networks) / "model.plan").read_bytes()
+    tensorrt.version = "110000"
+    assert states(builder.build_all(networks, (POSE_NAME,))) == {POSE_NAME: "published"}
+    assert (version_of(networks) / "model.plan").read_bytes() != former
+    assert (version_of(networks) / "model.plan.former").read_bytes() == former
+    assert read_record(version_of(networks))["tensorrt"] == "110000"
+
+
+def test_a_failed_build_leaves_nothing_half_done(builder, tensorrt, networks, tmp_path):
+    tensorrt.failure = "out of memory"
+    (result,) = builder.build_all(networks, (POSE_NAME,))
+    assert (result.state, result.note) == ("failed", "out of memory")
+    assert [path.name for path in version_of(networks).iterdir()] == ["model.onnx"]
+    assert not list((tmp_path / "cache").rglob("model.plan"))
+
+
+def test_the_plan_of_another_gpu_is_set_aside_so_that_onnx_serves(builder, tensorrt, networks):
+    builder.build_all(networks, (POSE_NAME,))
+    tensorrt.failure = "no memory"
+    replace(builder, sm="12.0").build_all(networks, (POSE_NAME,))
+    files = {path.name for path in version_of(networks).iterdir()}
+    assert files == {"model.onnx", "model.plan.former"}
+
+
+# what is changed in the config, and what the note must say
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        (("max_batch_size: 32", "max_batch_size: 64"), "max_batch_size 64"),
+        (("max_batch_size: 32", "max_batch_size: 0"), "max_batch_size 0"),
+        (("max_batch_size: 32", 'platform: "onnxruntime_onnx"\nmax_batch_size: 32'), "platform"),
+    ],
+)
+def test_a_config_that_a_plan_cannot_serve(builder, networks, change, note):
+    path = networks / POSE_NAME / "config.pbtxt"
+    path.write_text(path.read_text().replace(*change))
+    (result,) = builder.build_all(networks, (POSE_NAME,))
+    assert result.state == "failed"
+    assert note in result.note
+
+
+def test_a_corrupt_onnx_file_stops_everything_before_it_is_built(builder, tensorrt, networks):
+    (version_of(networks) / "model.onnx").write_bytes(b"corrupt")
+    with pytest.raises(BadCard, match="sha256"):
+        builder.build_all(networks)
+    assert tensorrt.built == []
+
+
+def test_an_unknown_network_is_named(builder, networks):
+    with pytest.raises(UnknownModel, match="made-pose"):
+        builder.build_all(networks, ("nobody",))
+
+
+def test_decoded_forms_get_plans_too(builder, networks):
+    pytest.importorskip("onnx")
+    from posenets.export.in_graph import export_decoded
+
+    export_decoded(networks)
+    assert states(builder.build_all(networks, (POSE_NAME,))) == {
+        POSE_NAME: "published",
+        f"{POSE_NAME}-decoded": "published",
+    }
+
+
+def test_outputs_that_are_no_numbers_are_infinitely_far(networks):
+    model = load_catalog(networks).models[POSE_NAME]
+    expected = onnx_outputs(model, made_crops(model))
+    broken = {name: np.full_like(output, np.nan) for name, output in expected.items()}
+    check = compare(model.card, expected, broken)
+    assert check.max_pixel_diff == float("inf")
+    assert Limits().passed_by(check) is not None
+    assert Limits().passed_by(compare(model.card, expected, expected)) is None
+    assert Limits().passed_by(compare(model.card, expected, {})) is not None
+
+
+def test_moved_boxes_are_measured(networks):
+    model = load_catalog(networks).models[DETECTOR_NAME]
+    expected = onnx_outputs(model, made_crops(model))
+    moved = {**expected, "boxes": expected["boxes"] + np.float32(0.5)}
+    assert compare(model.card, expected, moved).max_pixel_diff == pytest.approx(0.5)
+
+
+def test_oks_has_a_limit_of_its_own():
+    limits = Limits(max_pixel_diff=9.0, min_oks=0.99)
+    assert limits.passed_by(PlanCheck(0.1, 5.0, 0.995)) is None
+    assert "OKS" in limits.passed_by(PlanCheck(0.1, 5.0, 0.95))
+
+
+async def test_people_of_photos_are_what_is_compared(networks, tmp_path):
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(encode(make_photo()))
+    settings = Settings(model_repository=networks, threads=1)
+    models = load_catalog(networks).models
+    crops = await photo_crops(models[POSE_NAME], [photo], settings)
+    assert crops.shape == (2, 3, 64, 48)
+    crops = await photo_crops(models[DETECTOR_NAME], [photo], settings)
+    assert crops.shape == (1, 3, 64, 64)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A desktop with a made GPU and a made trtexec; returns the record of its calls."""
+    programs = {
+        "trtexec": MADE_TRTEXEC.format(python=sys.executable),
+        "nvidia-smi": "#!/bin/sh\necho 8.9\n",
+    }
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in programs.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    return tmp_path / "calls"
+
+
+def build(networks: Path, tmp_path: Path, *more: str):
+    places = ["--model-repository", str(networks), "--cache", str(tmp_path / "cache")]
+    return CliRunner().invoke(app, ["models", "build", POSE_NAME, *places, *more])
+
+
+def test_the_command_builds_with_trtexec(machine, networks, tmp_path):
+    result = build(networks, tmp_path, "--precision", "fp16", "--json")
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(result.stdout)
+    assert (row["name"], row["state"]) == (POSE_NAME, "published")
+    assert row["max_pixel_diff"] < 0.01
+    assert row["oks"] > 0.999
+    calls = machine.read_text()
+    assert "--minShapes=input:1x3x64x48 --optShapes=input:8x3x64x48" in calls
+    assert "--maxShapes=input:32x3x64x48" in calls
+    assert "--fp16" in calls
+    findings = {one.what: one for one in doctor.examine(Settings(model_repository=networks))}
+    assert findings[f"plan of {POSE_NAME}"].verdict == "ok"
+
+
+def test_doctor_says_that_a_plan_is_for_another_gpu(machine, networks, tmp_path):
+    build(networks, tmp_path)
+    (machine.parent / "bin" / "nvidia-smi").write_text("#!/bin/sh\necho 12.0\n")
+    findings = {one.what: one for one in doctor.examine(Settings(model_repository=networks))}
+    assert findings[f"plan of {POSE_NAME}"].verdict == "wrong"
+    assert "8.9" in findings[f"plan of {POSE_NAME}"].found
+
+
+def test_networks_are_copied_first_so_that_onnx_serves_meanwhile(machine, networks, tmp_path):
+    served = tmp_path / "served"
+    result = build(served, tmp_path, "--from", str(networks))
+    assert result.exit_code == 0, result.output
+    assert (version_of(served) / "model.plan").is_file()
+    assert [path.name for path in version_of(served, DETECTOR_NAME).iterdir()] == ["model.onnx"]
+
+
+# what the machine lacks, and what the error must name
+@pytest.mark.parametrize(
+    ("lacks", "words"), [("trtexec", "neither trtexec"), ("nvidia-smi", "no NVIDIA GPU")]
+)
+def test_what_is_missing_is_named(machine, networks, tmp_path, lacks, words, monkeypatch):
+    (machine.parent / "bin" / lacks).unlink()
+    monkeypatch.setattr("posegate.tensorrt_tools.cuda_driver", lambda: None)
+    result = build(networks, tmp_path)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert [path.name for path in version_of(networks).iterdir()] == ["model.onnx"]
+
+
+def test_a_jetson_is_no_desktop(machine, networks, tmp_path, monkeypatch):
+    result = build(networks, tmp_path, "--target", "jetson")
+    assert result.exit_code == 2
+    assert "no Jetson" in result.stderr
+    monkeypatch.setattr(cli_build, "is_jetson", lambda: True)
+    assert build(networks, tmp_path).exit_code == 2
+    assert build(networks, tmp_path, "--target", "jetson").exit_code == 0
