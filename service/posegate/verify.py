@@ -187,7 +187,8 @@ def _form_check(form: str, data: Data, base: Estimates, found: Estimates) -> Che
         if ours is not None and theirs is not None
     ]
     lost = round(_ap(data, base) - _ap(data, found), 4)
-    return Check(form, lost <= AP_BOUND, **_pixels(distances), ap_diff=-lost or 0.0)
+    farthest, median = _pixels(distances)
+    return Check(form, lost <= AP_BOUND, None, farthest, median, ap_diff=-lost or 0.0)
 
 
 def _wire_check(form: str, base: Estimates, found: Sequence[F32 | None]) -> Check:
@@ -196,8 +197,8 @@ def _wire_check(form: str, base: Estimates, found: Sequence[F32 | None]) -> Chec
         for ours, theirs in zip(base, found, strict=True)
         if ours is not None and theirs is not None
     ]
-    pixels = _pixels(distances)
-    return Check(form, pixels["max_pixel_diff"] <= WIRE_BOUND_PX, **pixels)
+    farthest, median = _pixels(distances)
+    return Check(form, farthest <= WIRE_BOUND_PX, None, farthest, median)
 
 
 def _distances(ours: F32, theirs: F32) -> F32:
@@ -206,14 +207,12 @@ def _distances(ours: F32, theirs: F32) -> F32:
     return np.asarray(np.linalg.norm(ours - theirs, axis=-1).ravel(), np.float32)
 
 
-def _pixels(distances: Sequence[F32]) -> dict[str, float]:
+def _pixels(distances: Sequence[F32]) -> tuple[float, float]:
+    """The largest and the median distance."""
     if not distances:
         raise BadOption("none of the photos has a labelled person; there is nothing to compare")
     every = np.concatenate(distances)
-    return {
-        "max_pixel_diff": round(float(every.max()), 4),
-        "median_pixel_diff": round(float(np.median(every)), 4),
-    }
+    return round(float(every.max()), 4), round(float(np.median(every)), 4)
 
 
 def _ap(data: Data, found: Estimates) -> float:

@@ -27,6 +27,9 @@ def train_command(
     out: Annotated[Path, typer.Option(help="checkpoint to write and to resume from")],
     network: Annotated[str | None, typer.Option(help="in place of the recipe's own")] = None,
     cache: Annotated[list[Path] | None, typer.Option(help="pose: folders of `cache`")] = None,
+    labels: Annotated[
+        list[Path] | None, typer.Option(help="pose: label files or packs, cut up on the way")
+    ] = None,
     photos: Annotated[list[Path] | None, typer.Option(help="detector: complete labels")] = None,
     crops: Annotated[list[Path] | None, typer.Option(help="detector: one box a photo")] = None,
     boxes: Annotated[list[Path] | None, typer.Option(help="detector: teacher boxes")] = None,
@@ -53,9 +56,16 @@ def train_command(
     def prepared(where: torch.device) -> tuple[PoseRecipe | DetectionRecipe, Trainer[Any]]:
         plan = read_recipe(find_recipe(recipe), network=network)
         if isinstance(plan, PoseRecipe):
-            if not cache:
-                raise BadData("a pose recipe needs at least one --cache folder")
-            return plan, pose_trainer(plan, cache, start=start, device=where, checkpoint=out)
+            if bool(cache) == bool(labels):
+                raise BadData("a pose recipe needs --cache folders or --labels files, not both")
+            return plan, pose_trainer(
+                plan,
+                cache or [],
+                streams=labels or [],
+                start=start,
+                device=where,
+                checkpoint=out,
+            )
         if not photos:
             raise BadData("a detection recipe needs at least one --photos label file")
         if evaluate is not None:

@@ -10,6 +10,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from made_labels import PHOTOS, encoded, made_labels
+from posegate.skeleton import COCO_KEYPOINTS
 from posenets.cli import app
 from posenets.evaluation.during import evaluation_on
 from posenets.networks.nam import NamChannel
@@ -19,6 +20,7 @@ from posenets.training.cache import build_cache, open_cache
 from posenets.training.checkpoint import BadCheckpoint, load_checkpoint, load_weights
 from posenets.training.log import TrainingLog
 from posenets.training.loop import Trainer
+from posenets.training.pose_data import StreamedPeople
 from posenets.training.pose_task import PoseTask
 from posenets.training.recipe import (
     RECIPE,
@@ -292,3 +294,37 @@ def test_evaluation_while_training_measures_the_folder(cached: Path, tmp_path: P
     figures = evaluation_on(folder, _recipe(4))(_TinyNet().eval())
     assert set(figures) == {"ap", "ap50", "ap75", "ar"}
     assert all(0 <= value <= 1 for value in figures.values())
+
+
+def test_people_are_cut_out_of_shards_while_training_goes_on(pack: Path, tmp_path: Path) -> None:
+    recipe = _recipe(16)
+    streamed = StreamedPeople([pack], {}, COCO_KEYPOINTS, torch.device("cpu"), buffer=8)
+    trainer = Trainer(
+        _TinyNet(),
+        recipe,
+        PoseTask(streamed, recipe, torch.device("cpu")),
+        device=torch.device("cpu"),
+        checkpoint=tmp_path / "run.pt",
+    )
+    assert trainer.run().seen == 16
+    people = streamed.take(8, torch.Generator().manual_seed(0))
+    assert people.crops.shape == (8, 320, 240, 3)
+    for crop, joints in zip(people.crops.numpy(), people.joints.numpy(), strict=True):
+        for joint, (x, y, _) in enumerate(np.rint(joints).astype(int)):
+            expected = (15 * joint, 255 - 15 * joint, 200)
+            assert np.abs(crop[y, x].astype(int) - expected).max() <= 3
+
+
+def test_stream_of_a_broken_shard_names_it(pack: Path) -> None:
+    shard = pack.with_name("pack_0.tar")
+    shard.write_bytes(shard.read_bytes()[:3000])
+    streamed = StreamedPeople([pack], {}, COCO_KEYPOINTS, torch.device("cpu"), buffer=8)
+    with pytest.raises(BadData, match=r"pack_0\.tar"):
+        streamed.take(1, torch.Generator())
+
+
+def test_stream_by_epochs_is_refused(pack: Path, tmp_path: Path) -> None:
+    arguments = ["train", "hrnet", "--network", "posefpn-small", "--labels", pack]
+    result = CliRunner().invoke(app, [*map(str, arguments), "--out", str(tmp_path / "run.pt")])
+    assert result.exit_code == 1
+    assert "epochs: a stream has no known length" in result.stderr

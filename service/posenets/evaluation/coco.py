@@ -22,7 +22,9 @@ def coco_figures(
         results += [
             {"image_id": scene.image_id, "category_id": PERSON, "keypoints": flat, "score": score}
             for flat, score in zip(
-                triples.reshape(len(triples), -1).tolist(), scores.tolist(), strict=True
+                triples.reshape(len(triples), 3 * keypoints.xy.shape[1]).tolist(),
+                scores.tolist(),
+                strict=True,
             )
         ]
     return coco_scorer(data)("keypoints", results, KEYPOINT_FIGURES)

@@ -7,10 +7,9 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from queue import Queue
-from threading import Thread
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -18,12 +17,14 @@ import torch
 from rich.console import Console
 from torch import Tensor, distributed, nn
 
+from posenets.training.ahead import ahead
 from posenets.training.checkpoint import load_checkpoint, save_checkpoint
 from posenets.training.log import TrainingLog
 from posenets.training.recipe import Recipe
 from posenets.training.schedule import rate_at
 
 _REPORT_STEPS = 100
+_AHEAD = 2
 _OPTIMISERS: dict[str, type[torch.optim.Adam]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
@@ -140,31 +141,34 @@ class Trainer(Generic[Batch]):
         begun, start = self.progress.seen, time.monotonic()
         last_save = start
         losses: list[Tensor] = []
-        batches = self._batches()
         late = False
-        while self.progress.seen < self.recipe.examples and not late:
-            batch, count, self._random = next(batches)
-            loss, late = self._step(batch, late=time.monotonic() - start > seconds)
-            losses.append(loss)
-            self.progress.seen += count * self.processes
-            self.progress.steps += 1
-            now = time.monotonic()
-            if self.rank != 0:
-                losses.clear()
-                continue
-            if self.progress.steps % _REPORT_STEPS == 0:
-                figures = self._figures(losses, begun, now - start)
-                console.print(self._line(figures), highlight=False)
-                if log is not None:
-                    log.add(figures, self.progress.seen)
-                losses.clear()
-            done = late or self.progress.seen >= self.recipe.examples
-            if done or now - last_save > save_every_s:
-                self.progress.seconds += now - last_save
-                last_save = now
-                self._save_measured(evaluate, log, console)
-                if report is not None:
-                    console.print(f"  {report(self.ema)}", highlight=False)
+        # Drawn ahead in a thread, so that the network never waits for data.
+        with closing(ahead(self._batches(), _AHEAD)) as batches:
+            while self.progress.seen < self.recipe.examples and not late:
+                before = time.monotonic()
+                batch, count, self._random = next(batches)
+                self.waited_s += time.monotonic() - before
+                loss, late = self._step(batch, late=time.monotonic() - start > seconds)
+                losses.append(loss)
+                self.progress.seen += count * self.processes
+                self.progress.steps += 1
+                now = time.monotonic()
+                if self.rank != 0:
+                    losses.clear()
+                    continue
+                if self.progress.steps % _REPORT_STEPS == 0:
+                    figures = self._figures(losses, begun, now - start)
+                    console.print(self._line(figures), highlight=False)
+                    if log is not None:
+                        log.add(figures, self.progress.seen)
+                    losses.clear()
+                done = late or self.progress.seen >= self.recipe.examples
+                if done or now - last_save > save_every_s:
+                    self.progress.seconds += now - last_save
+                    last_save = now
+                    self._save_measured(evaluate, log, console)
+                    if report is not None:
+                        console.print(f"  {report(self.ema)}", highlight=False)
         return self.progress
 
     @property
@@ -269,28 +273,9 @@ class Trainer(Generic[Batch]):
         )
 
     def _batches(self) -> Iterator[tuple[Batch, int, Any]]:
-        """Batches drawn ahead in a thread, so that the network never waits for data.
-
-        Each comes with its size and the random state after it, which is what a checkpoint keeps.
-        """
-        queue: Queue[tuple[Batch, int, Any] | BaseException] = Queue(maxsize=2)
+        """Batches, each with its size and the random state after it, which a checkpoint keeps."""
         seen = self.progress.seen
-
-        def draw() -> None:
-            ahead = seen
-            try:
-                while ahead < self.recipe.examples:
-                    batch, count = self.task.draw(ahead)
-                    ahead += count * self.processes
-                    queue.put((batch, count, self.task.random_state()))
-            except BaseException as error:
-                queue.put(error)
-
-        Thread(target=draw, daemon=True).start()
-        while True:
-            before = time.monotonic()
-            item = queue.get()
-            self.waited_s += time.monotonic() - before
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+        while seen < self.recipe.examples:
+            batch, count = self.task.draw(seen)
+            seen += count * self.processes
+            yield batch, count, self.task.random_state()

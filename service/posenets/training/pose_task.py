@@ -1,4 +1,4 @@
-"""Learning heatmaps from cached person crops."""
+"""Learning heatmaps from person crops."""
 
 from typing import Any
 
@@ -14,6 +14,7 @@ from posenets.training.loss import (
     heatmap_weighting_loss,
     localisation_loss,
 )
+from posenets.training.pose_data import CachedPeople, Source
 from posenets.training.recipe import PoseRecipe
 
 _SIGMA_AT_WIDTH = ((24, 1.4), (48, 2.0))
@@ -24,47 +25,34 @@ epsilon and weight decay alone moves them."""
 
 
 class PoseTask:
-    """Draws random people of all caches; on a GPU the whole data lies in its memory."""
+    """Draws random people of a source and compares heatmaps."""
 
-    def __init__(self, caches: list[CropCache], recipe: PoseRecipe, device: torch.device) -> None:
+    def __init__(
+        self, people: list[CropCache] | Source, recipe: PoseRecipe, device: torch.device
+    ) -> None:
         self.recipe = recipe
-        self.caches = caches
-        self.joint_names = caches[0].joint_names
         self.generator = torch.Generator(device).manual_seed(recipe.seed)
-        self.joints = torch.from_numpy(np.concatenate([c.joints for c in caches])).to(device)
-        self.scores = torch.from_numpy(np.concatenate([c.scores for c in caches])).to(device)
-        weights = [recipe.source_weights.get(s, 1.0) for c in caches for s in c.sources]
-        self.chances = torch.tensor(weights, device=device)
-        self.starts = np.cumsum([0] + [len(c) for c in caches])
-        self.has_teacher = recipe.distil > 0 and all(c.teacher is not None for c in caches)
         self._mean = torch.tensor(recipe.mean, device=device).reshape(1, 3, 1, 1)
         self._std = torch.tensor(recipe.std, device=device).reshape(1, 3, 1, 1)
-        self.resident: tuple[Tensor, Tensor | None] | None = None
-        if device.type != "cpu":
-            crops = torch.cat([torch.from_numpy(np.array(c.crops)).to(device) for c in caches])
-            teacher = None
-            if self.has_teacher:
-                maps = [torch.from_numpy(np.array(c.teacher)).to(device) for c in caches]
-                teacher = torch.cat(maps)
-            self.resident = crops, teacher
+        if isinstance(people, list):
+            taught = recipe.distil > 0
+            people = CachedPeople(people, recipe.source_weights, device, with_teacher=taught)
+        self.people: Source = people
 
     def draw(self, seen: int) -> tuple[Batch, int]:
         """An augmented batch at the input size of the phase."""
         phase = self.recipe.phase_at(seen)
-        index = torch.multinomial(
-            self.chances, phase.batch, replacement=True, generator=self.generator
-        )
-        crops, teacher = self._read(index)
+        drawn = self.people.take(phase.batch, self.generator)
         batch = make_batch(
-            crops,
-            self.joints[index],
-            self.scores[index],
-            teacher,
+            drawn.crops,
+            drawn.joints,
+            drawn.scores,
+            drawn.teacher,
             size_wh=(phase.width, phase.height),
             sigma=self.recipe.sigma or sigma_for(phase.width // 4),
             augmentation=self.recipe.augmentation,
             generator=self.generator,
-            joint_names=self.joint_names,
+            joint_names=self.people.joint_names,
         )
         return batch, phase.batch
 
@@ -103,19 +91,6 @@ class PoseTask:
     def reseed(self, seed: int) -> None:
         """Start the generator anew."""
         self.generator.manual_seed(self.recipe.seed + seed)
-
-    def _read(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
-        if self.resident is not None:
-            crops, maps = self.resident
-            return crops[index], None if maps is None else maps[index]
-        caches = np.searchsorted(self.starts, index.numpy(), side="right") - 1
-        rows = index.numpy() - self.starts[caches]
-        chosen = [(self.caches[c], int(row)) for c, row in zip(caches, rows, strict=True)]
-        pixels = torch.from_numpy(np.stack([cache.crops[row] for cache, row in chosen]))
-        if not self.has_teacher:
-            return pixels, None
-        taught = [cache.teacher[row] for cache, row in chosen if cache.teacher is not None]
-        return pixels, torch.from_numpy(np.stack(taught))
 
 
 def sigma_for(heatmap_width: int) -> float:

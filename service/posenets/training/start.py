@@ -1,6 +1,6 @@
 """From a recipe and the command line's paths to a trainer that is ready to run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from posenets.networks.mobilenetv3_small import MobileNetV3Small, load_folded_we
 from posenets.networks.nam import nam_scales
 from posenets.networks.person_detector import PersonDetector
 from posenets.training.box_teacher import add_teacher_boxes
-from posenets.training.cache import open_cache
+from posenets.training.cache import CropCache, open_cache
 from posenets.training.checkpoint import load_weights
 from posenets.training.detection_data import DetectionData, Photo, read_photos
 from posenets.training.detection_task import DetectionTask
 from posenets.training.loop import Trainer
 from posenets.training.mpii import MPII_KEYPOINTS
+from posenets.training.pose_data import StreamedPeople
 from posenets.training.pose_task import PoseTask
 from posenets.training.recipe import BadRecipe, DetectionRecipe, PoseRecipe, Recipe
 from posenets.training.records import BadData
@@ -44,28 +45,43 @@ def pose_trainer(
     recipe: PoseRecipe,
     caches: list[Path],
     *,
+    streams: Sequence[Path] = (),
     start: Path | None,
     device: torch.device,
     checkpoint: Path,
 ) -> Trainer[Any]:
-    """Trainer of a heatmap network on cached crops; `start` is a checkpoint or backbone .npz."""
+    """Trainer of a heatmap network on cached crops, or on the label files of `streams`.
+
+    `start` is a checkpoint or backbone .npz. Raises BadData or BadRecipe.
+    """
     network = make_network(recipe.network)
     if recipe.sparsity and not nam_scales(network):
         raise BadRecipe(f"sparsity: {recipe.network} has no NAM whose scales it would act on")
-    opened = [open_cache(folder) for folder in caches]
-    for folder, cache in zip(caches, opened, strict=True):
-        if cache.joint_names != joints_of(recipe.network):
-            wanted = len(joints_of(recipe.network))
-            raise BadData(
-                f"{folder}: its {len(cache.joint_names)} joints are not the {wanted} of "
-                f"{recipe.network}; see posenets cache --joints"
-            )
-    recipe = recipe.for_data(sum(len(cache) for cache in opened))
-    task = PoseTask(opened, recipe, device)
+    names = joints_of(recipe.network)
+    if streams:
+        if recipe.epochs:
+            raise BadRecipe("epochs: a stream has no known length; give examples, or make a cache")
+        streamed = StreamedPeople(streams, recipe.source_weights, names, device, seed=recipe.seed)
+        task = PoseTask(streamed, recipe, device)
+    else:
+        opened = _open_caches(caches, names, recipe.network)
+        recipe = recipe.for_data(sum(len(cache) for cache in opened))
+        task = PoseTask(opened, recipe, device)
     _start_from(network, start, lambda: task.draw(0)[0].images, recipe)
     return Trainer(
         network, recipe, task, device=device, checkpoint=checkpoint, amp=device.type == "cuda"
     )
+
+
+def _open_caches(folders: list[Path], names: tuple[str, ...], network: str) -> list[CropCache]:
+    opened = [open_cache(folder) for folder in folders]
+    for folder, cache in zip(folders, opened, strict=True):
+        if cache.joint_names != names:
+            raise BadData(
+                f"{folder}: its {len(cache.joint_names)} joints are not the {len(names)} of "
+                f"{network}; see posenets cache --joints"
+            )
+    return opened
 
 
 def detection_trainer(

@@ -1,0 +1,149 @@
+"""Where the people of a training batch come from: caches on disk, or photos cut up on the way."""
+
+import atexit
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from posenets.training.ahead import ahead
+from posenets.training.cache import CropCache, cut_person
+from posenets.training.people import read_people
+from posenets.training.records import BadData
+
+_AHEAD = 256
+MIN_BOX_HEIGHT = 48
+
+
+class People(NamedTuple):
+    """N drawn people, as in `CropCache`; `teacher` is None where there is none."""
+
+    crops: Tensor
+    joints: Tensor
+    scores: Tensor
+    teacher: Tensor | None
+
+
+class Source(Protocol):
+    """Hands out random people."""
+
+    joint_names: tuple[str, ...]
+
+    def take(self, count: int, generator: torch.Generator) -> People:
+        """So many people."""
+        ...
+
+
+class CachedPeople:
+    """People of crop caches, each as likely as its source's weight; on a GPU all lie in it."""
+
+    def __init__(
+        self,
+        caches: Sequence[CropCache],
+        weights: Mapping[str, float],
+        device: torch.device,
+        *,
+        with_teacher: bool,
+    ) -> None:
+        self.caches = caches
+        self.joint_names = caches[0].joint_names
+        self.joints = torch.from_numpy(np.concatenate([c.joints for c in caches])).to(device)
+        self.scores = torch.from_numpy(np.concatenate([c.scores for c in caches])).to(device)
+        chances = [weights.get(source, 1.0) for cache in caches for source in cache.sources]
+        self.chances = torch.tensor(chances, device=device)
+        self.starts = np.cumsum([0] + [len(cache) for cache in caches])
+        self.has_teacher = with_teacher and all(cache.teacher is not None for cache in caches)
+        self.resident: tuple[Tensor, Tensor | None] | None = None
+        if device.type != "cpu":
+            crops = torch.cat([torch.from_numpy(np.array(c.crops)).to(device) for c in caches])
+            teacher = None
+            if self.has_teacher:
+                maps = [torch.from_numpy(np.array(c.teacher)).to(device) for c in caches]
+                teacher = torch.cat(maps)
+            self.resident = crops, teacher
+
+    def take(self, count: int, generator: torch.Generator) -> People:
+        """Drawn with replacement."""
+        index = torch.multinomial(self.chances, count, replacement=True, generator=generator)
+        crops, teacher = self._read(index)
+        return People(crops, self.joints[index], self.scores[index], teacher)
+
+    def _read(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.resident is not None:
+            crops, maps = self.resident
+            return crops[index], None if maps is None else maps[index]
+        caches = np.searchsorted(self.starts, index.numpy(), side="right") - 1
+        rows = index.numpy() - self.starts[caches]
+        chosen = [(self.caches[c], int(row)) for c, row in zip(caches, rows, strict=True)]
+        pixels = torch.from_numpy(np.stack([cache.crops[row] for cache, row in chosen]))
+        if not self.has_teacher:
+            return pixels, None
+        taught = [cache.teacher[row] for cache, row in chosen if cache.teacher is not None]
+        return pixels, torch.from_numpy(np.stack(taught))
+
+
+class StreamedPeople:
+    """People cut out of label files' photos while training goes on; packs are read shard by shard.
+
+    The files are read round and round in their own order; what comes out is drawn at random from a
+    buffer that each drawn person makes room in. Where a run goes on after a kill, the reading
+    begins anew. A source's weight, over the largest one, is the chance that its people are used.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[Path],
+        weights: Mapping[str, float],
+        joint_names: tuple[str, ...],
+        device: torch.device,
+        *,
+        buffer: int = 1024,
+        seed: int = 0,
+    ) -> None:
+        self.joint_names = joint_names
+        self.device = device
+        self._labels, self._size = labels, buffer
+        self._weights, self._seed = weights, seed
+        self._buffer: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._reading: Generator[tuple[Tensor, Tensor, Tensor], None, None] | None = None
+
+    def take(self, count: int, generator: torch.Generator) -> People:
+        """Drawn without replacement from the buffer."""
+        if self._reading is None:
+            self._reading = ahead(self._read(), _AHEAD)
+            atexit.register(self._reading.close)
+        while len(self._buffer) < max(self._size, count):
+            self._buffer.append(next(self._reading))
+        size, device = len(self._buffer), self.device
+        chosen = []
+        for place in torch.randint(size, (count,), generator=generator, device=device).tolist():
+            chosen.append(self._buffer[place])
+            self._buffer[place] = next(self._reading)
+        crops, joints, scores = (torch.stack(part).to(device) for part in zip(*chosen, strict=True))
+        return People(crops, joints, scores, None)
+
+    def _read(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        random = np.random.default_rng(self._seed)
+        while True:
+            read = 0
+            for person in self._once(lambda: float(random.random())):
+                read += 1
+                yield person
+            if not read:
+                named = ", ".join(str(path) for path in self._labels)
+                raise BadData(f"{named}: no labelled person of {MIN_BOX_HEIGHT} pixels or more")
+
+    def _once(self, draw: Callable[[], float]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        most = max([1.0, *self._weights.values()])
+        for labels in self._labels:
+            for image in read_people(labels, self.joint_names):
+                if draw() >= self._weights.get(image.source, 1.0) / most:
+                    continue
+                for index, person in enumerate(image.keypoints):
+                    if (person[:, 2] > 0).any() and image.boxes_xywh[index, 3] >= MIN_BOX_HEIGHT:
+                        crop, joints = cut_person(image, index)
+                        scores = torch.from_numpy(image.keypoint_scores[index].copy())
+                        yield torch.from_numpy(crop), torch.from_numpy(joints), scores

@@ -1,0 +1,143 @@
+"""labelled photos -> report, worst cases and plot: `posenets evaluate`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from scipy.io import savemat
+from typer.testing import CliRunner
+
+from fakes import POSE_NAME, encode, make_photo, make_repository
+from labelled_folder import BOXES, label, seen_by_the_made_network, write
+from posegate.skeleton import COCO_KEYPOINTS
+from posenets.cli import app
+from posenets.training.mpii import MPII_KEYPOINTS
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    return make_repository(tmp_path, detector=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two photos; the made network sees all of the first person, and the second's elsewhere."""
+    (tmp_path / "images").mkdir()
+    for name in ("1.png", "2.png"):
+        (tmp_path / "images" / name).write_bytes(encode(make_photo(width=640, height=480)))
+    far = label(2, 2, BOXES[1])
+    far["keypoints"] = [v + 60 * (i % 3 < 2) for i, v in enumerate(far["keypoints"])]
+    write(tmp_path, [label(1, 1, BOXES[0]), far])
+    return tmp_path
+
+
+def evaluate(models: Path, out: Path, *options: object) -> dict[str, Any]:
+    arguments = ["evaluate", "--repository", models, "--out", out, "--decode", "argmax", *options]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    document: dict[str, Any] = json.loads((out / "report.json").read_text())
+    return document
+
+
+def test_report_holds_every_figure_and_draws_the_worst_first(
+    models: Path, folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    out = tmp_path / "report"
+    document = evaluate(models, out, "--data", folder)
+    (network,) = document["networks"]
+    assert network["name"] == POSE_NAME
+    assert len(network["coco"]) == 10
+    assert network["coco"]["ap"] == pytest.approx(0.5, abs=0.01)
+    assert network["latency_ms"] > 0
+    assert len(network["oks"]) == 17
+    assert 0.5 <= network["oks"]["nose"] < 0.6
+    assert document["conditions"]["boxes"] == "truth"
+    text = (out / "report.md").read_text()
+    assert "| made-pose | 64x48 |" in text
+    assert "Boxes: truth; flip test: no; decoder: argmax." in text
+    assert "| left_wrist |" in text
+    picture = cv2.imread(str(out / document["worst"][POSE_NAME]))
+    assert picture.shape == (320, 3 * 480, 3)
+    plot = cv2.imread(str(out / "speed-accuracy-size.png"))
+    assert plot.std() > 5
+    for name in ("speed-accuracy-size.png", document["worst"][POSE_NAME]):
+        assert f"]({name})" in text
+
+
+def test_boxes_of_a_detector_come_from_a_results_file(
+    models: Path, folder: Path, tmp_path: Path
+) -> None:
+    rows = [
+        {"image_id": 1, "category_id": 1, "bbox": BOXES[0], "score": 0.9},
+        {"image_id": 1, "category_id": 1, "bbox": [500, 300, 60, 90], "score": 0.2},
+        {"image_id": 1, "category_id": 3, "bbox": BOXES[1], "score": 0.9},
+    ]
+    (tmp_path / "boxes.json").write_text(json.dumps(rows))
+    document = evaluate(
+        models, tmp_path / "report", "--data", folder, "--boxes", tmp_path / "boxes.json"
+    )
+    assert document["conditions"]["boxes"] == "detector (boxes.json)"
+    assert document["data"]["COCO form"].endswith("2 photos, 2 boxes")
+    (network,) = document["networks"]
+    assert network["coco"]["ap"] == pytest.approx(0.5, abs=0.01)
+    assert network["oks"] is None
+    assert document["worst"] == {}
+
+
+def test_pckh_is_reported_for_the_joints_that_both_know(models: Path, tmp_path: Path) -> None:
+    box = [100.0, 100.0, 200.0, 200.0]
+    seen = dict(zip(COCO_KEYPOINTS, seen_by_the_made_network(box), strict=True))
+    joints = [[*(seen.get(name, np.zeros(2)) + 1)] for name in MPII_KEYPOINTS]
+    joints[MPII_KEYPOINTS.index("left_wrist")][0] += 40
+    labels = tmp_path / "valid.json"
+    # MPII's box of a person: a square of 200 px times scale, 15 px times scale below the centre
+    person = {"image": "a.png", "center": [201, 201 - 15], "scale": 1.0}
+    person |= {"joints": np.array(joints).tolist(), "joints_vis": [1] * 16}
+    labels.write_text(json.dumps([person]))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(encode(make_photo(width=640, height=480)))
+    heads = np.array([[0, 0], [60, 80]], float).reshape(2, 2, 1)
+    savemat(tmp_path / "gt_valid.mat", {"headboxes_src": heads})
+    document = evaluate(
+        models, tmp_path / "report", "--mpii", labels, "--heads", tmp_path / "gt_valid.mat"
+    )
+    rows = {row["joint"]: row for row in document["networks"][0]["pckh"]}
+    assert "pelvis" not in rows
+    assert rows["left_knee"]["pckh@0.5"] == 1.0
+    assert rows["left_wrist"]["pckh@0.5"] == 0.0
+    assert rows["mean"]["labelled"] == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ([], "give --data, --mpii or both"),
+        (["--data", "nowhere"], "person_keypoints.json cannot be read"),
+        (["--data", "{folder}", "--boxes", "{folder}/person_keypoints.json"], "not a COCO results"),
+        (["--data", "{folder}", "--model", "nosuch"], "no network 'nosuch'"),
+        (["--mpii", "{folder}/person_keypoints.json"], "not an MPII label file"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_named(
+    models: Path, folder: Path, tmp_path: Path, options: list[str], named: str
+) -> None:
+    told = [option.replace("{folder}", str(folder)) for option in options]
+    arguments = ["evaluate", "--repository", str(models), "--out", str(tmp_path / "no"), *told]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert named in result.stderr
+
+
+def test_nan_in_a_label_names_file_and_field(models: Path, folder: Path, tmp_path: Path) -> None:
+    labels = folder / "person_keypoints.json"
+    document = json.loads(labels.read_text())
+    document["annotations"][0]["keypoints"][4] = float("nan")
+    labels.write_text(json.dumps(document))
+    arguments = ["evaluate", "--repository", models, "--out", tmp_path / "no", "--data", folder]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 1
+    assert "image 1: keypoints holds NaN" in result.stderr
