@@ -14,7 +14,9 @@ from posenets.counting import count_all, count_network, count_operations, render
 from posenets.networks import NETWORKS, build_network
 from posenets.networks.folding import drop_unread_branches, fold_for_export
 from posenets.networks.high_resolution import HighResolutionNet
+from posenets.networks.litedeconv import Attention, LiteDeconvNumbers, LiteDeconvPose
 from posenets.networks.mcam import MCAM
+from posenets.networks.mobilenetv3 import SMALL
 from posenets.networks.nam import NamChannel, nam_scales
 
 PARAMETERS = {
@@ -203,6 +205,23 @@ def test_folded_attention_gives_the_same_maps() -> None:
 
         torch.testing.assert_close(mcam.folded()(x), mcam(x))
         torch.testing.assert_close(nam.folded()(x), nam(x))
+
+
+@pytest.mark.parametrize("attention", ["own", "se", "cbam", "none"])
+def test_folded_deconvolutions_give_the_same_heatmaps(attention: Attention) -> None:
+    numbers = LiteDeconvNumbers(backbone=SMALL, width=16, attention=attention)
+    network = LiteDeconvPose(5, numbers)
+    nn.init.normal_(network.last.weight)
+    for module in network.attention.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.bias) if module.bias is not None else None
+    randomise_norms(network)
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        expected = network.eval()(images)
+        folded = fold_for_export(network)(images)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(folded, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_nam_gate_is_a_half_when_all_scales_are_zero() -> None:

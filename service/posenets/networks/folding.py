@@ -5,6 +5,8 @@ import copy
 from torch import nn
 
 from posenets.networks.high_resolution import HighResolutionNet, Module
+from posenets.networks.litedeconv import LiteDeconvPose
+from posenets.networks.litedeconv_folding import FoldedLiteDeconv
 from posenets.networks.mcam import MCAM
 from posenets.networks.nam import NamChannel
 
@@ -21,6 +23,8 @@ def fold_for_export(network: nn.Module) -> nn.Module:
                 setattr(parent, name, child.folded())
     if isinstance(folded, HighResolutionNet):
         drop_unread_branches(folded)
+    if isinstance(folded, LiteDeconvPose):
+        return FoldedLiteDeconv(folded)
     return folded
 
 

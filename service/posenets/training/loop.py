@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import torch
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor, distributed, nn
 
 from posenets.training.ahead import ahead
@@ -57,7 +58,7 @@ class Task(Protocol[Batch]):
 
 
 @dataclass(slots=True)
-class Progress:
+class Done:
     """What a run has done so far: examples, steps, seconds of work, the best AP evaluated."""
 
     seen: int = 0
@@ -96,7 +97,7 @@ class Trainer(Generic[Batch]):
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._start_alike()
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
-        self.progress = Progress()
+        self.progress = Done()
         self.waited_s = 0.0
         self._random = task.random_state()
         backbone = [p for n, p in network.named_parameters() if n.startswith("backbone.")]
@@ -117,7 +118,7 @@ class Trainer(Generic[Batch]):
         self.optimiser.load_state_dict(state["optimiser"])
         self.task.set_random_state(state["random"])
         self._random = state["random"]
-        self.progress = Progress(**state["progress"])
+        self.progress = Done(**state["progress"])
         if self.rank:
             self.task.reseed(self.progress.seen + self.rank)
         return True
@@ -131,7 +132,7 @@ class Trainer(Generic[Batch]):
         evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
         log: TrainingLog | None = None,
         console: Console | None = None,
-    ) -> Progress:
+    ) -> Done:
         """Train until the recipe ends or `seconds` pass.
 
         At each save the moving average is shown to `report`, which says something of it, and to
@@ -143,7 +144,8 @@ class Trainer(Generic[Batch]):
         losses: list[Tensor] = []
         late = False
         # Drawn ahead in a thread, so that the network never waits for data.
-        with closing(ahead(self._batches(), _AHEAD)) as batches:
+        with closing(ahead(self._batches(), _AHEAD)) as batches, _bar(console) as bar:
+            shown = bar.add_task("examples", total=self.recipe.examples)
             while self.progress.seen < self.recipe.examples and not late:
                 before = time.monotonic()
                 batch, count, self._random = next(batches)
@@ -152,6 +154,7 @@ class Trainer(Generic[Batch]):
                 losses.append(loss)
                 self.progress.seen += count * self.processes
                 self.progress.steps += 1
+                bar.update(shown, completed=self.progress.seen)
                 now = time.monotonic()
                 if self.rank != 0:
                     losses.clear()
@@ -279,3 +282,15 @@ class Trainer(Generic[Batch]):
             batch, count = self.task.draw(seen)
             seen += count * self.processes
             yield batch, count, self.task.random_state()
+
+
+def _bar(console: Console) -> Progress:
+    """A bar under what is printed, on a terminal only."""
+    return Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
