@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,7 +24,7 @@ from posegate.metrics import Metrics
 from posegate.pipeline import Pipeline
 from posegate.processes import Seat, supervise
 from posegate.settings import Settings
-from posegate.sockets import address, bind
+from posegate.sockets import address, bind, cut_off_unread
 from posegate.streams import Streams
 from posegate.tls import Tls, load_tls
 
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 BACKLOG = 1024
 KEEP_ALIVE_S = 30
 REFRESH_S = 1.0
+CLOSING_S = 3.0
+UNREAD_ROOM_S = 5.0
+"""How much later than a stream the kernel gives up on a client that does not read."""
 WS_MESSAGE_ROOM = 2
 """As for gRPC messages: a frame over the limit costs one error event, not the connection."""
 
@@ -66,6 +70,7 @@ def _work(seat: Seat) -> None:
 def _run(settings: Settings, metrics: Metrics, seat: Seat | None) -> None:
     tls = load_tls(settings)
     with bind(settings.host, settings.http_port, shared=seat is not None) as listener:
+        cut_off_unread(listener, settings.request_timeout_s + UNREAD_ROOM_S)
         pipeline = build_pipeline(settings, metrics)
         service = _Service(pipeline, settings, metrics, listener, tls, seat)
         with asyncio.Runner(loop_factory=service.config.get_loop_factory()) as runner:
@@ -190,8 +195,23 @@ class _Service:
                 await self._streams.finish()
         except TimeoutError:
             log.warning("streams did not finish in time", extra={"limit_s": limit_s})
+        await self._see_sockets_close()
         self._http.should_exit = True
         await asyncio.gather(*([self._serving] if self._serving else []), rpc.stop(limit_s))
+
+    async def _see_sockets_close(self) -> None:
+        """Give clients a moment to answer the close of their WebSocket.
+
+        Closing the connection of one that still sends frames would reset it, and the summary on
+        its way to the client would be lost.
+        """
+        kind = self.config.ws_protocol_class
+        assert kind is not None
+        ends = time.monotonic() + CLOSING_S
+        while any(isinstance(open_, kind) for open_ in self._http.server_state.connections):
+            if time.monotonic() > ends:
+                return
+            await asyncio.sleep(CLOSING_S / 100)
 
 
 def _http_config(app: FastAPI, settings: Settings, tls: Tls | None) -> uvicorn.Config:

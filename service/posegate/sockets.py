@@ -1,5 +1,6 @@
 """Ports: listening on one alone, or sharing it with other processes of the service."""
 
+import math
 import socket
 
 from posegate.errors import BadOption
@@ -26,6 +27,15 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
         bound.close()
         raise BadOption(f"cannot listen on {address(host, port)}: {error.strerror}") from error
     return bound
+
+
+def cut_off_unread(listener: socket.socket, after_s: float) -> None:
+    """Let the kernel cut off a connection whose client has taken nothing it was sent for so long.
+
+    Without it a stopped client would hold its connection, and what waits for it, for ever.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(after_s * 1000))
 
 
 def reserve(host: str, port: int) -> socket.socket:

@@ -26,6 +26,7 @@ SERVICE = "/posegate.v1."
 DOMAIN = "posegate"
 OUR_FAULT = ("INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 DETAILS_KEY = "grpc-status-details-bin"
+LAST_WORD_S = 1.0
 Context = grpc.aio.ServicerContext[Any, Any]
 if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]  # plain when run
@@ -128,4 +129,9 @@ async def _abort(
         delay.FromMilliseconds(round(problem.retry_after_s * 1000))
         status.details.add().Pack(RetryInfo(retry_delay=delay))
     trailers = (("x-request-id", request_id), (DETAILS_KEY, status.SerializeToString()))
-    await context.abort(code, problem.detail, trailers)
+    try:
+        async with asyncio.timeout(LAST_WORD_S):
+            await context.abort(code, problem.detail, trailers)
+    except TimeoutError:
+        # the client reads nothing any more, and the status waits behind what it was sent
+        raise asyncio.CancelledError from None

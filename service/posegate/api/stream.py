@@ -54,8 +54,10 @@ async def _converse(socket: WebSocket, streams: Streams) -> None:
                 await socket.send_text(refusal_json(error))
     except WebSocketDisconnect:
         return
-    with suppress(WebSocketDisconnect, RuntimeError):  # the client may have closed first
-        await socket.close(code)
+    # the client may have closed first, or read nothing any more
+    with suppress(TimeoutError, WebSocketDisconnect, RuntimeError):
+        async with asyncio.timeout(LAST_WORD_S):
+            await socket.close(code)
 
 
 class _Conversation:

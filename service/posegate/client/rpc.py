@@ -26,6 +26,7 @@ MAX_MESSAGE_BYTES = 40 * 2**20
 """Twice the service's default limit for a picture; it judges pictures, not this client."""
 SLUGS = {
     grpc.StatusCode.UNAVAILABLE: "unavailable",
+    grpc.StatusCode.CANCELLED: "unavailable",  # the service stopped before it took the call
     grpc.StatusCode.DEADLINE_EXCEEDED: "deadline",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "too-large",
 }
@@ -63,7 +64,10 @@ class GrpcTransport:
         sending.add_done_callback(lambda task: call.cancel() if failure(task) else None)
         try:
             async for response in call:
-                yield event_document(response)
+                event = event_document(response)
+                yield event
+                if event["event"] == "summary":  # a write of ours may have met the end of the call
+                    return
         except grpc.aio.AioRpcError as error:
             raise _refusal(error) from error
         except asyncio.CancelledError:
@@ -109,7 +113,7 @@ def _refusal(error: grpc.aio.AioRpcError) -> PosegateError:
     detail = error.details() or error.code().name
     trailers: dict[str, Any] = dict(error.trailing_metadata() or ())  # type: ignore[arg-type]
     slug, retry_after_s = SLUGS.get(error.code(), ""), None
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
+    if SLUGS.get(error.code()) == "unavailable":
         retry_after_s = 0.2
     info, retry = ErrorInfo(), RetryInfo()
     for item in Status.FromString(trailers.get("grpc-status-details-bin", b"")).details:
