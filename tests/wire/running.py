@@ -40,6 +40,11 @@ class Service:
     def url(self) -> str:
         return f"http://{self.host}:{self.port}"
 
+    @property
+    def urls(self) -> dict[str, str]:
+        """What the Python client takes, by face."""
+        return {"http": self.url, "grpc": f"grpc://{self.grpc_address}"}
+
     def client(self, **options: object) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=60, trust_env=False, **options)
 
@@ -51,6 +56,29 @@ class Service:
         """Resident memory of the process."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024
+
+    def threads(self) -> int:
+        """Threads of the process."""
+        return len(list(Path(f"/proc/{self.process.pid}/task").iterdir()))
+
+    def handles(self) -> int:
+        """Open file handles of the process."""
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+    def metrics(self) -> str:
+        """The page that Prometheus reads."""
+        with self.client() as client:
+            return client.get("/metrics").text
+
+    def wait_until_idle(self) -> None:
+        """Until nothing is in flight on any face, but the one request that asks."""
+        idle = [
+            f'posegate_in_flight{{face="{face}"}} 0.0'
+            for face in ("grpc", "websocket")
+            if f'posegate_in_flight{{face="{face}"}}' in self.metrics()
+        ]
+        idle.append('posegate_in_flight{face="http"} 1.0')
+        wait_until(lambda: (text := self.metrics()) and all(line in text for line in idle))
 
     def wait_for_in_flight(self, count: int) -> None:
         """Until so many requests are in flight besides the one that asks."""
@@ -68,8 +96,8 @@ class Service:
         return self.process.wait(60)
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + START_LIMIT_S
+def wait_until(condition: Callable[[], bool], limit_s: float = START_LIMIT_S) -> None:
+    ends = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < ends, "what the test waits for did not happen"
         time.sleep(0.05)
