@@ -41,6 +41,9 @@ def stream_command(
         typer.Option(help="Drop late frames or none; else live for cameras, every for files."),
     ] = None,
     track: Annotated[bool, typer.Option("--track", help="Ids and smoothed keypoints.")] = False,
+    detect_every: Annotated[
+        int, typer.Option(help="With --track: run the detector on one of so many frames.")
+    ] = 1,
     model: Model = None,
     detector: Detector = None,
     min_score: Annotated[float, typer.Option(help="Least score of a person.")] = 0.3,
@@ -48,6 +51,8 @@ def stream_command(
 ) -> None:
     """Send frames to a service and print its events, one JSON document per line."""
     options: dict[str, Any] = {"min_score": min_score, "decode": decode, "track": track}
+    if detect_every != 1:
+        options["detect_every"] = detect_every
     options |= {n: v for n, v in (("model", model), ("detector", detector)) if v is not None}
     with reported():
         tls = tls_files(ca, certificate, key)

@@ -15,6 +15,7 @@ from posegate.errors import (
     status_of,
 )
 from posegate.events import Dropped, Event, Failed, FrameEvent, Result, Tally
+from posegate.following import Follower
 from posegate.frames import Frame, FrameQueue
 from posegate.metrics import Metrics
 from posegate.options import EstimateOptions
@@ -22,22 +23,35 @@ from posegate.pipeline import Estimate, Pipeline
 from posegate.settings import Settings
 from posegate.stages import StageClock
 from posegate.tracing import Tracing, Untraced
-from posegate.tracking import Tracker
 
 MODES = ("live", "every")
+MAX_DETECT_EVERY = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class StreamOptions:
-    """What the first message of a stream may ask."""
+    """What the first message of a stream may ask.
+
+    With `detect_every` N the detector looks at one of N frames; in between, the people it found
+    are followed by their keypoints.
+    """
 
     estimate: EstimateOptions = field(default_factory=EstimateOptions)
     mode: str = "live"
     track: bool = False
+    detect_every: int = 1
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise BadOption(f"mode is {self.mode!r}; it must be one of {', '.join(MODES)}")
+        if not 1 <= self.detect_every <= MAX_DETECT_EVERY:
+            raise BadOption(
+                f"detect_every is {self.detect_every}; it must be 1 to {MAX_DETECT_EVERY}"
+            )
+        if self.detect_every > 1 and not self.track:
+            raise BadOption("detect_every above 1 needs track: in between, tracks carry the boxes")
+        if self.detect_every > 1 and self.estimate.boxes_xywh is not None:
+            raise BadOption("detect_every above 1 and boxes exclude each other: leave one out")
 
 
 Send = Callable[[Event], Awaitable[None]]
@@ -114,7 +128,7 @@ class _Stream:
         self._options = StreamOptions()
         self._timeout_s = settings.request_timeout_s
         self._metrics = metrics
-        self._tracker: Tracker | None = None
+        self._follower: Follower | None = None
         self._tally = Tally()
         self._queue = FrameQueue(
             self._estimate,
@@ -166,12 +180,19 @@ class _Stream:
         if isinstance(first, StreamOptions):
             self._options = first
             self._queue.live = first.mode == "live"
+            if first.track:
+                self._follower = Follower(
+                    first.estimate, live=self._queue.live, detect_every=first.detect_every
+                )
         self._pipeline.check(self._options.estimate)
         return isinstance(first, StreamOptions)
 
     async def _estimate(self, data: bytes, clock: StageClock, arrived: float) -> Estimate:
+        options = self._options.estimate
+        if self._follower is not None:
+            options = await self._follower.ask(arrived)
         return await self._pipeline.estimate(
-            data, self._options.estimate, deadline=arrived + self._timeout_s, clock=clock
+            data, options, deadline=arrived + self._timeout_s, clock=clock
         )
 
     async def _send(self, event: Event, send: Send) -> None:
@@ -186,10 +207,9 @@ class _Stream:
     async def _event(self, frame: Frame) -> FrameEvent:
         outcome, stages_ms = frame.outcome, frame.clock.stages_ms
         tracks = None
-        if isinstance(outcome, Estimate) and self._options.track:
-            self._tracker = self._tracker or Tracker(outcome.poses.names)
-            tracks = await asyncio.to_thread(self._tracker.update, outcome.poses, frame.arrived)
-            frame.clock.mark("keypoints")
+        if self._follower is not None and frame.worked_on:
+            assert isinstance(outcome, Estimate | Exception)
+            outcome, tracks = await self._follower.settle(outcome, frame.arrived)
         age_ms = (time.monotonic() - frame.arrived) * 1000
         if isinstance(outcome, Exception):
             return Failed(frame.number, age_ms, stages_ms, outcome)

@@ -1,4 +1,4 @@
-"""poses of successive frames -> a stable id per person and smoothed keypoints.
+"""poses of successive frames -> a stable id per person, smoothed keypoints, boxes to look at next.
 
 Shape letters: T tracks, P people of the new frame, J joints.
 """
@@ -8,28 +8,43 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from posegate.association import box_iou, keypoint_similarity, match_tracks
 from posegate.skeleton import COCO_KEYPOINTS, COCO_SIGMAS
 from posegate.smoothing import OneEuro
-from posegate.types import F32, Keypoints, Poses
+from posegate.types import F32, Boxes, Keypoints, Poses
 
 I64 = NDArray[np.int64]
 
-MIN_SIMILARITY = 0.2
 FORGET_S = 1.0
 """A person unseen for so long gets a new id."""
 VELOCITY_SHARE = 0.5
 """How much of a box's newest velocity goes into the track's."""
-AREA_OF_BOX = 0.53
-"""A person's area as part of the box (cocoeval's stand-in where no segment is known)."""
 OTHER_SIGMA = 0.08
+MAX_SHIFT = 0.25
+"""How far ahead a box is carried, in its own sizes: frames that come in bursts fake high speeds."""
+MAX_SCALE = 1.2
+"""How much a box may grow or shrink from frame to frame without the detector."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tracks:
-    """Of each person of a frame: `ids` (P,) int64 and `smoothed` keypoints (P, J), image pixels."""
+    """Of each person of a frame: `ids` (P,) int64, `smoothed` keypoints (P, J), image pixels.
+
+    `boxes` (P) are the detector's, or those it gave last, moved along with the keypoints.
+    """
 
     ids: I64
     smoothed: Keypoints
+    boxes: Boxes
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Everybody of the newest frame: `xyxy` and `velocity` (P, 4), and when that frame came."""
+
+    xyxy: F32
+    velocity: F32
+    at_s: float
 
 
 class Tracker:
@@ -50,30 +65,73 @@ class Tracker:
         self._next_id = 0
         self._ids = np.zeros(0, np.int64)
         self._seen_s = np.zeros(0)
+        self._box_scores = np.zeros(0, np.float32)
         self._xyxy = np.zeros((0, 4), np.float32)
         self._velocity = np.zeros((0, 4), np.float32)
         self._xy = np.zeros((0, joints, 2), np.float32)
         self._scores = np.zeros((0, joints), np.float32)
         self._euro = OneEuro(joints)
+        self._newest: _Seen | None = None
 
-    def update(self, poses: Poses, now_s: float) -> Tracks:
+    def carry(self, now_s: float) -> F32 | None:
+        """Boxes (P, 4) xywh, image pixels, where the people of the newest frame should be now.
+
+        None when there was no frame yet, or none for so long that only the detector can tell. May
+        be called while `update` runs in another thread.
+        """
+        newest = self._newest
+        if newest is None or now_s - newest.at_s > FORGET_S:
+            return None
+        sizes = np.maximum(newest.xyxy[:, 2:] - newest.xyxy[:, :2], np.float32(1))
+        shift = (newest.velocity[:, :2] + newest.velocity[:, 2:]) * np.float32(
+            (now_s - newest.at_s) / 2
+        )
+        limit = sizes * np.float32(MAX_SHIFT)
+        return np.concatenate([newest.xyxy[:, :2] + np.clip(shift, -limit, limit), sizes], axis=1)
+
+    def update(self, poses: Poses, now_s: float, *, carried: bool = False) -> Tracks:
         """Match a frame's people to the tracks; `now_s` is when the frame came, never going back.
 
-        A person that matches no track begins one.
+        A person that matches no track begins one. `carried` says that the boxes came from `carry`.
         """
         self._keep(now_s - self._seen_s <= FORGET_S)
         boxes, keypoints = poses.boxes.xyxy, poses.keypoints
-        track = _match(self._similarity(boxes, keypoints, now_s))
+        track = match_tracks(self._similarity(boxes, keypoints, now_s))
         fresh = track < 0
         began = int(np.count_nonzero(fresh))
         rows = track.copy()
         rows[fresh] = len(self._ids) + np.arange(began)
         self._grow(began)
+        scores = poses.boxes.scores
+        if carried:
+            boxes = np.where(fresh[:, None], boxes, self._moved_along(rows, boxes, keypoints))
+            scores = np.where(fresh, scores, self._box_scores[rows])
+        self._box_scores[rows] = scores
         self._move(rows, fresh, boxes, now_s)
         self._xy[rows], self._scores[rows] = keypoints.xy, keypoints.scores
         sizes = _sizes(boxes)
         smoothed = self._euro.smooth(rows, keypoints.xy, now_s, scale=sizes)
-        return Tracks(self._ids[rows], Keypoints(smoothed, keypoints.scores))
+        self._newest = _Seen(boxes, self._velocity[rows], now_s)
+        return Tracks(self._ids[rows], Keypoints(smoothed, keypoints.scores), Boxes(boxes, scores))
+
+    def _moved_along(self, rows: I64, carried_xyxy: F32, keypoints: Keypoints) -> F32:
+        """(P, 4) each track's box after the shift and the scaling that its joints went through.
+
+        Where no joint was seen twice, the box it was carried to.
+        """
+        weights = np.minimum(self._scores[rows], keypoints.scores)
+        seen = weights.sum(axis=1) > 0
+        weights = np.where(seen[:, None], weights, np.float32(1))[..., None]
+        before, radius_before = _centre_and_radius(self._xy[rows], weights)
+        after, radius_after = _centre_and_radius(keypoints.xy, weights)
+        scale = np.clip(
+            radius_after / np.maximum(radius_before, np.float32(1e-3)),
+            np.float32(1 / MAX_SCALE),
+            np.float32(MAX_SCALE),
+        )
+        corners = self._xyxy[rows].reshape(-1, 2, 2)
+        moved = after[:, None] + (corners - before[:, None]) * scale[:, None, None]
+        return np.where(seen[:, None], moved.reshape(-1, 4), carried_xyxy).astype(np.float32)
 
     def _similarity(self, boxes: F32, keypoints: Keypoints, now_s: float) -> F32:
         """(T, P) float32 in [0, 1]."""
@@ -81,10 +139,8 @@ class Tracker:
         predicted = self._xyxy + shift
         centre_shift = (shift[:, :2] + shift[:, 2:]) / np.float32(2)
         xy: F32 = self._xy + centre_shift[:, None]
-        oks = _oks(
-            xy, self._scores, keypoints, _areas(boxes) * np.float32(AREA_OF_BOX), self._sigmas
-        )
-        mean: F32 = (_iou(predicted, boxes) + oks) / np.float32(2)
+        oks = keypoint_similarity(xy, self._scores, keypoints, boxes, self._sigmas)
+        mean: F32 = (box_iou(predicted, boxes) + oks) / np.float32(2)
         return mean
 
     def _move(self, rows: I64, fresh: NDArray[np.bool_], boxes: F32, now_s: float) -> None:
@@ -99,6 +155,7 @@ class Tracker:
         self._ids = np.append(self._ids, self._next_id + np.arange(count))
         self._next_id += count
         self._seen_s = np.append(self._seen_s, np.zeros(count))
+        self._box_scores = np.append(self._box_scores, np.zeros(count, np.float32))
         self._xyxy, self._velocity, self._xy, self._scores = (
             np.concatenate([array, np.zeros((count, *array.shape[1:]), np.float32)])
             for array in (self._xyxy, self._velocity, self._xy, self._scores)
@@ -107,59 +164,19 @@ class Tracker:
 
     def _keep(self, kept: NDArray[np.bool_]) -> None:
         self._ids, self._seen_s = self._ids[kept], self._seen_s[kept]
+        self._box_scores = self._box_scores[kept]
         self._xyxy, self._velocity = self._xyxy[kept], self._velocity[kept]
         self._xy, self._scores = self._xy[kept], self._scores[kept]
         self._euro.keep(kept)
 
 
-def _match(similarity: F32) -> I64:
-    """Track of each person (P,), -1 for none: greedy, surest pair first.
-
-    In each round all pairs that are each other's best are taken at once, which gives the pairs
-    of the one-by-one greedy choice.
-
-    >>> _match(np.array([[0.9, 0.8], [0.7, 0.1]], np.float32)).tolist()
-    [0, -1]
-    """
-    left = np.where(similarity >= MIN_SIMILARITY, similarity, 0.0)
-    track = np.full(similarity.shape[1], -1, np.int64)
-    while left.size and left.max() > 0:
-        best_person = left.argmax(axis=1)
-        best_track = left.argmax(axis=0)
-        rows = np.flatnonzero(
-            (best_track[best_person] == np.arange(len(left))) & (left.max(axis=1) > 0)
-        )
-        people = best_person[rows]
-        track[people] = rows
-        left[rows] = 0
-        left[:, people] = 0
-    return track
-
-
-def _iou(a: F32, b: F32) -> F32:
-    """(T, P) float32 intersection over union of boxes xyxy (T, 4) and (P, 4)."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    both = np.clip(high - low, 0, None).prod(axis=2)
-    union = _areas(a)[:, None] + _areas(b)[None] - both
-    ratio: F32 = (both / np.maximum(union, 1e-6)).astype(np.float32)
-    return ratio
-
-
-def _oks(xy: F32, scores: F32, keypoints: Keypoints, areas: F32, sigmas: F32) -> F32:
-    """(T, P) float32 object keypoint similarity (COCO), each joint weighed by its lower score."""
-    squared = ((xy[:, None] - keypoints.xy[None]) ** 2).sum(axis=3)
-    spread = 2 * areas[None, :, None] * (2 * sigmas) ** 2
-    alike = np.exp(-squared / np.maximum(spread, 1e-6))
-    weights = np.minimum(scores[:, None], keypoints.scores[None])
-    total = weights.sum(axis=2)
-    mean: F32 = ((alike * weights).sum(axis=2) / np.maximum(total, 1e-6)).astype(np.float32)
-    return mean
-
-
-def _areas(boxes: F32) -> F32:
-    areas: F32 = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=1)
-    return areas
+def _centre_and_radius(xy: F32, weights: F32) -> tuple[F32, F32]:
+    """Weighted mean (P, 2) of joints (P, J, 2), and their mean distance (P,) from it."""
+    total = weights.sum(axis=1)
+    centre: F32 = (xy * weights).sum(axis=1) / total
+    squared = ((xy - centre[:, None]) ** 2).sum(axis=2, keepdims=True)
+    radius: F32 = np.sqrt((squared * weights).sum(axis=1) / total)[:, 0]
+    return centre, radius
 
 
 def _sizes(boxes: F32) -> F32:

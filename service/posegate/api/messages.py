@@ -51,6 +51,7 @@ def read_stream_options(message: pb.StreamOptions) -> StreamOptions:
         estimate=read_options(message.estimate),
         mode=_known(MODES, message.mode, "mode"),
         track=message.track,
+        detect_every=message.detect_every if message.HasField("detect_every") else 1,
     )
 
 

@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from posegate.errors import BadOption
 from posegate.pipeline import EstimateOptions
-from posegate.streams import StreamOptions
+from posegate.streams import MAX_DETECT_EVERY, StreamOptions
 from posegate.types import F32
 
 Score = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
@@ -74,6 +74,12 @@ class StreamQuery(PoseQuery):
         "live", description="live: the newest frame wins; every: no frame is dropped."
     )
     track: bool = Field(False, description="Adds a stable id and smoothed keypoints.")
+    detect_every: int = Field(
+        1,
+        ge=1,
+        le=MAX_DETECT_EVERY,
+        description="With track: run the detector on one of so many frames, follow in between.",
+    )
 
     @field_validator("boxes", mode="before")
     @classmethod
@@ -81,7 +87,12 @@ class StreamQuery(PoseQuery):
         return json.dumps(value) if isinstance(value, list) else value
 
     def to_stream_options(self) -> StreamOptions:
-        return StreamOptions(estimate=self.to_options(), mode=self.mode, track=self.track)
+        return StreamOptions(
+            estimate=self.to_options(),
+            mode=self.mode,
+            track=self.track,
+            detect_every=self.detect_every,
+        )
 
 
 DEFAULT_STREAM = StreamQuery.model_validate({})

@@ -65,7 +65,8 @@ class AsyncClient:
     def stream(self, frames: Frames, **options: Any) -> AsyncGenerator[Document]:
         """One event per encoded frame, in order, then the summary.
 
-        `frames` may be asynchronous or plain; options as in the HTTP query, and `mode` and `track`.
+        `frames` may be asynchronous or plain; options as in the HTTP query, and `mode`,
+        `track` and `detect_every`.
         """
         return self._transport.stream(frames, options)
 

@@ -7,7 +7,7 @@ from posegate.api.pb import pose_pb2 as pb
 from posegate.client.transport import Document
 from posegate.errors import BadOption
 
-STREAM_ONLY = ("mode", "track")
+STREAM_ONLY = ("mode", "track", "detect_every")
 PLAIN = ("model", "detector", "min_score", "min_keypoint_score", "max_people", "flip_test")
 
 
@@ -28,7 +28,11 @@ def estimate_options(options: Document) -> pb.EstimateOptions:
 def stream_options(options: Document) -> pb.StreamOptions:
     """The message of a stream's options."""
     plain = {name: value for name, value in options.items() if name not in STREAM_ONLY}
-    message = pb.StreamOptions(estimate=estimate_options(plain), track=options.get("track", False))
+    message = pb.StreamOptions(
+        estimate=estimate_options(plain),
+        track=options.get("track", False),
+        detect_every=options.get("detect_every"),
+    )
     if "mode" in options:
         message.mode = _enum(pb.StreamMode, "STREAM_MODE_", "mode", options["mode"])
     return message

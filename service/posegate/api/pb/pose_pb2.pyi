@@ -154,14 +154,16 @@ class StreamRequest(_message.Message):
     def __init__(self, options: _Optional[_Union[StreamOptions, _Mapping]] = ..., frame: _Optional[bytes] = ...) -> None: ...
 
 class StreamOptions(_message.Message):
-    __slots__ = ("estimate", "mode", "track")
+    __slots__ = ("estimate", "mode", "track", "detect_every")
     ESTIMATE_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     TRACK_FIELD_NUMBER: _ClassVar[int]
+    DETECT_EVERY_FIELD_NUMBER: _ClassVar[int]
     estimate: EstimateOptions
     mode: StreamMode
     track: bool
-    def __init__(self, estimate: _Optional[_Union[EstimateOptions, _Mapping]] = ..., mode: _Optional[_Union[StreamMode, str]] = ..., track: _Optional[bool] = ...) -> None: ...
+    detect_every: int
+    def __init__(self, estimate: _Optional[_Union[EstimateOptions, _Mapping]] = ..., mode: _Optional[_Union[StreamMode, str]] = ..., track: _Optional[bool] = ..., detect_every: _Optional[int] = ...) -> None: ...
 
 class StreamResponse(_message.Message):
     __slots__ = ("result", "dropped", "error", "summary")

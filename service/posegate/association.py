@@ -1,0 +1,68 @@
+"""Which person of a new frame is which track: similarities, and pairs from them.
+
+Shape letters: T tracks, P people of the new frame, J joints.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posegate.types import F32, Keypoints
+
+MIN_SIMILARITY = 0.2
+AREA_OF_BOX = 0.53
+"""A person's area as part of the box (cocoeval's stand-in where no segment is known)."""
+
+
+def match_tracks(similarity: F32) -> NDArray[np.int64]:
+    """Track of each person (P,), -1 for none: greedy, surest pair first.
+
+    In each round all pairs that are each other's best are taken at once, which gives the pairs
+    of the one-by-one greedy choice.
+
+    >>> match_tracks(np.array([[0.9, 0.8], [0.7, 0.1]], np.float32)).tolist()
+    [0, -1]
+    """
+    left = np.where(similarity >= MIN_SIMILARITY, similarity, 0.0)
+    track = np.full(similarity.shape[1], -1, np.int64)
+    while left.size and left.max() > 0:
+        best_person = left.argmax(axis=1)
+        best_track = left.argmax(axis=0)
+        rows = np.flatnonzero(
+            (best_track[best_person] == np.arange(len(left))) & (left.max(axis=1) > 0)
+        )
+        people = best_person[rows]
+        track[people] = rows
+        left[rows] = 0
+        left[:, people] = 0
+    return track
+
+
+def box_iou(a: F32, b: F32) -> F32:
+    """(T, P) float32 intersection over union of boxes xyxy (T, 4) and (P, 4)."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    both = np.clip(high - low, 0, None).prod(axis=2)
+    union = _areas(a)[:, None] + _areas(b)[None] - both
+    ratio: F32 = (both / np.maximum(union, 1e-6)).astype(np.float32)
+    return ratio
+
+
+def keypoint_similarity(xy: F32, scores: F32, keypoints: Keypoints, boxes: F32, sigmas: F32) -> F32:
+    """(T, P) float32 object keypoint similarity (COCO), each joint weighed by its lower score.
+
+    `xy` (T, J, 2) and `scores` (T, J) of the tracks; `keypoints` (P, J) and `boxes` xyxy (P, 4) of
+    the people.
+    """
+    areas = _areas(boxes) * np.float32(AREA_OF_BOX)
+    squared = ((xy[:, None] - keypoints.xy[None]) ** 2).sum(axis=3)
+    spread = 2 * areas[None, :, None] * (2 * sigmas) ** 2
+    alike = np.exp(-squared / np.maximum(spread, 1e-6))
+    weights = np.minimum(scores[:, None], keypoints.scores[None])
+    total = weights.sum(axis=2)
+    mean: F32 = ((alike * weights).sum(axis=2) / np.maximum(total, 1e-6)).astype(np.float32)
+    return mean
+
+
+def _areas(boxes: F32) -> F32:
+    areas: F32 = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=1)
+    return areas
