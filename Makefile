@@ -3,7 +3,7 @@ PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip --disable-pip-version-check install --quiet
 NEEDS_VENV := "python3 cannot make a virtual environment (Debian: apt-get install python3-venv)"
 
-.PHONY: run test test-deploy check proto clean
+.PHONY: run test test-deploy check fuzz proto clean
 
 run: $(VENV)/.serve
 	$(PYTHON) -m posegate serve
@@ -20,6 +20,11 @@ check: $(VENV)/.test
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	$(VENV)/bin/lint-imports
+
+# Five minutes of made-up bytes against everything that reads a stranger's bytes.
+fuzz: $(VENV)/.test
+	$(PYTHON) fuzz/target.py $(VENV)/fuzz -max_total_time=300 -max_len=4096 -timeout=10 \
+		-artifact_prefix=$(VENV)/
 
 # The mapped path makes the generated modules import each other by their place in the package.
 proto: $(VENV)/.test
