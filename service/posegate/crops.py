@@ -8,8 +8,16 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from posegate.geometry import box_to_region, invert_affine, region_to_crop_affine
+from posegate.geometry import (
+    box_to_region,
+    compose_affine,
+    invert_affine,
+    region_to_crop_affine,
+)
 from posegate.types import F32, F64, U8, Boxes, Crops, Image
+
+_LONGEST_SIDE = 32766
+"""OpenCV's warps count source pixels in 16 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +46,14 @@ def warp_crops(image: Image, boxes: Boxes, preprocess: Preprocess, *, padding: f
     width, height = preprocess.size_wh
     regions = box_to_region(boxes.xyxy, aspect=width / height, padding=padding)
     crop_to_image = invert_affine(region_to_crop_affine(regions, size_wh=preprocess.size_wh))
+    pixels, image_to_pixels = _within_reach(image.pixels_bgr)
     pictures = np.empty((len(boxes), height, width, 3), np.uint8)
-    # A loop over people: 0.28 ms each for 192 x 256; one remap over stacked maps takes 0.32 ms.
-    for picture, affine in zip(pictures, crop_to_image, strict=True):
+    # A loop over people: 0.13 ms each for 192 x 256; one remap over stacked maps takes 0.16 ms.
+    for picture, affine in zip(
+        pictures, compose_affine(image_to_pixels, crop_to_image), strict=True
+    ):
         cv2.warpAffine(
-            image.pixels_bgr,
+            pixels,
             affine,
             preprocess.size_wh,
             dst=picture,
@@ -50,6 +61,16 @@ def warp_crops(image: Image, boxes: Boxes, preprocess: Preprocess, *, padding: f
             borderMode=cv2.BORDER_CONSTANT,
         )
     return Crops(tensor=normalize(pictures, preprocess), crop_to_image=crop_to_image)
+
+
+def _within_reach(pixels_bgr: U8) -> tuple[U8, F64]:
+    """The picture, made smaller if it is longer than OpenCV can warp, and the way to it (2, 3)."""
+    size = np.array(pixels_bgr.shape[1::-1])
+    smaller = np.minimum(size, _LONGEST_SIDE)
+    if (smaller < size).any():
+        pixels_bgr = np.asarray(cv2.resize(pixels_bgr, tuple(smaller.tolist())), np.uint8)
+    scale = smaller / size
+    return pixels_bgr, np.column_stack([np.diag(scale), 0.5 * scale - 0.5])
 
 
 def letterbox(image: Image, preprocess: Preprocess, *, fill: int) -> tuple[F32, F64]:

@@ -91,6 +91,13 @@ def test_thin_pictures_can_be_cropped_and_letterboxed(shape: tuple[int, int]) ->
     assert np.isfinite(input_to_image).all()
 
 
+def test_a_picture_longer_than_a_warp_can_reach_is_cropped_where_it_was_asked() -> None:
+    column = np.linspace(0, 250, 40_000).astype(np.uint8)  # a value for each row
+    image = Image(np.repeat(column[:, None, None], 300, axis=1).repeat(3, axis=2))
+    crops = warp_crops(image, boxes((0, 30_000, 300, 30_400)), PLAIN, padding=1.0)
+    assert crops.tensor[0, 0, 128, 96] == pytest.approx(column[30_200], abs=1)
+
+
 @pytest.mark.parametrize("color", ["rgb", "bgr"])
 def test_planes_follow_the_colour_order_of_the_card(color: str) -> None:
     pictures = np.random.default_rng(3).integers(0, 256, (2, 8, 6, 3), np.uint8)
