@@ -1,7 +1,9 @@
 """The loop: learns, resumes after a kill, refuses what is damaged."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,6 +115,25 @@ def test_damaged_and_foreign_checkpoints_are_named(tmp_path: Path) -> None:
     torch.save({"ema": {"other.weight": torch.zeros(1)}}, foreign)
     with pytest.raises(BadCheckpoint, match=r"foreign\.pt: does not fit PoseFPN"):
         load_weights(PoseFPN(), foreign)
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda state: state.pop("optimiser"), "field 'optimiser' is missing"),
+        (lambda state: state["network"].pop("0.weight"), r"does not fit _TinyNet.*0\.weight"),
+        (lambda state: state["progress"].update(epoch=3), "not a checkpoint of this recipe"),
+    ],
+)
+def test_run_does_not_go_on_from_a_foreign_checkpoint(
+    cached: Path, tmp_path: Path, damage: Callable[[dict[str, Any]], object], named: str
+) -> None:
+    _trainer(cached, tmp_path / "run.pt", _recipe(4)).run()
+    state = load_checkpoint(tmp_path / "run.pt")
+    damage(state)
+    torch.save(state, tmp_path / "run.pt")
+    with pytest.raises(BadCheckpoint, match=f"run\\.pt: (?s:{named})"):
+        _trainer(cached, tmp_path / "run.pt", _recipe(4)).resume()
 
 
 def test_moving_average_follows_the_network(cached: Path, tmp_path: Path) -> None:

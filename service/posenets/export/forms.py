@@ -43,6 +43,8 @@ _SAID = {
     "int8-trt": "8 bits (symmetric S8S8), for TensorRT",
 }
 _TRT = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
+_QUANTISED = ("Conv", "ConvTranspose", "Add", "Concat", "MaxPool", "Relu", "Resize")
+"""Gates and products of attention are small and stay in float."""
 _BATCH = 8
 
 
@@ -100,6 +102,7 @@ def _quantise(model: Model, path: Path, crops: F32, *, for_tensorrt: bool) -> No
                 per_channel=True,
                 activation_type=QuantType.QInt8 if for_tensorrt else QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
+                op_types_to_quantize=list(_QUANTISED),
                 calibrate_method=CalibrationMethod.MinMax,
                 nodes_to_exclude=_drawing(graph, model.card.output.names),
                 extra_options=_TRT if for_tensorrt else {},
@@ -109,7 +112,12 @@ def _quantise(model: Model, path: Path, crops: F32, *, for_tensorrt: bool) -> No
 
 
 def _drawing(graph: onnx.GraphProto, outputs: Sequence[str]) -> list[str]:
-    return [node.name for node in graph.node if set(node.output) & set(outputs)]
+    """Nodes that make the outputs: the last one, and all of a submodule named `draw`."""
+    return [
+        node.name
+        for node in graph.node
+        if set(node.output) & set(outputs) or node.name.startswith("/draw/")
+    ]
 
 
 def _halved(network: onnx.ModelProto) -> onnx.ModelProto:

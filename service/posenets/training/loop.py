@@ -19,7 +19,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from torch import Tensor, distributed, nn
 
 from posenets.training.ahead import ahead
-from posenets.training.checkpoint import load_checkpoint, save_checkpoint
+from posenets.training.checkpoint import (
+    BadCheckpoint,
+    fit_weights,
+    load_checkpoint,
+    save_checkpoint,
+)
 from posenets.training.log import TrainingLog
 from posenets.training.recipe import Recipe
 from posenets.training.schedule import rate_at
@@ -109,16 +114,24 @@ class Trainer(Generic[Batch]):
         )
 
     def resume(self) -> bool:
-        """Take up the last checkpoint, if there is one."""
-        if not self.checkpoint.exists():
+        """Take up the last checkpoint, if there is one; raises BadCheckpoint."""
+        path = self.checkpoint
+        if not path.exists():
             return False
-        state = load_checkpoint(self.checkpoint)
-        self.network.load_state_dict(state["network"])
-        self.ema.load_state_dict(state["ema"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.task.set_random_state(state["random"])
-        self._random = state["random"]
-        self.progress = Done(**state["progress"])
+        state = load_checkpoint(path)
+        try:
+            fit_weights(self.network, state["network"], path)
+            fit_weights(self.ema, state["ema"], path)
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.task.set_random_state(state["random"])
+            self._random = state["random"]
+            self.progress = Done(**state["progress"])
+        except KeyError as error:
+            raise BadCheckpoint(f"{path}: field {error} is missing; not made by train") from error
+        except BadCheckpoint:
+            raise
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise BadCheckpoint(f"{path}: not a checkpoint of this recipe: {error}") from error
         if self.rank:
             self.task.reseed(self.progress.seen + self.rank)
         return True

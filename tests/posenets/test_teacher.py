@@ -1,0 +1,73 @@
+"""Any heatmap network -> the maps that are kept beside cached crops."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from fakes import gaussian_heatmaps, pose_card
+from made_networks import save_constant_teacher
+from posenets.training.records import BadData
+from posenets.training.teacher import HeatmapTeacher
+
+MIDDLES = np.zeros((2, 256, 192, 3), np.uint8)
+JOINTS = np.array([[10.0, 20.0], [30.0, 50.0]], np.float32)
+"""Heatmap pixels of the kept maps, 48 x 64."""
+
+
+def peaks(maps: np.ndarray) -> np.ndarray:
+    flat = maps.reshape(*maps.shape[:2], -1).argmax(-1)
+    return np.stack([flat % maps.shape[3], flat // maps.shape[3]], -1)
+
+
+@pytest.mark.parametrize(
+    ("size_wh", "stride"),
+    # the size that crops have, a half, a larger one, and another stride
+    [((192, 256), 4), ((96, 128), 4), ((288, 384), 4), ((192, 256), 2)],
+)
+def test_maps_of_any_size_keep_their_joints(
+    tmp_path: Path, size_wh: tuple[int, int], stride: int
+) -> None:
+    path = tmp_path / "teacher.onnx"
+    own_wh = (size_wh[0] // stride, size_wh[1] // stride)
+    scale = own_wh[0] / 48
+    maps = gaussian_heatmaps(JOINTS * scale, size_wh=own_wh, sigma=2 * scale)
+    save_constant_teacher(path, maps[None], size_wh=size_wh)
+    teacher = HeatmapTeacher(path, threads=1)
+    kept = teacher.heatmaps(MIDDLES)
+    assert teacher.joints == 2
+    assert (kept.shape, kept.dtype) == ((2, 2, 64, 48), np.uint8)
+    np.testing.assert_array_equal(peaks(kept), [JOINTS, JOINTS])
+    assert kept.max() > 240
+
+
+def test_card_beside_the_file_says_where_its_maps_lie(tmp_path: Path) -> None:
+    path = tmp_path / "1" / "model.onnx"
+    maps = gaussian_heatmaps(JOINTS - 1, size_wh=(48, 64), sigma=2.0)
+    save_constant_teacher(path, maps[None])
+    codec = {"kind": "heatmap", "width": 48, "height": 64, "scale": [4, 4], "offset": [4, 4]}
+    form = pose_card()["input"] | {"width": 192, "height": 256}
+    card = pose_card() | {"codec": codec, "input": form, "sha256": "0" * 64}
+    (tmp_path / "posegate.json").write_text(json.dumps(card))
+    kept = HeatmapTeacher(path, threads=1).heatmaps(MIDDLES)
+    np.testing.assert_array_equal(peaks(kept), [JOINTS, JOINTS])
+
+
+def test_what_is_no_heatmap_network_is_named(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not a network")
+    with pytest.raises(BadData, match=r"broken\.onnx: not a network"):
+        HeatmapTeacher(broken, threads=1)
+    flat = tmp_path / "flat.onnx"
+    save_constant_teacher(flat, np.zeros((1, 17, 5, 5), np.float32))
+    network = onnx.load(flat)
+    network.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    onnx.save(network, flat)
+    with pytest.raises(BadData, match=r"flat\.onnx: input input is .* not \(n, 3, height, width\)"):
+        HeatmapTeacher(flat, threads=1)
+    save_constant_teacher(flat, np.zeros((1, 17, 64, 48), np.float32))
+    (tmp_path / "posegate.json").write_text("{}")
+    with pytest.raises(BadData, match=r"posegate\.json: name"):
+        HeatmapTeacher(flat, threads=1)
