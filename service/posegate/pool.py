@@ -12,6 +12,7 @@ class Pool:
     """Runs decoding, warping and keypoint maths beside the event loop."""
 
     def __init__(self, threads: int) -> None:
+        self.threads = threads
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="arrays")
 
     async def run(self, function: Callable[[], T]) -> T:

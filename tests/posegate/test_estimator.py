@@ -127,3 +127,19 @@ async def test_stage_times_cover_the_whole_estimate(estimator: Estimator) -> Non
         IMAGE, BOXES, decode="dark", flip_test=False, deadline=None, clock=clock
     )
     assert list(clock.stages_ms) == ["crop", "queue", "infer", "keypoints"]
+
+
+async def test_people_cut_by_several_threads_are_the_people_cut_by_one(
+    estimator: Estimator,
+) -> None:
+    offsets = np.arange(7, dtype=np.float32)[:, None] * 9
+    xyxy = np.array([[5, 5, 60, 90]], np.float32) + offsets
+    boxes = Boxes(xyxy, np.ones(7, np.float32))
+    for flip_test in (False, True):
+        crops = await estimator._crop(IMAGE, boxes, flip_test)
+        alone = warp_crops(IMAGE, boxes, estimator._preprocess, padding=1.25)
+        np.testing.assert_array_equal(crops.tensor[:7], alone.tensor)
+        np.testing.assert_array_equal(crops.crop_to_image[-7:], alone.crop_to_image)
+        assert len(crops) == (14 if flip_test else 7)
+        if flip_test:
+            np.testing.assert_array_equal(crops.tensor[7:], alone.tensor[..., ::-1])
