@@ -51,7 +51,7 @@ async def estimator(repository: Path, backend: FakeBackend) -> AsyncIterator[Est
         max_wait_s=0,
         max_queue=99,
     )
-    pool = Pool(1)
+    pool = Pool(2)
     await batcher.start()
     backend.calls.clear()
     backend.tensors.clear()
