@@ -15,32 +15,45 @@ BUF = str(BESIDE_PYTHON) if BESIDE_PYTHON.exists() else shutil.which("buf")
 needs_buf = pytest.mark.skipif(BUF is None, reason="buf is not installed (pip install buf-bin)")
 
 
+CHECKS = {
+    "lint": ("lint",),
+    "format": ("format", "--diff", "--exit-code"),
+    # baseline.binpb is the contract as it was last released (buf build -o baseline.binpb)
+    "breaking": ("breaking", "--against", "baseline.binpb"),
+}
+
+
 @needs_buf
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("lint",),
-        ("format", "--diff", "--exit-code"),
-        # baseline.binpb is the contract as it was last released (buf build -o baseline.binpb)
-        ("breaking", "--against", "baseline.binpb"),
-    ],
-    ids=lambda arguments: arguments[0],
-)
-def test_contract_is_clean_and_breaks_no_client(arguments: tuple[str, ...]):
-    done = subprocess.run([BUF, *arguments], cwd=PROTO, capture_output=True, text=True)
+@pytest.mark.parametrize("check", CHECKS)
+def test_contract_is_clean_and_breaks_no_client(check: str):
+    done = subprocess.run([BUF, *CHECKS[check]], cwd=PROTO, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @needs_buf
-def test_a_broken_contract_would_be_noticed(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("check", "before", "after", "words"),
+    [
+        ("breaking", "bytes image = 1", "string image = 1", "image"),  # another type
+        ("breaking", "bytes image = 1", "bytes picture = 1", "image"),  # another name
+        ("breaking", "bytes image = 1", "bytes image = 9", "image"),  # another number
+        ("breaking", "  DECODE_ARGMAX = 3;\n", "", "Decode"),  # a value less
+        ("breaking", "returns (stream StreamResponse)", "returns (StreamResponse)", "Stream"),
+        ("lint", "DECODE_DARK", "DARK", "DARK"),
+        ("format", "bytes image = 1", "bytes  image = 1", "image"),
+    ],
+)
+def test_a_broken_contract_would_be_noticed(
+    tmp_path: Path, check: str, before: str, after: str, words: str
+):
     changed = tmp_path / "proto"
     shutil.copytree(PROTO, changed)
     file = changed / "posegate" / "v1" / "pose.proto"
-    file.write_text(file.read_text().replace("bytes image = 1", "string image = 1"))
-    arguments = ["breaking", "--against", "baseline.binpb"]
-    done = subprocess.run([BUF, *arguments], cwd=changed, capture_output=True, text=True)
+    assert before in file.read_text()
+    file.write_text(file.read_text().replace(before, after))
+    done = subprocess.run([BUF, *CHECKS[check]], cwd=changed, capture_output=True, text=True)
     assert done.returncode != 0
-    assert "image" in done.stdout
+    assert words in done.stdout
 
 
 def test_generated_code_is_what_the_contract_gives(tmp_path: Path):
