@@ -13,6 +13,10 @@ assert np.__version__.startswith("1."), "with numpy 2 every element becomes the 
 class TritonPythonModel:
     def initialize(self, args):
         config = json.loads(args["model_config"])
+        folder = Path(args["model_repository"])
+        refusal = folder / "refuse.txt"
+        if refusal.exists():  # as TensorRT refuses a plan
+            raise pb_utils.TritonModelException(refusal.read_text())
         self.input = config["input"][0]["name"]
         self.outputs = [output["name"] for output in config["output"]]
         self.types = [
@@ -21,9 +25,7 @@ class TritonPythonModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self.session = onnxruntime.InferenceSession(
-            Path(args["model_repository"]) / "network.onnx", options
-        )
+        self.session = onnxruntime.InferenceSession(folder / "network.onnx", options)
 
     def execute(self, requests):
         return [pb_utils.InferenceResponse(self.run(request)) for request in requests]

@@ -58,8 +58,9 @@ def make_triton_repository(
 class TritonProcess:
     """One server; `kill`, `hang`, `wake` and `start` again on the same ports."""
 
-    def __init__(self, repository: Path, backends: Path, log: Path) -> None:
+    def __init__(self, repository: Path, backends: Path, log: Path, *arguments: str) -> None:
         self._repository, self._backends, self._log = repository, backends, log
+        self._arguments = arguments
         self._http, self._grpc, self._metrics = (free_port() for _ in range(3))
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"127.0.0.1:{self._grpc}"
@@ -84,6 +85,7 @@ class TritonProcess:
             f"--metrics-port={self._metrics}",
             "--disable-auto-complete-config",
             "--exit-on-error=false",
+            *self._arguments,
         ]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

@@ -1,6 +1,9 @@
 """The whole pipeline over a real Triton: the same keypoints, and what happens when it goes."""
 
 import asyncio
+import ctypes
+import gc
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +14,7 @@ import pytest
 
 from fakes import encode, make_photo
 from posegate.build import build_pipeline, running_pipeline
-from posegate.errors import BackendDown, BadCard, DeadlineExceeded, PosegateError
+from posegate.errors import BackendDown, BadCard, DeadlineExceeded, Overloaded, PosegateError
 from posegate.metrics import Metrics
 from posegate.pipeline import EstimateOptions, Pipeline
 from posegate.settings import Settings
@@ -25,7 +28,7 @@ async def over(repository: Path, *servers: TritonProcess) -> AsyncIterator[Pipel
     """A started pipeline whose networks run in these servers."""
     urls = tuple(server.url for server in servers)
     settings = Settings(model_repository=repository, threads=2, backend="triton", triton_urls=urls)
-    async with asyncio.timeout(60), running_pipeline(settings) as pipeline:
+    async with asyncio.timeout(240), running_pipeline(settings) as pipeline:
         yield pipeline
 
 
@@ -125,6 +128,46 @@ async def test_hung_triton_lets_deadlines_hold(repository, second_triton):
         second_triton.wake()
         assert await seconds_until(lambda: pipeline.ready() is None) < 3.0
         await pipeline.estimate(PHOTO, people(2))
+
+
+async def test_hung_triton_does_not_let_memory_grow(repository, second_triton):
+    """Ten callers with 40 people each; at most 200 crops, 7 MB, are under way."""
+    settings = Settings(
+        model_repository=repository,
+        threads=2,
+        backend="triton",
+        triton_urls=(second_triton.url,),
+        request_timeout_s=0.5,
+        max_queue=200,
+        max_people=100,
+    )
+    async with asyncio.timeout(90), running_pipeline(settings) as pipeline:
+
+        async def wave() -> set[type]:
+            answers = await asyncio.gather(
+                *(pipeline.estimate(PHOTO, people(40)) for _ in range(10)), return_exceptions=True
+            )
+            return {type(answer) for answer in answers}
+
+        await wave()
+        second_triton.hang()
+        assert await wave() <= {Overloaded, DeadlineExceeded, BackendDown}
+        before = resident_mib()
+        for _ in range(8):
+            assert await wave() <= {Overloaded, DeadlineExceeded, BackendDown}
+        assert resident_mib() - before < 30
+        assert not pipeline._networks["made-pose"]._crops
+        second_triton.wake()
+        assert await seconds_until(lambda: pipeline.ready() is None) < 3.0
+        await pipeline.estimate(PHOTO, people(2))
+
+
+def resident_mib() -> float:
+    """Memory of this process that is in use; what the allocator only keeps is given back first."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 async def test_no_request_fails_when_one_of_two_tritons_is_killed(

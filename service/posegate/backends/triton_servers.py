@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 POLL_S = 0.25
 POLL_TIMEOUT_S = 0.6
 ATTEMPTS = 2
+MOST_SAID = 300
+"""Characters of Triton's own reason that are passed on."""
 CHANNEL_ARGUMENTS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -155,7 +157,20 @@ class _Server:
             if error.status() == "StatusCode.DEADLINE_EXCEEDED":
                 return f"{self.url} does not answer"
             return f"{self.url} cannot be reached ({error.status()})"
-        return None if is_ready else f"{self.url} does not have network {model} ready"
+        if is_ready:
+            return None
+        return f"{self.url} does not have network {model} ready{await self._why_not(model)}"
+
+    async def _why_not(self, model: str) -> str:
+        """What Triton says of a network that it does not serve, in brackets; empty if nothing."""
+        try:
+            index = await self.client.get_model_repository_index(client_timeout=POLL_TIMEOUT_S)
+        except InferenceServerException:
+            return ""
+        said = [one.reason or one.state for one in index.models if one.name == model]
+        if not said:
+            return f" (it knows {', '.join(sorted({one.name for one in index.models}))})"
+        return f" ({' '.join(' '.join(said).split())[:MOST_SAID]})"
 
 
 def _posegate_error(
