@@ -14,7 +14,7 @@ from posenets.networks.nam import NamChannel
 def fold_for_export(network: nn.Module) -> nn.Module:
     """A copy in evaluation mode: attention constants folded, branches nobody reads dropped.
 
-    BatchNorm after a convolution stays: the exporter folds it.
+    BatchNorm after a convolution stays: the exporter folds it, but not after a transposed one.
     """
     folded = copy.deepcopy(network).eval()
     for parent in list(folded.modules()):
@@ -25,7 +25,20 @@ def fold_for_export(network: nn.Module) -> nn.Module:
         drop_unread_branches(folded)
     if isinstance(folded, LiteDeconvPose):
         return FoldedLiteDeconv(folded)
+    for layers in folded.modules():
+        if isinstance(layers, nn.Sequential):
+            fold_transposed(layers)
     return folded
+
+
+def fold_transposed(layers: nn.Sequential) -> None:
+    """Puts each BatchNorm that follows a full transposed convolution into it."""
+    for index in range(len(layers) - 1):
+        conv, norm = layers[index], layers[index + 1]
+        if isinstance(conv, nn.ConvTranspose2d) and isinstance(norm, nn.BatchNorm2d):
+            assert conv.groups == 1, "the scales of a grouped kernel lie elsewhere"
+            layers[index] = nn.utils.fusion.fuse_conv_bn_eval(conv, norm, transpose=True)
+            layers[index + 1] = nn.Identity()
 
 
 def drop_unread_branches(network: HighResolutionNet) -> None:
