@@ -62,13 +62,15 @@ class GrpcTransport:
         call = self._stub.Stream(metadata=self._metadata)
         sending = asyncio.create_task(_send(call, frames, first))
         sending.add_done_callback(lambda task: call.cancel() if failure(task) else None)
+        complete = False
         try:
             async for response in call:
                 event = event_document(response)
                 yield event
-                if event["event"] == "summary":  # a write of ours may have met the end of the call
-                    return
+                complete = event["event"] == "summary"
         except grpc.aio.AioRpcError as error:
+            if complete:  # a frame of ours met the end of the call
+                return
             raise _refusal(error) from error
         except asyncio.CancelledError:
             if (reason := failure(sending)) is not None:
