@@ -18,12 +18,12 @@ WARM_UP = 300
 
 
 async def send(service: Served, count: int, kinds: cycle) -> None:
-    connection = Connection(service.url)
-    await connection.open()
     for path, accept, data in islice(kinds, count):
+        connection = Connection(service.url)
+        await connection.open()
         status, body = await connection.request("POST", path, data, accept=accept)
+        await connection.close()
         assert status in (200, 413, 415, 422), (status, body[:300])
-    await connection.close()
 
 
 async def main() -> None:
