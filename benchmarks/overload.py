@@ -61,7 +61,8 @@ async def peak(service: Served, jobs: list[Job], seconds: float) -> float:
     async def caller() -> None:
         nonlocal count
         while time.perf_counter() < started + seconds:
-            count += await ask(service, next(pictures)) == 200
+            status = await ask(service, next(pictures))
+            count += status == 200
 
     await asyncio.gather(*(caller() for _ in range(CALLERS)))
     return count / (time.perf_counter() - started)
