@@ -128,7 +128,7 @@ def _parse_png(data: bytes) -> ImageHeader:
         if kind == b"eXIf":
             orientation = _read_orientation(data[start:end])
         elif kind == b"acTL" and end - start == 8:
-            frames = int.from_bytes(data[start : start + 4], "big")
+            frames = max(1, int.from_bytes(data[start : start + 4], "big"))
     return ImageHeader("png", width, height, orientation, frames)
 
 

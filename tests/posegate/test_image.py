@@ -212,6 +212,14 @@ def test_animation_of_one_frame_is_a_picture() -> None:
     assert decode_image(files.animated_webp(1), LIMITS).width == 32
 
 
+def test_animation_of_no_frame_counts_as_a_picture_that_is_damaged() -> None:
+    control = files.png_chunk(b"acTL", bytes(8))
+    data = files.png_after_header(files.encoded(".png"), control)
+    assert read_header(data, LIMITS).frames == 1
+    with pytest.raises(BadImage, match="damaged"):
+        decode_image(data, LIMITS)
+
+
 @pytest.mark.parametrize(
     "data",
     [

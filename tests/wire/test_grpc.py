@@ -195,6 +195,16 @@ async def test_a_bad_frame_costs_one_error_and_the_stream_goes_on(stub: Stub, ph
     assert (events[5].summary.frames, events[5].summary.errors) == (4, 2)
 
 
+async def test_bytes_that_are_no_message_end_the_stream_with_a_clear_error(service: Service):
+    async with grpc.aio.insecure_channel(service.grpc_address) as channel:
+        stream = channel.stream_stream("/posegate.v1.PoseService/Stream")
+        call = stream(iter([b"\xff\xff\xff"]))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            _ = [event async for event in call]
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "StreamRequest" in caught.value.details()
+
+
 async def test_calls_are_counted_by_method_and_code(stub: Stub, client: httpx.Client, photo: bytes):
     await stub.Estimate(request(photo))
     text = client.get("/metrics").text

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 import grpc.aio
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_health.v1.health import aio as health  # type: ignore[attr-defined]  # not in the stubs
@@ -24,7 +25,7 @@ from posegate.api.messages import (
 from posegate.api.operations import card_document
 from posegate.api.pb import pose_pb2 as pb
 from posegate.api.pb import pose_pb2_grpc as services
-from posegate.errors import PosegateError
+from posegate.errors import BadOption, PosegateError
 from posegate.events import Event
 from posegate.metrics import Metrics
 from posegate.pipeline import Pipeline, StageClock
@@ -84,12 +85,15 @@ class PoseService(services.PoseServiceServicer):
         async def incoming() -> AsyncGenerator[StreamOptions | bytes | PosegateError]:
             nonlocal minimum
             begun = False
-            async for request in requests:
-                item = read_stream_request(request)
-                if isinstance(item, StreamOptions) and not begun:
-                    minimum = item.estimate.min_keypoint_score
-                begun = True
-                yield item
+            try:
+                async for request in requests:
+                    item = read_stream_request(request)
+                    if isinstance(item, StreamOptions) and not begun:
+                        minimum = item.estimate.min_keypoint_score
+                    begun = True
+                    yield item
+            except DecodeError as error:
+                raise BadOption("a message of the stream is not a StreamRequest") from error
 
         async def send(event: Event) -> None:
             await context.write(event_message(event, min_keypoint_score=minimum))
