@@ -349,3 +349,33 @@ def test_stream_by_epochs_is_refused(pack: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*map(str, arguments), "--out", str(tmp_path / "run.pt")])
     assert result.exit_code == 1
     assert "epochs: a stream has no known length" in result.stderr
+
+
+def test_coarse_phase_trains_all_but_the_finest_join(cached: Path, tmp_path: Path) -> None:
+    coarse = Phase(width=64, height=96, share=1.0, batch=4, stride=8)
+    recipe = _recipe(8).model_copy(update={"phases": (coarse,)})
+    cpu = torch.device("cpu")
+    trainer = pose_trainer(
+        recipe, [cached], start=None, device=cpu, checkpoint=tmp_path / "coarse.pt"
+    )
+    batch, _ = trainer.task.draw(0)
+    assert batch.targets.shape[2:] == (12, 8)
+    before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    trainer.run()
+    changed = {
+        name
+        for name, parameter in trainer.network.named_parameters()
+        if not torch.equal(before[name], parameter)
+    }
+    assert any(name.startswith("mix.1.") for name in changed)
+    assert "last.weight" in changed
+    assert not any(name.startswith("mix.2.") for name in changed)
+
+
+def test_networks_without_coarse_maps_refuse_such_a_phase(cached: Path, tmp_path: Path) -> None:
+    coarse = Phase(width=64, height=64, share=1.0, stride=8)
+    recipe = _recipe(8).model_copy(update={"phases": (coarse,), "network": "litedeconv"})
+    with pytest.raises(BadRecipe, match="stride"):
+        pose_trainer(
+            recipe, [cached], start=None, device=torch.device("cpu"), checkpoint=tmp_path / "x.pt"
+        )

@@ -13,7 +13,11 @@ WIDTH = 96
 
 
 class PoseFPN(nn.Module):
-    """(N, 3, H, W), RGB / 127.5 - 1 -> heatmaps (N, J, H/4, W/4), raw. 1.029 M parameters."""
+    """(N, 3, H, W), RGB / 127.5 - 1 -> heatmaps (N, J, H/4, W/4), raw. 1.029 M parameters.
+
+    With `stride=8` the finest join is left out and heatmaps are (N, J, H/8, W/8): a cheaper way to
+    train the rest.
+    """
 
     def __init__(self, joints: int = 17, width: int = WIDTH) -> None:
         super().__init__()
@@ -32,13 +36,17 @@ class PoseFPN(nn.Module):
         nn.init.normal_(self.last.weight, std=0.001)
         nn.init.zeros_(cast(Tensor, self.last.bias))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, stride: int = 4) -> Tensor:
         f4, f8, f16, f32 = self.backbone.features(x)
         x = self.top(f32)  # (N, 96, H/32, W/32)
-        for tap, lateral, mix in zip((f16, f8, f4), self.lat, self.mix, strict=True):
+        for joined, tap, lateral, mix in zip(
+            (16, 8, 4), (f16, f8, f4), self.lat, self.mix, strict=True
+        ):
             up = nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
             x = mix(up + lateral(tap))  # (N, 96, H/16, ..) then H/8, H/4
-        return cast(Tensor, self.last(x))  # (N, J, H/4, W/4)
+            if joined == stride:
+                break
+        return cast(Tensor, self.last(x))  # (N, J, H/stride, W/stride)
 
 
 def backbone_parameters(network: nn.Module) -> list[nn.Parameter]:

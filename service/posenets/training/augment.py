@@ -65,6 +65,7 @@ def make_batch(
     *,
     size_wh: tuple[int, int],
     sigma: float,
+    stride: int = HEATMAP_STRIDE,
     augmentation: Augmentation,
     generator: torch.Generator,
     joint_names: tuple[str, ...] = COCO_KEYPOINTS,
@@ -72,7 +73,8 @@ def make_batch(
     """Augmented batch from cached arrays.
 
     `crops` (N, 320, 240, 3) uint8 BGR, `joints` (N, J, 3), `scores` (N, J), `teacher`
-    (N, J, 64, 48) uint8 or None; `sigma` in heatmap pixels; `joint_names` (J,).
+    (N, J, 64, 48) uint8 or None; `sigma` in heatmap pixels; a heatmap pixel is `stride` input
+    pixels; `joint_names` (J,).
     """
     mirrored = torch.from_numpy(flip_order(joint_names)).to(joints.device)
     lower = torch.tensor([name.endswith(_LOWER) for name in joint_names], device=joints.device)
@@ -84,18 +86,20 @@ def make_batch(
     images = _jitter(images, augmentation, generator)
     points, visible = _joints_in_input(joints, affine, flipped, mirrored)
     known = torch.where(flipped[:, None], scores[:, mirrored], scores)
-    targets, inside = _gaussians(points / HEATMAP_STRIDE, size_wh, sigma)
+    targets, inside = _gaussians(
+        points / stride, (size_wh[0] // stride, size_wh[1] // stride), sigma
+    )
     weights = inside * torch.where(visible == 2, 1.0, known) * (visible > 0)
     if teacher is None:
         return Batch(images, targets, weights, None, None)
     to_teacher = affine.clone()
     to_teacher[:, :, 2] -= torch.tensor(TEACHER_SHIFT, device=affine.device)
     to_teacher /= TEACHER_STRIDE
-    maps = _sample(teacher.float() / 255, to_teacher, size_wh, stride=HEATMAP_STRIDE)
+    maps = _sample(teacher.float() / 255, to_teacher, size_wh, stride=stride)
     maps = torch.where(flipped[:, None, None, None], maps[:, mirrored], maps)
     shift = torch.tensor(TEACHER_SHIFT, device=shown.device).repeat(2)
     whole = _inside(torch.ones_like(teacher[:, :1]), (shown - shift) / TEACHER_STRIDE).float()
-    seen = (_sample(whole, to_teacher, size_wh, stride=HEATMAP_STRIDE) > 0.5).float()
+    seen = (_sample(whole, to_teacher, size_wh, stride=stride) > 0.5).float()
     return Batch(images, targets, weights, maps, seen)
 
 
@@ -237,9 +241,9 @@ def _joints_in_input(
     return points, visible
 
 
-def _gaussians(points: Tensor, size_wh: tuple[int, int], sigma: float) -> tuple[Tensor, Tensor]:
+def _gaussians(points: Tensor, map_wh: tuple[int, int], sigma: float) -> tuple[Tensor, Tensor]:
     """(N, J, h, w) Gaussians at `points` in heatmap pixels; (N, J) float: the peak is inside."""
-    width, height = size_wh[0] // HEATMAP_STRIDE, size_wh[1] // HEATMAP_STRIDE
+    width, height = map_wh
     xs = torch.arange(width, device=points.device)
     ys = torch.arange(height, device=points.device)
     dx = (xs - points[..., 0:1]) ** 2

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from posenets.networks.nam import nam_scales
-from posenets.training.augment import Batch, make_batch
+from posenets.training.augment import HEATMAP_STRIDE, Batch, make_batch
 from posenets.training.cache import CropCache
 from posenets.training.loss import (
     distillation_loss,
@@ -49,7 +49,8 @@ class PoseTask:
             drawn.scores,
             drawn.teacher,
             size_wh=(phase.width, phase.height),
-            sigma=self.recipe.sigma or sigma_for(phase.width // 4),
+            sigma=self.recipe.sigma or sigma_for(phase.width // phase.stride),
+            stride=phase.stride,
             augmentation=self.recipe.augmentation,
             generator=self.generator,
             joint_names=self.people.joint_names,
@@ -61,7 +62,9 @@ class PoseTask:
         images = ((batch.images - self._mean) / self._std).contiguous(
             memory_format=torch.channels_last
         )
-        predicted = network(images).float()
+        stride = batch.images.shape[-1] // batch.targets.shape[-1]
+        coarse = {} if stride == HEATMAP_STRIDE else {"stride": stride}
+        predicted = network(images, **coarse).float()
         loss = heatmap_weighting_loss(
             predicted, batch.targets, batch.weights, self.recipe.weighting
         )

@@ -30,6 +30,9 @@ class Phase(_Strict):
     height: int = Field(ge=64, multiple_of=32)
     share: float = Field(gt=0, le=1)
     batch: int = Field(default=32, ge=1)
+    stride: Literal[4, 8] = Field(
+        default=4, description="input pixels per heatmap pixel; 8 for PoseFPN: half the cost"
+    )
 
 
 class Recipe(_Strict):

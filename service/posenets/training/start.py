@@ -12,6 +12,8 @@ from posenets.networks import NETWORKS, build_network
 from posenets.networks.mobilenetv3_small import MobileNetV3Small, load_folded_weights
 from posenets.networks.nam import nam_scales
 from posenets.networks.person_detector import PersonDetector
+from posenets.networks.posefpn import PoseFPN
+from posenets.training.augment import HEATMAP_STRIDE
 from posenets.training.box_teacher import add_teacher_boxes
 from posenets.training.cache import CropCache, open_cache
 from posenets.training.checkpoint import load_weights
@@ -57,6 +59,9 @@ def pose_trainer(
     network = make_network(recipe.network)
     if recipe.sparsity and not nam_scales(network):
         raise BadRecipe(f"sparsity: {recipe.network} has no NAM whose scales it would act on")
+    coarse = any(phase.stride != HEATMAP_STRIDE for phase in recipe.phases)
+    if coarse and not isinstance(network, PoseFPN):
+        raise BadRecipe(f"phases.stride: {recipe.network} has heatmaps of stride 4 only")
     names = joints_of(recipe.network)
     if streams:
         if recipe.epochs:
