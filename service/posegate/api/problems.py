@@ -24,7 +24,7 @@ from posegate.errors import PosegateError, status_of
 MEDIA_TYPE = "application/problem+json"
 CLIENT_GONE = 499
 DEFAULT_RETRY_AFTER_S = 1.0
-LINGER_S = 10.0
+LINGER_S = 2.0
 """How long a refused upload is still read after the answer. Closing a socket with unread bytes
 resets the connection, and a client that is still sending would then never see the answer."""
 
