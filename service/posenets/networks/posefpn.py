@@ -13,11 +13,7 @@ WIDTH = 96
 
 
 class PoseFPN(nn.Module):
-    """(N, 3, H, W), RGB / 127.5 - 1 -> heatmaps (N, J, H/4, W/4), raw. 1.029 M parameters.
-
-    With `stride=8` the finest join is left out and heatmaps are (N, J, H/8, W/8): a cheaper way to
-    train the rest.
-    """
+    """(N, 3, H, W), RGB / 127.5 - 1 -> heatmaps (N, J, H/4, W/4), raw. 1.029 M parameters."""
 
     def __init__(self, joints: int = 17, width: int = WIDTH) -> None:
         super().__init__()
@@ -36,7 +32,11 @@ class PoseFPN(nn.Module):
         nn.init.normal_(self.last.weight, std=0.001)
         nn.init.zeros_(cast(Tensor, self.last.bias))
 
-    def forward(self, x: Tensor, stride: int = 4) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        return self.heatmaps(x, 4)
+
+    def heatmaps(self, x: Tensor, stride: int) -> Tensor:
+        """Heatmaps (N, J, H/stride, W/stride); 8 leaves the finest join out, to train the rest."""
         f4, f8, f16, f32 = self.backbone.features(x)
         x = self.top(f32)  # (N, 96, H/32, W/32)
         for joined, tap, lateral, mix in zip(

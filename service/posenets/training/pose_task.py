@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from posenets.networks.nam import nam_scales
-from posenets.training.augment import HEATMAP_STRIDE, Batch, make_batch
+from posenets.networks.posefpn import PoseFPN
+from posenets.training.augment import Batch, make_batch
 from posenets.training.cache import CropCache
 from posenets.training.loss import (
     distillation_loss,
@@ -63,8 +64,10 @@ class PoseTask:
             memory_format=torch.channels_last
         )
         stride = batch.images.shape[-1] // batch.targets.shape[-1]
-        coarse = {} if stride == HEATMAP_STRIDE else {"stride": stride}
-        predicted = network(images, **coarse).float()
+        if isinstance(network, PoseFPN):
+            predicted = network.heatmaps(images, stride).float()
+        else:
+            predicted = network(images).float()
         loss = heatmap_weighting_loss(
             predicted, batch.targets, batch.weights, self.recipe.weighting
         )
