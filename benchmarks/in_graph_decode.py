@@ -90,14 +90,10 @@ def main() -> None:
         parser.error(f"{model.name} has no decoded form; run: posenets export-decoded REPOSITORY")
     with tempfile.TemporaryDirectory() as folder:
         triton = make_triton_repository(options.repository, Path(folder))
-        server = TritonProcess(triton, make_backends(Path(folder)), Path(folder) / "log")
-        try:
-            server.start()
+        with TritonProcess(triton, make_backends(Path(folder)), Path(folder) / "log") as server:
             rows = asyncio.run(
                 run(server.url, model, options.callers, options.seconds, options.rounds)
             )
-        finally:
-            server.kill()
     for row in rows:
         print(json.dumps(row) if options.json else row)
 

@@ -115,12 +115,8 @@ def main() -> None:
     model = load_catalog(options.repository).get(options.model, "pose")
     with tempfile.TemporaryDirectory() as folder:
         triton = make_triton_repository(options.repository, Path(folder))
-        server = TritonProcess(triton, make_backends(Path(folder)), Path(folder) / "log")
-        try:
-            server.start()
+        with TritonProcess(triton, make_backends(Path(folder)), Path(folder) / "log") as server:
             answer = asyncio.run(run(server.url, model, options))
-        finally:
-            server.kill()
     by = "perf_analyzer" if shutil.which("perf_analyzer") else "tritonclient"
     row = {"model": model.name, "callers": options.callers, "directly_by": by}
     row |= {name: round(value, 3) for name, value in answer.items()}

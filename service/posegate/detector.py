@@ -42,12 +42,7 @@ class LetterboxDetector:
         card = model.card
         assert card.letterbox is not None
         assert card.nms is not None
-        self._preprocess = Preprocess(
-            size_wh=card.input.size_wh,
-            color=card.input.color,
-            mean=card.input.mean,
-            std=card.input.std,
-        )
+        self._preprocess = Preprocess.of(card.input)
         self._letterbox: LetterboxSpec = card.letterbox
         self._nms: NmsSpec = card.nms
         self._backend = backend

@@ -39,12 +39,7 @@ class Estimator:
         assert card.codec is not None
         self.names = card.keypoints
         self._padding = card.crop.padding
-        self._preprocess = Preprocess(
-            size_wh=card.input.size_wh,
-            color=card.input.color,
-            mean=card.input.mean,
-            std=card.input.std,
-        )
+        self._preprocess = Preprocess.of(card.input)
         self._backend, self._codecs = backend, _codecs(card)
         self._decoded: tuple[Network, dict[str, Codec]] | None = None
         if decoded is not None and (decoded_card := card.with_decoding_in_the_graph()):

@@ -50,7 +50,7 @@ async def photo_crops(model: Model, photos: Sequence[Path], settings: Settings) 
     """Network input (n, 3, H, W): the people of the photos, or the photos for a detector."""
     card = model.card
     images = [decode_image(path.read_bytes(), ImageLimits()) for path in photos]
-    preprocess = _preprocess(card)
+    preprocess = Preprocess.of(card.input)
     if card.letterbox is not None:
         parts = [letterbox(image, preprocess, fill=card.letterbox.fill)[0] for image in images]
     else:
@@ -67,7 +67,7 @@ def made_crops(model: Model) -> F32:
     small = random.integers(0, 256, (MADE_CROPS, 12, 9, 3), dtype=np.uint8)
     size = card.input.size_wh
     large = [cv2.resize(one, size, interpolation=cv2.INTER_CUBIC) for one in small]
-    return normalize(np.stack(large), _preprocess(card))
+    return normalize(np.stack(large), Preprocess.of(card.input))
 
 
 def onnx_outputs(model: Model, crops: F32) -> dict[str, F32]:
@@ -157,8 +157,3 @@ def _crop(image: Image, boxes: Boxes, *, card: ModelCard, preprocess: Preprocess
         boxes = Boxes(whole, np.ones(1, np.float32))
     assert card.crop is not None
     return warp_crops(image, boxes, preprocess, padding=card.crop.padding).tensor
-
-
-def _preprocess(card: ModelCard) -> Preprocess:
-    spec = card.input
-    return Preprocess(size_wh=spec.size_wh, color=spec.color, mean=spec.mean, std=spec.std)

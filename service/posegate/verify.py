@@ -87,7 +87,8 @@ async def verify(
             found = await _estimates(pipeline, data.photos, sibling)
             checks.append(_form_check(sibling.removeprefix(f"{name}-"), data, base, found))
     hear("http")
-    checks.append(_wire_check("http", base, await _over_http(settings, data.photos, model)))
+    farthest, median = _pixels(base, await _over_http(settings, data.photos, model))
+    checks.append(Check("http", farthest <= WIRE_BOUND_PX, None, farthest, median))
     if triton_urls:
         hear("triton")
         changes = {"backend": "triton", "triton_urls": tuple(triton_urls)}
@@ -181,38 +182,29 @@ async def _over_http(settings: Settings, photos: Sequence[Photo], model: Model) 
 
 
 def _form_check(form: str, data: Data, base: Estimates, found: Estimates) -> Check:
-    distances = [
-        _distances(ours.keypoints.xy, theirs.keypoints.xy)
-        for ours, theirs in zip(base, found, strict=True)
-        if ours is not None and theirs is not None
-    ]
     lost = round(_ap(data, base) - _ap(data, found), 4)
-    farthest, median = _pixels(distances)
+    places = [None if poses is None else poses.keypoints.xy for poses in found]
+    farthest, median = _pixels(base, places)
     return Check(form, lost <= AP_BOUND, None, farthest, median, ap_diff=-lost or 0.0)
 
 
-def _wire_check(form: str, base: Estimates, found: Sequence[F32 | None]) -> Check:
+def _pixels(base: Estimates, found: Sequence[F32 | None]) -> tuple[float, float]:
+    """The largest and the median distance between the keypoints of all photos."""
     distances = [
         _distances(ours.keypoints.xy, theirs)
         for ours, theirs in zip(base, found, strict=True)
         if ours is not None and theirs is not None
     ]
-    farthest, median = _pixels(distances)
-    return Check(form, farthest <= WIRE_BOUND_PX, None, farthest, median)
+    if not distances:
+        raise BadOption("none of the photos has a labelled person; there is nothing to compare")
+    every = np.concatenate(distances)
+    return round(float(every.max()), 4), round(float(np.median(every)), 4)
 
 
 def _distances(ours: F32, theirs: F32) -> F32:
     if ours.shape != theirs.shape:
         raise BackendDown(f"{theirs.shape} keypoints came back where {ours.shape} were expected")
     return np.asarray(np.linalg.norm(ours - theirs, axis=-1).ravel(), np.float32)
-
-
-def _pixels(distances: Sequence[F32]) -> tuple[float, float]:
-    """The largest and the median distance."""
-    if not distances:
-        raise BadOption("none of the photos has a labelled person; there is nothing to compare")
-    every = np.concatenate(distances)
-    return round(float(every.max()), 4), round(float(np.median(every)), 4)
 
 
 def _ap(data: Data, found: Estimates) -> float:

@@ -57,7 +57,7 @@ class Traced:
         below = [span for span in spans.values() if span is not root]
         for span in below:
             parent = spans[span.parent.span_id]
-            slack_ns = 50_000_000  # wall clock and performance counter are read one after the other
+            slack_ns = 2_000_000  # wall clock and performance counter are read one after the other
             assert parent.start_time - slack_ns <= span.start_time <= span.end_time
             assert span.end_time <= parent.end_time + slack_ns
         return root, below

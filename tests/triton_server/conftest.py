@@ -56,12 +56,10 @@ def triton(
     triton_repository: Path, backends: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TritonProcess]:
     """One server for all tests that leave it alive and awake."""
-    server = TritonProcess(triton_repository, backends, tmp_path_factory.mktemp("log") / "triton")
-    try:
-        server.start()
+    with TritonProcess(
+        triton_repository, backends, tmp_path_factory.mktemp("log") / "triton"
+    ) as server:
         yield server
-    finally:
-        server.kill()
 
 
 @pytest.fixture
@@ -69,12 +67,8 @@ def second_triton(
     triton_repository: Path, backends: Path, tmp_path: Path
 ) -> Iterator[TritonProcess]:
     """Another server, to be killed."""
-    server = TritonProcess(triton_repository, backends, tmp_path / "triton")
-    try:
-        server.start()
+    with TritonProcess(triton_repository, backends, tmp_path / "triton") as server:
         yield server
-    finally:
-        server.kill()
 
 
 def _convolution() -> onnx.ModelProto:

@@ -56,7 +56,7 @@ def make_triton_repository(
 
 
 class TritonProcess:
-    """One server; `kill`, `hang`, `wake` and `start` again on the same ports."""
+    """One server, alive inside `with`; `kill`, `hang`, `wake` and `start` it on the same ports."""
 
     def __init__(self, repository: Path, backends: Path, log: Path, *arguments: str) -> None:
         self._repository, self._backends, self._log = repository, backends, log
@@ -64,6 +64,17 @@ class TritonProcess:
         self._http, self._grpc, self._metrics = (free_port() for _ in range(3))
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"127.0.0.1:{self._grpc}"
+
+    def __enter__(self) -> "TritonProcess":
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
 
     def start(self, *, wait: bool = True) -> None:
         server = triton_folder()

@@ -69,9 +69,7 @@ async def test_a_config_with_another_batch_size_is_followed(repository, backends
             .replace("batch_size: 8 ", "batch_size: 4 ")
         ),
     )
-    server = TritonProcess(small, backends, tmp_path / "log")
-    try:
-        server.start()
+    with TritonProcess(small, backends, tmp_path / "log") as server:
         embedded = Settings(model_repository=repository, threads=1)
         async with running_pipeline(embedded) as here, over(repository, server) as there:
             expected = await here.estimate(PHOTO, people(11))
@@ -79,8 +77,6 @@ async def test_a_config_with_another_batch_size_is_followed(repository, backends
         np.testing.assert_allclose(
             answer.poses.keypoints.xy, expected.poses.keypoints.xy, rtol=0, atol=0.01
         )
-    finally:
-        server.kill()
 
 
 async def test_a_config_without_batches_is_refused_at_start(repository, backends, tmp_path):
@@ -89,25 +85,20 @@ async def test_a_config_without_batches_is_refused_at_start(repository, backends
             "max_batch_size: 32", "max_batch_size: 0"
         )
 
-    server = TritonProcess(
-        make_triton_repository(repository, tmp_path, change=unbatched), backends, tmp_path / "log"
-    )
-    try:
-        server.start()
-        with pytest.raises(BadCard, match="max_batch_size 0"):
-            async with over(repository, server):
-                pass
-    finally:
-        server.kill()
+    served = make_triton_repository(repository, tmp_path, change=unbatched)
+    with (
+        TritonProcess(served, backends, tmp_path / "log") as server,
+        pytest.raises(BadCard, match="max_batch_size 0"),
+    ):
+        async with over(repository, server):
+            pass
 
 
 async def test_a_corrupt_successor_does_not_end_the_former(repository, backends, tmp_path):
     served = make_triton_repository(repository, tmp_path)
-    server = TritonProcess(
+    with TritonProcess(
         served, backends, tmp_path / "log", "--model-control-mode=explicit", "--load-model=*"
-    )
-    try:
-        server.start()
+    ) as server:
         async with over(repository, server) as pipeline:
             before = await pipeline.estimate(PHOTO, people(3))
             (served / POSE_NAME / "network.onnx").write_bytes(b"corrupt")
@@ -120,8 +111,6 @@ async def test_a_corrupt_successor_does_not_end_the_former(repository, backends,
             assert pipeline.ready() is None
             after = await pipeline.estimate(PHOTO, people(3))
         np.testing.assert_array_equal(after.poses.keypoints.xy, before.poses.keypoints.xy)
-    finally:
-        server.kill()
 
 
 # what is wrong with the gateway's own repository, and the words of the error

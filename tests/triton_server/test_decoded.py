@@ -33,12 +33,10 @@ def serving(
     with_variant: Path, backends: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TritonProcess]:
     folder = tmp_path_factory.mktemp("triton")
-    server = TritonProcess(make_triton_repository(with_variant, folder), backends, folder / "log")
-    try:
-        server.start()
+    with TritonProcess(
+        make_triton_repository(with_variant, folder), backends, folder / "log"
+    ) as server:
         yield server
-    finally:
-        server.kill()
 
 
 async def same_keypoints(
@@ -99,10 +97,6 @@ async def test_half_precision_heatmaps_are_taken(backends, tmp_path):
     gaussians = make_repository(tmp_path)
     folder = make_triton_repository(gaussians, tmp_path, change=halved)
     assert "TYPE_FP16" in (folder / POSE_NAME / "config.pbtxt").read_text()
-    server = TritonProcess(folder, backends, tmp_path / "log")
-    try:
-        server.start()
+    with TritonProcess(folder, backends, tmp_path / "log") as server:
         async with over(gaussians, server) as pipeline:
             await same_keypoints(gaussians, pipeline, people(5), within_px=0.1)
-    finally:
-        server.kill()

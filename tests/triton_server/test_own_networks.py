@@ -38,12 +38,8 @@ def shipped_triton(
     backends: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TritonProcess]:
     folder = tmp_path_factory.mktemp("shipped")
-    server = TritonProcess(make_triton_repository(SHIPPED, folder), backends, folder / "log")
-    try:
-        server.start()
+    with TritonProcess(make_triton_repository(SHIPPED, folder), backends, folder / "log") as server:
         yield server
-    finally:
-        server.kill()
 
 
 async def test_keypoints_equal_those_of_the_embedded_backend(photo, shipped_triton):

@@ -200,14 +200,12 @@ async def test_a_network_of_another_size_is_refused_at_start(repository, backend
         return config.split("model_warmup")[0].replace("[ 3, 64, 48 ]", "[ 3, 64, 64 ]")
 
     wrong = make_triton_repository(repository, tmp_path, change=widen)
-    server = TritonProcess(wrong, backends, tmp_path / "log")
-    try:
-        server.start()
-        with pytest.raises(BadCard, match="its card says"):
-            async with over(repository, server):
-                pass
-    finally:
-        server.kill()
+    with (
+        TritonProcess(wrong, backends, tmp_path / "log") as server,
+        pytest.raises(BadCard, match="its card says"),
+    ):
+        async with over(repository, server):
+            pass
 
 
 async def test_start_waits_for_triton_and_says_so(repository):

@@ -19,8 +19,7 @@ _LIMITS = ImageLimits(max_bytes=2**30, max_pixels=2**28)
 
 def calibration_crops(source: Path, card: ModelCard, *, count: int = 64) -> F32:
     """(n, 3, H, W) float32, n at most `count`, spread over a crop cache or a COCO-form folder."""
-    form = card.input
-    preprocess = Preprocess(form.size_wh, form.color, form.mean, form.std)
+    preprocess = Preprocess.of(card.input)
     if (source / "crops.npy").exists():
         return _cached(source, preprocess, count)
     assert card.crop is not None
