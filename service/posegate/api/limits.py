@@ -22,14 +22,22 @@ class Slots:
         self._count = count
         self._taken = 0
 
+    @property
+    def all_taken(self) -> bool:
+        return self._taken >= self._count
+
+    def refusal(self) -> Overloaded:
+        """What a caller is told while all slots are taken."""
+        return Overloaded(
+            f"{self._count} requests are already in flight, the most this service takes "
+            "(max_images); try again after the time in Retry-After"
+        )
+
     @contextmanager
     def taken(self) -> Iterator[None]:
         """Hold one slot; Overloaded at once when all are held."""
-        if self._taken >= self._count:
-            raise Overloaded(
-                f"{self._count} requests are already in flight, the most this service takes "
-                "(max_images); try again after the time in Retry-After"
-            )
+        if self.all_taken:
+            raise self.refusal()
         self._taken += 1
         try:
             yield

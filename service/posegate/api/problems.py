@@ -49,6 +49,13 @@ class Problem:
             "request_id": request_id,
         }
 
+    def response_headers(self) -> dict[str, str]:
+        """The headers that are the problem's own."""
+        headers = dict(self.headers or {})
+        if self.retry_after_s is not None:
+            headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_s)))
+        return headers
+
 
 INTERNAL = Problem(
     "internal",
@@ -89,9 +96,7 @@ class ProblemResponse(Response):
     media_type = MEDIA_TYPE
 
     def __init__(self, problem: Problem, request: HTTPConnection) -> None:
-        headers = dict(problem.headers or {})
-        if problem.retry_after_s is not None:
-            headers["Retry-After"] = str(max(1, math.ceil(problem.retry_after_s)))
+        headers = problem.response_headers()
         self._lingers = has_unread_body(request)
         if self._lingers:
             headers["Connection"] = "close"

@@ -1,0 +1,144 @@
+"""HTTP/1.1 as uvicorn speaks it, with a short way to say no.
+
+To refuse through the whole application costs a good part of what it costs to serve, so that many
+more requests than can be served would starve those that are. While every slot is taken, a request
+for poses is therefore answered from the bytes of its head alone, and its body is let go by uncut:
+the connection stays good for the next request, and nobody is reset while still sending.
+"""
+
+import json
+import logging
+import re
+import uuid
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from posegate.api.envelope import REQUEST_ID
+from posegate.api.keys import ApiKeys
+from posegate.api.limits import Slots
+from posegate.api.problems import MEDIA_TYPE, problem_of
+from posegate.errors import Unauthenticated
+from posegate.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+HEAD_ROOM = 8192
+"""A longer head, or one that comes in pieces, takes the ordinary way."""
+HEAD = re.compile(
+    rb"POST (?P<route>/v1/poses(?::batch)?)(?:\?[!-~]*)? HTTP/1\.1\r\n"
+    rb"(?P<headers>(?:[!#-'*+.0-9A-Z^-z|~-]+:[^\r\n\0]*\r\n)+)\r\n"
+)
+ORDINARY = {"transfer-encoding", "expect", "upgrade"}
+"""Whatever makes the end of a body less than plain to see takes the ordinary way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What is sent, how long the request's head was and how long its body is, in bytes."""
+
+    answer: bytes
+    head: int
+    body: int
+    closes: bool
+
+
+@dataclass(frozen=True)
+class Door:
+    """Decides from the first bytes of a request whether it must be refused at once."""
+
+    slots: Slots
+    keys: ApiKeys
+    metrics: Metrics
+    max_body_bytes: int
+
+    def refuse(self, data: bytes) -> Refused | None:
+        """The refusal, or None where the application is to see the request.
+
+        The application sees whatever is not a plain request for poses, a request without its key,
+        for which trying again would not help, and one too large to be read to its end.
+        """
+        if not self.slots.all_taken or not (found := HEAD.match(data, 0, HEAD_ROOM)):
+            return None
+        lines = [line.partition(":") for line in found["headers"].decode("latin-1").splitlines()]
+        headers = {name.lower(): value.strip() for name, _, value in lines}
+        length = headers.get("content-length", "")
+        if len(headers) < len(lines) or ORDINARY & headers.keys() or not length.isdecimal():
+            return None
+        if int(length) > self.max_body_bytes:
+            return None
+        try:
+            self.keys.check(headers)
+        except Unauthenticated:
+            return None
+        closes = headers.get("connection", "").lower() == "close"
+        answer = self._answer(found["route"].decode(), headers.get("x-request-id", ""), closes)
+        return Refused(answer, found.end(), int(length), closes)
+
+    def _answer(self, route: str, request_id: str, closes: bool) -> bytes:
+        if not REQUEST_ID.fullmatch(request_id):
+            request_id = uuid.uuid4().hex
+        problem = problem_of(self.slots.refusal())
+        labels = {"face": "http", "route": route, "code": str(problem.status)}
+        self.metrics.request_seconds.labels(**labels).observe(0.0)
+        self.metrics.rejected.labels(reason=problem.slug).inc()
+        extra = {"request_id": request_id, "problem": problem.detail}
+        log.info("POST %s %d", route, problem.status, extra=extra)
+        content = json.dumps(problem.document(request_id))
+        headers = {
+            **problem.response_headers(),
+            "Content-Type": MEDIA_TYPE,
+            "Content-Length": len(content),
+            "X-Request-Id": request_id,
+            **({"Connection": "close"} if closes else {}),
+        }
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        return f"HTTP/1.1 {problem.status} {problem.title}\r\n{lines}\r\n{content}".encode()
+
+
+class EarlyProtocol(H11Protocol):
+    """Uvicorn's protocol behind a door; use `behind` to make one."""
+
+    door: ClassVar[Door]
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._unread = 0
+        self._closes = False
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of one or more requests, or of a part of one."""
+        while data:
+            skipped = min(self._unread, len(data))
+            if not skipped and self._between_requests() and (refused := self.door.refuse(data)):
+                self._refuse(refused)
+                skipped = min(refused.head + refused.body, len(data))
+            if not skipped:
+                super().data_received(data)
+                return
+            self._unread -= skipped
+            data = data[skipped:]
+            if self._closes and not self._unread:
+                self.transport.close()
+                return
+
+    def _between_requests(self) -> bool:
+        idle = self.conn.our_state is h11.IDLE and self.conn.their_state is h11.IDLE
+        return idle and not self.conn.trailing_data[0]
+
+    def _refuse(self, refused: Refused) -> None:
+        """Answer; what is left of the body and the next head have the keep-alive time to come."""
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+        self.transport.write(refused.answer)
+        self._unread = refused.head + refused.body
+        self._closes = refused.closes
+
+
+def behind(door: Door) -> type[EarlyProtocol]:
+    """The protocol that uvicorn makes one of per connection."""
+    return type("EarlyProtocol", (EarlyProtocol,), {"door": door})
