@@ -32,7 +32,7 @@ proto: $(VENV)/.test
 		--pyi_out=service --grpc_python_out=service posegate/api/pb/pose.proto
 
 clean:
-	rm -rf $(VENV) .venv-deploy .venv-triton
+	rm -rf $(VENV) .venv-deploy .venv-triton .venv-perf
 
 $(VENV)/.serve: pyproject.toml
 	python3 -m venv $(VENV) || { echo $(NEEDS_VENV) >&2; exit 1; }
@@ -57,4 +57,10 @@ $(VENV)/.test: $(VENV)/.serve
 	python3 -m venv .venv-triton || { echo $(NEEDS_VENV) >&2; exit 1; }
 	.venv-triton/bin/python -m pip install --quiet numpy==1.26.4 onnxruntime==1.23.2
 	.venv-triton/bin/python -m pip install --quiet --no-deps nvidia-pytriton==0.7.0
+	touch $@
+
+# perf_analyzer, for benchmarks/triton.py alone; it also needs Debian's libb64-0d.
+.venv-perf/.done:
+	python3 -m venv .venv-perf || { echo $(NEEDS_VENV) >&2; exit 1; }
+	.venv-perf/bin/python -m pip install --quiet --no-deps tritonclient==2.51.0 nvidia-cuda-runtime-cu12
 	touch $@

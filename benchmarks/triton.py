@@ -1,110 +1,148 @@
-"""The gateway's crops per second over a real Triton, against Triton driven directly.
+"""The gateway's pose crops per second over a real Triton, against perf_analyzer on the same server.
 
-    make .venv-triton/.done
-    PYTHONPATH=service:tests python benchmarks/triton.py [--seconds 6] [--json]
+    make .venv-triton/.done .venv-perf/.done
+    PYTHONPATH=service:tests python benchmarks/triton.py PHOTOS... [--seconds 15] [--json]
 
-Both sides send the same crops of the shipped pose network, one per request, from 8 callers to one
-server, in turns; the best round of each counts. Directly: `perf_analyzer` where it is on PATH, else
-tritonclient's asyncio gRPC client, each caller with a request made beforehand. The gateway is
-posegate's Triton backend as the pipeline uses it: queue, deadline, checks, whole heatmaps.
-The aim is a ratio of 0.9.
+Both sides send the same crops, those of the people in the photos, one per request over gRPC and at
+the same concurrency, to one server, in turns; the best round of each counts. The gateway is
+posegate's Triton backend as the pipeline uses it: queue, deadline, checks, whole heatmaps. The aim
+is a ratio of 0.9. The server is the one of the tests: Python backend, ONNX Runtime, no GPU.
 """
 
 import argparse
 import asyncio
+import base64
+import csv
+import itertools
 import json
-import re
+import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import numpy as np
-import tritonclient.grpc.aio as triton_client
-from tritonclient.grpc import InferInput, InferRequestedOutput
 
 from posegate.backends.triton import TritonNetwork
-from posegate.backends.triton_servers import CHANNEL_ARGUMENTS, TritonServers
+from posegate.backends.triton_servers import TritonServers
 from posegate.catalog import Model, load_catalog
 from posegate.metrics import Metrics
-from posegate.settings import find_model_repository
+from posegate.plan_check import photo_crops
+from posegate.predict import find_sources
+from posegate.settings import Settings, find_model_repository
+from posegate.tables import print_table
 from triton_server.serving import TritonProcess, make_backends, make_triton_repository
 
+PERF_VENV = Path(__file__).parents[1] / ".venv-perf"
+HOW_TO_GET_IT = (
+    "perf_analyzer is not here. It is a program in the wheel tritonclient 2.51.0 (Linux x86-64):\n"
+    "    make .venv-perf/.done\nIt also needs Debian's libb64-0d: apt-get install libb64-0d"
+)
+WINDOWS = 3
+"""perf_analyzer measures in windows and needs three; each gets a third of a round."""
 
-async def per_second(call: Callable[[], Awaitable[object]], callers: int, seconds: float) -> float:
-    """Calls that ended per second, from so many callers at a time."""
+
+def find_perf_analyzer() -> str:
+    """Path of the program, or the end of this one with the way to get it."""
+    program = shutil.which("perf_analyzer", path=str(PERF_VENV / "bin"))
+    program = program or shutil.which("perf_analyzer")
+    if program is None:
+        sys.exit(HOW_TO_GET_IT)
+    done = subprocess.run([program, "--version"], env=_environment(), capture_output=True)  # noqa: S603
+    if b"error while loading shared libraries" in done.stderr:
+        sys.exit(f"{done.stderr.decode().strip()}\n{HOW_TO_GET_IT}")
+    return program
+
+
+def directly(
+    program: str, url: str, model: Model, data: Path, *, callers: int, seconds: float
+) -> float:
+    """perf_analyzer's inferences per second; `data` is what `write_crops` wrote."""
+    window_ms = round(seconds * 1000 / WINDOWS)
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.csv"
+        done = subprocess.run(  # noqa: S603
+            [
+                program, "-m", model.name, "-u", url, "-i", "grpc", "-b", "1", "--async",
+                "--concurrency-range", str(callers), "--input-data", str(data),
+                "--shape", f"{model.card.input.name}:{','.join(map(str, model.card.input_shape))}",
+                "--measurement-interval", str(window_ms), "--stability-percentage", "999",
+                "--max-trials", str(WINDOWS), "-f", str(report),
+            ],
+            env=_environment(), capture_output=True, text=True, timeout=20 * seconds + 120,
+        )  # fmt: skip
+        if done.returncode != 0 or not report.is_file():
+            sys.exit(f"perf_analyzer failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        with report.open(newline="") as rows:
+            return float(next(csv.DictReader(rows))["Inferences/Second"])
+
+
+async def through_the_gateway(
+    network: TritonNetwork, crops: np.ndarray, *, callers: int, seconds: float
+) -> float:
+    """Crops answered per second, from so many callers at a time, each asking for one."""
+    turn = itertools.cycle(range(len(crops)))
     done = 0
     started = time.monotonic()
 
     async def keep_calling() -> None:
         nonlocal done
-        while time.monotonic() < started + seconds:
-            await call()
+        while (now := time.monotonic()) < started + seconds:
+            first = next(turn)
+            await network.infer(crops[first : first + 1], deadline=now + 30)
             done += 1
 
     await asyncio.gather(*(keep_calling() for _ in range(callers)))
     return done / (time.monotonic() - started)
 
 
-async def directly(url: str, model: Model, crop: np.ndarray, callers: int, seconds: float) -> float:
-    if (program := shutil.which("perf_analyzer")) is not None:
-        return await asyncio.to_thread(_perf_analyzer, program, url, model, crop, callers, seconds)
-    tensor = InferInput(model.card.input.name, list(crop.shape), "FP32")
-    tensor.set_data_from_numpy(crop)
-    (output,) = model.card.output.names
-    async with triton_client.InferenceServerClient(url, channel_args=CHANNEL_ARGUMENTS) as client:
-
-        async def call() -> None:
-            answer = await client.infer(
-                model.name, [tensor], outputs=[InferRequestedOutput(output)]
-            )
-            assert answer.as_numpy(output) is not None
-
-        return await per_second(call, callers, seconds)
-
-
-def _perf_analyzer(
-    program: str, url: str, model: Model, crop: np.ndarray, callers: int, seconds: float
-) -> float:
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / model.card.input.name).write_bytes(crop.tobytes())
-        done = subprocess.run(  # noqa: S603
-            [
-                program, "-m", model.name, "-u", url, "-i", "grpc", "-b", "1", "--async",
-                "--concurrency-range", str(callers), "--input-data", folder,
-                "--measurement-interval", str(round(seconds * 300)), "--max-trials", "5",
-            ],
-            capture_output=True, text=True, check=True, timeout=20 * seconds + 60,
-        )  # fmt: skip
-    return float(re.findall(r"throughput: ([\d.]+) infer/sec", done.stdout)[-1])
-
-
-async def run(url: str, model: Model, options: argparse.Namespace) -> dict[str, float]:
-    crop = np.random.default_rng(0).normal(0, 1, (1, *model.card.input_shape)).astype(np.float32)
-    servers = TritonServers([url], models=[model.name], call_limit_s=30)
+async def run(
+    program: str, url: str, model: Model, crops: np.ndarray, options: argparse.Namespace
+) -> list[dict]:
+    """One row per round."""
+    settings = Settings()
     network = TritonNetwork(
-        model, servers=servers, metrics=Metrics(), max_in_flight=64, max_queue=512
+        model,
+        servers=TritonServers([url], models=[model.name], call_limit_s=settings.request_timeout_s),
+        metrics=Metrics(),
+        max_in_flight=settings.triton_in_flight,
+        max_queue=settings.max_queue,
     )
+    asked = {"callers": options.callers, "seconds": options.seconds / options.rounds}
+    rows = []
     await network.start()
-    seconds = options.seconds / options.rounds
-    best = {"directly": 0.0, "gateway": 0.0}
     try:
-        for _ in range(options.rounds):
-            ours = await per_second(lambda: network.infer(crop), options.callers, seconds)
-            theirs = await directly(url, model, crop, options.callers, seconds)
-            best = {
-                "directly": max(best["directly"], theirs),
-                "gateway": max(best["gateway"], ours),
-            }
+        with tempfile.TemporaryDirectory() as folder:
+            data = write_crops(model, crops, Path(folder))
+            for number in range(1, options.rounds + 1):
+                ours = await through_the_gateway(network, crops, **asked)
+                theirs = await asyncio.to_thread(directly, program, url, model, data, **asked)
+                rows.append({"round": number, "gateway": ours, "perf_analyzer": theirs})
     finally:
         await network.stop()
-    return {**best, "ratio": best["gateway"] / best["directly"]}
+    return rows
+
+
+def write_crops(model: Model, crops: np.ndarray, folder: Path) -> Path:
+    """The crops (n, 3, H, W) float32 as perf_analyzer's input file; it takes them in turn."""
+    steps = [{model.card.input.name: {"b64": base64.b64encode(crop).decode()}} for crop in crops]
+    path = folder / "crops.json"
+    path.write_text(json.dumps({"data": steps}))
+    return path
+
+
+def _environment() -> dict[str, str]:
+    """perf_analyzer is linked to CUDA's runtime, which a wheel beside it holds. No GPU needed."""
+    libraries = PERF_VENV.glob("lib/python3.*/site-packages/nvidia/cuda_runtime/lib")
+    before = filter(None, [os.environ.get("LD_LIBRARY_PATH")])
+    return {**os.environ, "LD_LIBRARY_PATH": ":".join([*map(str, libraries), *before])}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("photos", nargs="+", help="files, folders or globs")
     parser.add_argument("--repository", type=Path, default=find_model_repository())
     parser.add_argument("--model")
     parser.add_argument("--callers", type=int, default=8)
@@ -112,15 +150,29 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    program = find_perf_analyzer()
     model = load_catalog(options.repository).get(options.model, "pose")
+    photos = [source.path for source in find_sources(options.photos)]
+    settings = Settings(model_repository=options.repository)
+    crops = asyncio.run(photo_crops(model, photos, settings))
     with tempfile.TemporaryDirectory() as folder:
         triton = make_triton_repository(options.repository, Path(folder))
         with TritonProcess(triton, make_backends(Path(folder)), Path(folder) / "log") as server:
-            answer = asyncio.run(run(server.url, model, options))
-    by = "perf_analyzer" if shutil.which("perf_analyzer") else "tritonclient"
-    row = {"model": model.name, "callers": options.callers, "directly_by": by}
-    row |= {name: round(value, 3) for name, value in answer.items()}
-    print(json.dumps(row) if options.json else row)
+            rows = asyncio.run(run(program, server.url, model, crops, options))
+    gateway, perf_analyzer = (
+        max(row[side] for row in rows) for side in ("gateway", "perf_analyzer")
+    )
+    rows.append({"round": "best", "gateway": gateway, "perf_analyzer": perf_analyzer})
+    rows = [
+        {name: value if name == "round" else round(value, 1) for name, value in row.items()}
+        | {"ratio": round(row["gateway"] / row["perf_analyzer"], 3)}
+        for row in rows
+    ]
+    about = {"network": model.name, "crops": len(crops), "concurrency": options.callers}
+    if options.json:
+        print(json.dumps({**about, "rows": rows}))
+    else:
+        print_table(", ".join(f"{name} {value}" for name, value in about.items()), rows)
 
 
 if __name__ == "__main__":
