@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from posegate.types import F32, Keypoints
 
 MIN_SIMILARITY = 0.2
+SAME_PERSON = 0.9
+"""Keypoint similarity from which two people are one, seen twice (HRNet's evaluation)."""
 AREA_OF_BOX = 0.53
 """A person's area as part of the box (cocoeval's stand-in where no segment is known)."""
 
@@ -35,6 +37,27 @@ def match_tracks(similarity: F32) -> NDArray[np.int64]:
         left[rows] = 0
         left[:, people] = 0
     return track
+
+
+def first_of_alike(similarity: F32, scores: F32) -> NDArray[np.bool_]:
+    """Which people (P,) are nobody's double: greedy, best first, as in non-maximum suppression.
+
+    `similarity` (P, P) is symmetric, `scores` (P,). Each round keeps everybody who has no better
+    double left undecided, and drops their doubles.
+
+    >>> alike = np.array([[1, 0.95, 0], [0.95, 1, 0.92], [0, 0.92, 1]], np.float32)
+    >>> first_of_alike(alike, np.array([0.9, 0.8, 0.7], np.float32)).tolist()
+    [True, False, True]
+    """
+    rank = np.argsort(np.argsort(-scores, kind="stable"))
+    beats = (similarity >= SAME_PERSON) & (rank[:, None] < rank[None])
+    kept = np.zeros(len(scores), np.bool_)
+    undecided = ~kept
+    while undecided.any():
+        free = undecided & ~beats[undecided].any(axis=0)
+        kept |= free
+        undecided &= ~free & ~beats[free].any(axis=0)
+    return kept
 
 
 def box_iou(a: F32, b: F32) -> F32:

@@ -10,6 +10,7 @@ from posegate.backends.base import Network
 from posegate.backends.workers import Workers
 from posegate.catalog import Catalog
 from posegate.detector import Detector
+from posegate.doubles import without_doubles
 from posegate.errors import BackendDown, BadOption, DeadlineExceeded
 from posegate.estimator import Estimator, no_keypoints
 from posegate.image import ImageLimits, decode_image
@@ -140,6 +141,9 @@ class Pipeline:
         else:
             keypoints = no_keypoints(len(estimator.names))
         poses = Poses(boxes, keypoints, estimator.names)
+        if detector is not None and len(poses) > 1:
+            poses = await self._pool.run(partial(without_doubles, poses))
+            clock.mark("keypoints")
         return Estimate(model, detector, image, poses, clock, network_s)
 
     async def _find_people(

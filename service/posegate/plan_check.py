@@ -23,7 +23,7 @@ from posegate.errors import BadCard
 from posegate.image import ImageLimits, decode_image
 from posegate.options import EstimateOptions
 from posegate.settings import Settings
-from posegate.skeleton import COCO_KEYPOINTS, COCO_SIGMAS
+from posegate.skeleton import sigmas_of
 from posegate.types import F32, F64, Boxes, Image
 
 SURE = 0.3
@@ -110,10 +110,8 @@ def _keypoint_distances(
     answer = codec.decode([actual[name] for name in card.output.names])
     distance = np.linalg.norm(truth.xy.astype(np.float64) - answer.xy, axis=-1)
     judged = _surest(truth.scores)
-    known = dict(zip(COCO_KEYPOINTS, COCO_SIGMAS.tolist(), strict=True))
-    sigmas = np.array([known.get(name, 0.1) for name in card.keypoints])
     area = card.input.width * card.input.height / (card.crop.padding if card.crop else 1) ** 2
-    oks: F64 = np.exp(-(distance**2) / (2 * area * (2 * sigmas) ** 2))
+    oks: F64 = np.exp(-(distance**2) / (2 * area * (2 * sigmas_of(card.keypoints)) ** 2))
     return float(distance[judged].max()), float(oks[judged].mean())
 
 

@@ -5,6 +5,8 @@ Order and constants are those of the COCO keypoint task (Lin et al., 2014; cocoe
 
 import numpy as np
 
+from posegate.types import F32
+
 COCO_KEYPOINTS: tuple[str, ...] = (
     "nose",
     "left_eye",
@@ -50,9 +52,17 @@ COCO_SIGMAS = np.array(
     [26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89], np.float32
 ) / np.float32(1000)
 """OKS fall-off per joint, as fraction of the square root of the person's area."""
+_OTHER_SIGMA = 0.08
+"""For joints COCO does not know."""
 
 UPPER_BODY: tuple[int, ...] = tuple(range(11))
 LOWER_BODY: tuple[int, ...] = tuple(range(11, 17))
+
+
+def sigmas_of(names: tuple[str, ...]) -> F32:
+    """OKS fall-off (J,) float32 of the joints of these names."""
+    known = dict(zip(COCO_KEYPOINTS, COCO_SIGMAS.tolist(), strict=True))
+    return np.array([known.get(name, _OTHER_SIGMA) for name in names], np.float32)
 
 
 def flip_order(names: tuple[str, ...]) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posegate.association import box_iou, keypoint_similarity, match_tracks
-from posegate.skeleton import COCO_KEYPOINTS, COCO_SIGMAS
+from posegate.skeleton import sigmas_of
 from posegate.smoothing import OneEuro
 from posegate.types import F32, Boxes, Keypoints, Poses
 
@@ -19,7 +19,6 @@ FORGET_S = 1.0
 """A person unseen for so long gets a new id."""
 VELOCITY_SHARE = 0.5
 """How much of a box's newest velocity goes into the track's."""
-OTHER_SIGMA = 0.08
 MAX_SHIFT = 0.25
 """How far ahead a box is carried, in its own sizes: frames that come in bursts fake high speeds."""
 MAX_SCALE = 1.2
@@ -58,10 +57,7 @@ class Tracker:
 
     def __init__(self, names: tuple[str, ...]) -> None:
         joints = len(names)
-        if names == COCO_KEYPOINTS:
-            self._sigmas: F32 = COCO_SIGMAS
-        else:
-            self._sigmas = np.full(joints, OTHER_SIGMA, np.float32)
+        self._sigmas = sigmas_of(names)
         self._next_id = 0
         self._ids = np.zeros(0, np.int64)
         self._seen_s = np.zeros(0)

@@ -1,0 +1,58 @@
+"""One person in two boxes is answered once; two people near each other stay two."""
+
+import numpy as np
+import pytest
+
+from posegate.association import first_of_alike
+from posegate.doubles import without_doubles
+from posegate.skeleton import COCO_KEYPOINTS
+from posegate.types import Boxes, Keypoints, Poses
+
+RANDOM = np.random.default_rng(3)
+BODY = RANDOM.uniform([20, 20], [180, 380], (17, 2)).astype(np.float32)
+WHOLE = [0.0, 0.0, 200.0, 400.0]
+HALF = [0.0, 0.0, 200.0, 200.0]
+
+
+def people(*found: tuple[np.ndarray, list[float], float]) -> Poses:
+    """People of these joints, boxes and box scores, whose joints are all surely seen."""
+    joints, boxes, scores = zip(*found, strict=True)
+    return Poses(
+        Boxes(np.array(boxes, np.float32), np.array(scores, np.float32)),
+        Keypoints(np.stack(joints), np.full((len(found), 17), 0.9, np.float32)),
+        COCO_KEYPOINTS,
+    )
+
+
+def test_the_surer_of_two_boxes_on_one_person_stays():
+    poses = without_doubles(people((BODY, HALF, 0.5), (BODY + 1, WHOLE, 0.8)))
+    assert poses.boxes.xyxy.tolist() == [WHOLE]
+    np.testing.assert_array_equal(poses.keypoints.xy, [BODY + 1])
+
+
+@pytest.mark.parametrize("shift", [30.0, 60.0, 400.0])
+def test_neighbours_stay_in_their_order(shift: float):
+    beside = [WHOLE[0] + shift, 0.0, WHOLE[2] + shift, 400.0]
+    poses = without_doubles(
+        people((BODY, WHOLE, 0.5), (BODY + np.array([shift, 0], np.float32), beside, 0.8))
+    )
+    np.testing.assert_allclose(poses.boxes.scores, [0.5, 0.8])
+
+
+def test_the_same_joints_far_off_are_somebody_else_s():
+    other = BODY.copy()
+    other[:12] += 60
+    assert len(without_doubles(people((BODY, WHOLE, 0.9), (other, WHOLE, 0.8)))) == 2
+
+
+def test_rounds_give_what_going_one_by_one_gives():
+    for _ in range(50):
+        count = int(RANDOM.integers(1, 12))
+        similarity = RANDOM.uniform(0.6, 1.1, (count, count)).astype(np.float32)
+        similarity = np.maximum(similarity, similarity.T)
+        scores = RANDOM.choice([0.3, 0.5, 0.7], count).astype(np.float32)
+        expected: list[int] = []
+        for person in np.argsort(-scores, kind="stable"):
+            if all(similarity[person, kept] < 0.9 for kept in expected):
+                expected.append(int(person))
+        assert np.flatnonzero(first_of_alike(similarity, scores)).tolist() == sorted(expected)
