@@ -13,11 +13,12 @@ from posegate.card import ModelCard
 from posegate.catalog import Model
 from posegate.codecs import Codec, make_codec
 from posegate.crops import Preprocess, warp_crops
+from posegate.doubles import without_doubles
 from posegate.geometry import apply_affine
 from posegate.pool import Pool
 from posegate.skeleton import flip_order
 from posegate.stages import StageClock
-from posegate.types import F32, F64, Boxes, Crops, Image, Keypoints
+from posegate.types import F32, F64, Boxes, Crops, Image, Keypoints, Poses
 
 DECODES = ("dark", "quarter", "argmax")
 _CROPS_WORTH_A_THREAD = 3
@@ -56,11 +57,12 @@ class Estimator:
         flip_test: bool,
         deadline: float | None,
         clock: StageClock,
-    ) -> tuple[Keypoints, float]:
-        """Keypoints (P, J) of the boxes' people, image pixels, and the network's seconds.
+        once: bool = False,
+    ) -> tuple[Poses, float]:
+        """The boxes' people with their keypoints, image pixels, and the network's seconds.
 
-        P is at least 1. With `flip_test` the mirrored crops run beside the crops and both answers
-        are averaged.
+        There is at least one box. With `flip_test` the mirrored crops run beside the crops and both
+        answers are averaged. With `once` nobody is answered twice; else there is a person per box.
         """
         crops = await self._crop(image, boxes, flip_test)
         clock.mark("crop")
@@ -70,11 +72,15 @@ class Estimator:
         inference = await network.infer(crops.tensor, deadline=deadline)
         clock.attribute("queue", inference.queue_s)
         clock.mark("infer")
-        keypoints = await self._pool.run(
-            partial(self._decode, inference.outputs, crops, codecs[decode], flip_test)
-        )
+        codec, outputs = codecs[decode], inference.outputs
+
+        def finish() -> Poses:
+            poses = Poses(boxes, self._decode(outputs, crops, codec, flip_test), self.names)
+            return without_doubles(poses) if once else poses
+
+        poses = await self._pool.run(finish)
         clock.mark("keypoints")
-        return keypoints, inference.infer_s
+        return poses, inference.infer_s
 
     async def _crop(self, image: Image, boxes: Boxes, flip_test: bool) -> Crops:
         """All people's crops in one tensor, then their mirror images; many are cut in parallel."""
@@ -123,6 +129,8 @@ def _codecs(card: ModelCard) -> dict[str, Codec]:
     }
 
 
-def no_keypoints(joints: int) -> Keypoints:
-    """The keypoints of nobody."""
-    return Keypoints(np.zeros((0, joints, 2), np.float32), np.zeros((0, joints), np.float32))
+def nobody(joints: tuple[str, ...]) -> Poses:
+    """The poses of an image without people; `joints` are the names of their keypoints."""
+    none = np.zeros((0, len(joints)), np.float32)
+    boxes = Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+    return Poses(boxes, Keypoints(np.zeros((0, len(joints), 2), np.float32), none), joints)

@@ -10,9 +10,8 @@ from posegate.backends.base import Network
 from posegate.backends.workers import Workers
 from posegate.catalog import Catalog
 from posegate.detector import Detector
-from posegate.doubles import without_doubles
 from posegate.errors import BackendDown, BadOption, DeadlineExceeded
-from posegate.estimator import Estimator, no_keypoints
+from posegate.estimator import Estimator, nobody
 from posegate.image import ImageLimits, decode_image
 from posegate.options import EstimateOptions
 from posegate.pool import Pool
@@ -129,21 +128,18 @@ class Pipeline:
         clock.mark("decode")
         detector, boxes, network_s = await self._find_people(image, options, deadline, clock)
         if len(boxes):
-            keypoints, infer_s = await estimator.estimate(
+            poses, infer_s = await estimator.estimate(
                 image,
                 boxes,
                 decode=options.decode,
                 flip_test=options.flip_test,
                 deadline=deadline,
                 clock=clock,
+                once=detector is not None,
             )
             network_s += infer_s
         else:
-            keypoints = no_keypoints(len(estimator.names))
-        poses = Poses(boxes, keypoints, estimator.names)
-        if detector is not None and len(poses) > 1:
-            poses = await self._pool.run(partial(without_doubles, poses))
-            clock.mark("keypoints")
+            poses = nobody(estimator.names)
         return Estimate(model, detector, image, poses, clock, network_s)
 
     async def _find_people(

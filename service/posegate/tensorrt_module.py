@@ -1,4 +1,4 @@
-"""The Python module `tensorrt`, for machines without `trtexec`; not yet tried on a GPU.
+"""The Python module `tensorrt`, for machines without `trtexec`; `run` was not yet tried on a GPU.
 
 Memory goes through the CUDA runtime's C functions, so that no other package is needed.
 """
@@ -34,6 +34,11 @@ class TensorRTModule:
         config = builder.create_builder_config()
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace_mib * 2**20)
         if job.precision == "fp16":
+            if not hasattr(trt.BuilderFlag, "FP16"):
+                raise PlanFailed(
+                    f"TensorRT {self.version} takes the precision from the ONNX file alone; "
+                    "build fp32 from a file that is fp16 itself"
+                )
             config.set_flag(trt.BuilderFlag.FP16)
         if job.precision == "fp32":
             config.clear_flag(trt.BuilderFlag.TF32)

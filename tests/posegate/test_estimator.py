@@ -61,10 +61,10 @@ async def estimator(repository: Path, backend: FakeBackend) -> AsyncIterator[Est
 
 
 async def run(estimator: Estimator, *, decode: str = "dark", flip_test: bool = False) -> Keypoints:
-    keypoints, _ = await estimator.estimate(
+    poses, _ = await estimator.estimate(
         IMAGE, BOXES, decode=decode, flip_test=flip_test, deadline=None, clock=StageClock()
     )
-    return keypoints
+    return poses.keypoints
 
 
 def expected_xy() -> np.ndarray:
@@ -143,3 +143,17 @@ async def test_people_cut_by_several_threads_are_the_people_cut_by_one(
         assert len(crops) == (14 if flip_test else 7)
         if flip_test:
             np.testing.assert_array_equal(crops.tensor[7:], alone.tensor[..., ::-1])
+
+
+async def test_somebody_in_two_boxes_is_answered_once(estimator: Estimator):
+    twice = Boxes(BOXES.xyxy[[0, 0]], np.array([0.4, 0.7], np.float32))
+    poses, _ = await estimator.estimate(
+        IMAGE,
+        twice,
+        decode="dark",
+        flip_test=False,
+        deadline=None,
+        clock=StageClock(),
+        once=True,
+    )
+    np.testing.assert_allclose(poses.boxes.scores, [0.7])

@@ -80,6 +80,11 @@ async def test_given_boxes_replace_the_detector(pipeline: Pipeline) -> None:
     assert "detect" not in estimate.clock.stages_ms
 
 
+async def test_every_given_box_gets_its_person(pipeline: Pipeline) -> None:
+    twice = np.repeat(BOX, 2, axis=0)
+    assert len((await pipeline.estimate(PHOTO, EstimateOptions(boxes_xywh=twice))).poses) == 2
+
+
 async def test_boxes_outside_the_picture_give_no_pose(pipeline: Pipeline) -> None:
     outside = np.array([[500, 500, 10, 10]], np.float32)
     estimate = await pipeline.estimate(PHOTO, EstimateOptions(boxes_xywh=outside))

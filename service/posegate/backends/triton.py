@@ -3,14 +3,18 @@
 import asyncio
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from tritonclient.grpc import InferInput, InferRequestedOutput
+from tritonclient.grpc.model_config_pb2 import DataType
+from tritonclient.utils import triton_to_np_dtype
 
 from posegate.backends.base import BackendInfo, Inference, Network
 from posegate.backends.onnx import expected_shapes
+from posegate.backends.triton_memory import whole_bytes
 from posegate.backends.triton_servers import TritonServers
+from posegate.backends.triton_transfer import Tensors
 from posegate.card import ModelCard
 from posegate.catalog import Model
 from posegate.errors import BackendDown, BadCard, DeadlineExceeded, Overloaded, PosegateError
@@ -53,6 +57,7 @@ class TritonNetwork:
         self._crops_per_batch = metrics.crops_per_batch.labels(model.name)
         self._queue_age = metrics.queue_age_seconds.labels(model.name)
         self._info = BackendInfo(name="triton", precision="unknown", provider="unknown")
+        self._tensors = Tensors(model.name, self._card.input.name, self._card.output.names)
 
     @property
     def info(self) -> BackendInfo:
@@ -140,19 +145,17 @@ class TritonNetwork:
             self._slots.release()
 
     async def _run(self, crops: F32, deadline: float | None) -> tuple[F32, ...]:
-        inputs = await asyncio.to_thread(_inputs, self._card, crops)
-        wanted = [InferRequestedOutput(name) for name in self._card.output.names]
-        answer = await self._servers.infer(self._model.name, inputs, wanted, deadline=deadline)
-        outputs = [answer.as_numpy(name) for name in self._card.output.names]
-        if any(output is None or len(output) != len(crops) for output in outputs):
+        outputs = await self._servers.infer(self._tensors, crops, deadline=deadline)
+        if any(len(output) != len(crops) for output in outputs):
             raise BackendDown(f"network {self._model.name} answered for another number of crops")
-        return tuple(output.astype(np.float32, copy=False) for output in outputs)
+        return outputs
 
     async def _check_and_warm_up(self) -> None:
         name, card = self._model.name, self._card
         config = await self._servers.config(name)
         _check_config(config, self._model)
         self._max_batch = config.max_batch_size
+        self._tensors = replace(self._tensors, output_bytes=_output_bytes(config, card))
         batch = 1
         while batch <= self._max_batch:
             crops = np.zeros((batch, *card.input_shape), np.float32)
@@ -183,10 +186,16 @@ async def _start_variant(variant: Network) -> None:
         log.warning("not used: %s", error.detail)
 
 
-def _inputs(card: ModelCard, crops: F32) -> list[InferInput]:
-    tensor = InferInput(card.input.name, list(crops.shape), "FP32")
-    tensor.set_data_from_numpy(np.ascontiguousarray(crops))
-    return [tensor]
+def _output_bytes(config: Any, card: ModelCard) -> tuple[int, ...] | None:
+    """Bytes of each output for one crop; None when one of them varies."""
+    told = {tensor.name: tensor for tensor in config.output}
+    sizes = []
+    for name in card.output.names:
+        kind = triton_to_np_dtype(DataType.Name(told[name].data_type).removeprefix("TYPE_"))
+        if kind is None or kind == np.object_ or min(told[name].dims) < 1:
+            return None
+        sizes.append(whole_bytes(kind, tuple(told[name].dims)))
+    return tuple(sizes)
 
 
 def _check_config(config: Any, model: Model) -> None:

@@ -11,7 +11,16 @@ import grpc
 import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
-from posegate.errors import BackendDown, DeadlineExceeded, Overloaded, PosegateError
+from posegate.backends.triton_memory import SharedMemory, refusal
+from posegate.backends.triton_transfer import (
+    QUEUE_FULL,
+    Messages,
+    SharedTensors,
+    Tensors,
+    Transfer,
+)
+from posegate.errors import BackendDown, BadOption, DeadlineExceeded, Overloaded, PosegateError
+from posegate.types import F32
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +40,6 @@ CHANNEL_ARGUMENTS = (
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.enable_retries", 0),
 )
-QUEUE_FULL = ("maximum queue size", "timeout expired")
 
 
 class TritonServers:
@@ -40,9 +48,20 @@ class TritonServers:
     A call whose server goes away is made once more, elsewhere if there is an elsewhere.
     """
 
-    def __init__(self, urls: Sequence[str], *, models: Sequence[str], call_limit_s: float) -> None:
-        """`call_limit_s` bounds a call that came without a deadline."""
-        self._servers = [_Server(url, models) for url in urls]
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        models: Sequence[str],
+        call_limit_s: float,
+        memory: SharedMemory | None = None,
+        max_in_flight: int = 64,
+    ) -> None:
+        """`call_limit_s` bounds a call that came without a deadline.
+
+        With shared `memory` at most `max_in_flight` requests to a server and network use it.
+        """
+        self._servers = [_Server(url, models, memory, max_in_flight) for url in urls]
         self._call_limit_s = call_limit_s
         self._turn = 0
         self._watchers: list[asyncio.Task[None]] = []
@@ -69,9 +88,14 @@ class TritonServers:
         return None if None in reasons else "; ".join(filter(None, reasons))
 
     async def until_ready(self, model: str) -> None:
-        """Wait for as long as it takes a server to have the network."""
+        """Wait for as long as it takes a server to have the network.
+
+        BadOption when no server takes the shared memory that was set.
+        """
         told = None
         while (reason := self.ready(model)) is not None:
+            if all(refusals := [server.refusal for server in self._servers]):
+                raise BadOption("; ".join(filter(None, refusals)))
             if reason != told:
                 log.warning("waiting for triton: %s", reason)
                 told = reason
@@ -87,23 +111,20 @@ class TritonServers:
         return answer.config
 
     async def infer(
-        self, model: str, inputs: list[Any], outputs: list[Any], *, deadline: float | None
-    ) -> Any:
-        """Triton's answer; `deadline` (`time.monotonic()`) bounds the call and Triton's queue."""
+        self, tensors: Tensors, crops: F32, *, deadline: float | None
+    ) -> tuple[F32, ...]:
+        """Outputs for crops (P, 3, H, W), as Triton gives them.
+
+        `deadline` (`time.monotonic()`) bounds the call and Triton's queue.
+        """
+        model = tensors.model
         if deadline is None:
             deadline = time.monotonic() + self._call_limit_s
         for server in self._in_turn(model):
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
+            if time.monotonic() >= deadline:
                 break
             try:
-                return await server.client.infer(
-                    model,
-                    inputs,
-                    outputs=outputs,
-                    client_timeout=left_s,
-                    timeout=max(1, int(left_s * 1e6)),
-                )
+                return await server.transfer.infer(server.client, tensors, crops, deadline=deadline)
             except InferenceServerException as error:
                 failure = _posegate_error(error, model, deadline)
                 if not isinstance(failure, BackendDown):
@@ -123,25 +144,44 @@ class TritonServers:
 
 
 class _Server:
-    """One address: its channel, and for each network None or the reason it is not ready."""
+    """One address: its channel, and for each network None or the reason it is not ready.
 
-    def __init__(self, url: str, models: Sequence[str]) -> None:
+    `refusal` is the reason why it does not take the shared memory that was set.
+    """
+
+    def __init__(
+        self, url: str, models: Sequence[str], memory: SharedMemory | None, max_in_flight: int
+    ) -> None:
         self.url = url
         self.reasons: dict[str, str | None] = dict.fromkeys(models, f"{url} was not asked yet")
+        self.refusal: str | None = None
         self.client: Any = None
+        self.transfer: Transfer = (
+            Messages() if memory is None else SharedTensors(memory, max_slots=max_in_flight)
+        )
+        self._memory = memory
 
     def open(self) -> None:
         self.client = triton.InferenceServerClient(self.url, channel_args=CHANNEL_ARGUMENTS)
 
     async def close(self) -> None:
         self.reasons = dict.fromkeys(self.reasons, f"{self.url} is closed")
+        await self.transfer.close(self.client)
         with contextlib.suppress(grpc.RpcError):
             await self.client.close()
 
     async def watch(self) -> None:
         while True:
+            if self._memory is not None and not self._is_up():
+                self.transfer.lost()
+                self.refusal = await refusal(self.client, self._memory, self.url)
             await asyncio.gather(*map(self._check, self.reasons))
+            if self._is_up():
+                await self.transfer.tidy(self.client)
             await asyncio.sleep(POLL_S)
+
+    def _is_up(self) -> bool:
+        return None in self.reasons.values()
 
     async def _check(self, model: str) -> None:
         """Ask twice: behind one address one server of several may just have gone."""
@@ -158,7 +198,7 @@ class _Server:
                 return f"{self.url} does not answer"
             return f"{self.url} cannot be reached ({error.status()})"
         if is_ready:
-            return None
+            return self.refusal
         return f"{self.url} does not have network {model} ready{await self._why_not(model)}"
 
     async def _why_not(self, model: str) -> str:

@@ -15,7 +15,7 @@ from posegate.backends.base import BackendInfo, Inference
 from posegate.card import ModelCard
 from posegate.catalog import Model
 from posegate.errors import PosegateError
-from posegate.estimator import Estimator, no_keypoints
+from posegate.estimator import Estimator, nobody
 from posegate.image import ImageLimits, decode_image
 from posegate.pool import Pool
 from posegate.stages import StageClock
@@ -101,7 +101,7 @@ def onnx_run(path: Path, card: ModelCard, *, threads: int) -> Run:
 
 async def _look(estimator: Estimator, scene: Scene, *, flip_test: bool, decode: str) -> Keypoints:
     if not len(scene.boxes_xywh):
-        return no_keypoints(len(estimator.names))
+        return nobody(estimator.names).keypoints
     try:
         image = decode_image(scene.data, _LIMITS)
     except PosegateError as error:
@@ -109,7 +109,7 @@ async def _look(estimator: Estimator, scene: Scene, *, flip_test: bool, decode: 
     corners = np.concatenate(
         [scene.boxes_xywh[:, :2], scene.boxes_xywh[:, :2] + scene.boxes_xywh[:, 2:]], 1
     )
-    keypoints, _ = await estimator.estimate(
+    poses, _ = await estimator.estimate(
         image,
         Boxes(corners, scene.box_scores),
         decode=decode,
@@ -117,4 +117,4 @@ async def _look(estimator: Estimator, scene: Scene, *, flip_test: bool, decode: 
         deadline=None,
         clock=StageClock(),
     )
-    return keypoints
+    return poses.keypoints
