@@ -102,17 +102,24 @@ def _embedded(catalog: Catalog, settings: Settings, workers: Workers, metrics: M
 def _triton(catalog: Catalog, settings: Settings, workers: Workers, metrics: Metrics) -> Networks:
     try:
         from posegate.backends.triton import TritonNetwork
+        from posegate.backends.triton_memory import check_shared_memory
         from posegate.backends.triton_servers import TritonServers
     except ImportError as error:
         raise BadOption(
             f"backend triton needs {error.name}, which is not installed: pip install "
             "'posegate[triton]'"
         ) from error
+    shared = settings.triton_shared_memory
+    memory = None if shared == "off" else shared
+    if memory is not None:
+        check_shared_memory(memory)
     variants = {name: form for name, one in catalog.models.items() if (form := one.decoded)}
     servers = TritonServers(
         settings.triton_urls,
         models=[*catalog.models, *(form.name for form in variants.values())],
         call_limit_s=settings.request_timeout_s,
+        memory=memory,
+        max_in_flight=settings.triton_in_flight,
     )
     network = partial(
         TritonNetwork,

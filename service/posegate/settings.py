@@ -67,6 +67,11 @@ class Settings(BaseSettings):
         ("127.0.0.1:8001",), description="gRPC addresses host:port of Triton, comma-separated"
     )
     triton_in_flight: Count = Field(64, description="most requests to Triton per network at a time")
+    triton_shared_memory: Literal["off", "system", "cuda"] = Field(
+        "off",
+        description="tensors to and from a Triton on this machine: off (in messages), system "
+        "(/dev/shm) or cuda (GPU memory); each address must then be one server",
+    )
 
     api_key_sha256: Annotated[tuple[Sha256, ...], NoDecode] = Field(
         (),

@@ -192,7 +192,7 @@ def _output_bytes(config: Any, card: ModelCard) -> tuple[int, ...] | None:
     sizes = []
     for name in card.output.names:
         kind = triton_to_np_dtype(DataType.Name(told[name].data_type).removeprefix("TYPE_"))
-        if kind is None or kind == np.object_ or min(told[name].dims) < 1:
+        if kind is None or kind == np.object_ or min(told[name].dims, default=0) < 1:
             return None
         sizes.append(whole_bytes(kind, tuple(told[name].dims)))
     return tuple(sizes)

@@ -160,6 +160,7 @@ class _Server:
             Messages() if memory is None else SharedTensors(memory, max_slots=max_in_flight)
         )
         self._memory = memory
+        self._unsure: str | None = None
 
     def open(self) -> None:
         self.client = triton.InferenceServerClient(self.url, channel_args=CHANNEL_ARGUMENTS)
@@ -173,12 +174,20 @@ class _Server:
     async def watch(self) -> None:
         while True:
             if self._memory is not None and not self._is_up():
-                self.transfer.lost()
-                self.refusal = await refusal(self.client, self._memory, self.url)
+                await self._offer(self._memory)
             await asyncio.gather(*map(self._check, self.reasons))
             if self._is_up():
                 await self.transfer.tidy(self.client)
             await asyncio.sleep(POLL_S)
+
+    async def _offer(self, memory: SharedMemory) -> None:
+        """A server that is new, or new again, is asked whether it takes shared memory."""
+        self.transfer.lost()
+        try:
+            self.refusal = await refusal(self.client, memory, self.url)
+            self._unsure = None
+        except InferenceServerException as error:
+            self._unsure = f"{self.url} cannot be reached ({error.status()})"
 
     def _is_up(self) -> bool:
         return None in self.reasons.values()
@@ -198,7 +207,7 @@ class _Server:
                 return f"{self.url} does not answer"
             return f"{self.url} cannot be reached ({error.status()})"
         if is_ready:
-            return self.refusal
+            return self._unsure or self.refusal
         return f"{self.url} does not have network {model} ready{await self._why_not(model)}"
 
     async def _why_not(self, model: str) -> str:
