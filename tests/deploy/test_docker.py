@@ -54,10 +54,37 @@ def test_compose_accepts_the_file(name: str):
     run("docker-compose", "-f", DOCKER / name, "config", "-q")
 
 
-def test_the_default_composition_is_the_gateway_alone():
+def services_of(profile: str) -> dict[str, dict]:
     services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
-    assert [name for name, one in services.items() if "profiles" not in one] == ["gateway"]
-    assert {one["profiles"][0] for one in services.values() if "profiles" in one} == {"gpu"}
+    return {name: one for name, one in services.items() if profile in one["profiles"]}
+
+
+def test_the_default_composition_is_the_gateway_alone():
+    chosen = re.fullmatch(r"COMPOSE_PROFILES=(\w+)\n", (DOCKER / ".env").read_text())[1]
+    assert list(services_of(chosen)) == ["gateway"]
+    assert "environment" not in services_of(chosen)["gateway"]
+
+
+def test_the_composition_with_a_gpu_asks_triton_and_is_watched():
+    services = services_of("gpu")
+    assert set(services) == {"gateway-gpu", "triton", "prometheus", "grafana"}
+    gateway = services["gateway-gpu"]
+    assert gateway["environment"]["POSEGATE_BACKEND"] == "triton"
+    assert gateway["environment"]["POSEGATE_TRITON_URLS"].split(":")[0] in services
+    known = {*services, *gateway["networks"]["default"]["aliases"]}
+    scraped = yaml.safe_load((ROOT / "monitoring" / "prometheus.yaml").read_text())
+    for job in scraped["scrape_configs"]:
+        for target in job["static_configs"][0]["targets"]:
+            assert target.split(":")[0] in known
+
+
+def test_the_table_of_images_is_the_matrix():
+    text = (DOCKER / "README.md").read_text()
+    for row in PLATFORMS:
+        machine = f"JetPack {', '.join(row['jetpack'])}" if "jetpack" in row else "desktop"
+        tried = "yes" if row["tried"] else "no"
+        cells = [row["name"], machine, row["architecture"], f"`{row['triton']}`", tried]
+        assert f"| {' | '.join(cells)} |" in text
 
 
 def test_mounted_files_exist():

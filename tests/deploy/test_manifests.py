@@ -9,8 +9,14 @@ import pytest
 import yaml
 
 from deploy.tools import OVERLAYS, objects, run
+from posegate.api.rest import create_app
+from posegate.build import build_pipeline
+from posegate.metrics import Metrics
+from posegate.settings import Settings
 
 SCHEMALESS = {"ServiceMonitor", "PrometheusRule", "ScaledObject"}  # kinds of operators
+COMPONENT = "app.kubernetes.io/component"
+PROBES = ("startup", "readiness", "liveness")
 UNITS = {"": 1, "m": Decimal("0.001"), "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 pytestmark = pytest.mark.parametrize("overlay", OVERLAYS)
@@ -82,8 +88,8 @@ def test_service_and_probe_ports_exist_in_the_container(overlay):
     for pod in pods(overlay):
         (container,) = pod["spec"]["containers"]
         names = {port["name"] for port in container["ports"]}
-        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-            assert container[probe]["httpGet"]["port"] in names
+        for probe in PROBES:
+            assert container[f"{probe}Probe"]["httpGet"]["port"] in names
 
 
 def test_service_monitors_find_a_service_and_its_port(overlay):
@@ -96,6 +102,23 @@ def test_service_monitors_find_a_service_and_its_port(overlay):
         assert len(found) == 1
         ports = {port["name"] for port in found[0]["spec"]["ports"]}
         assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= ports
+
+
+def test_probes_ask_for_what_is_served(overlay, repository):
+    """Triton's paths are those that tests/triton_server asks a real one for."""
+    settings, metrics = Settings(model_repository=repository, threads=1), Metrics()
+    gateway = create_app(build_pipeline(settings, metrics), settings, metrics)
+    served = {
+        "gateway": set(gateway.openapi()["paths"]),
+        "triton": {"/v2/health/live", "/v2/health/ready"},
+    }
+    for pod in pods(overlay):
+        (container,) = pod["spec"]["containers"]
+        paths = {kind: container[f"{kind}Probe"]["httpGet"]["path"] for kind in PROBES}
+        assert set(paths.values()) <= served[container["name"]]
+        assert "live" in paths["liveness"]
+        assert "ready" in paths["readiness"]
+        assert paths["startup"] == paths["readiness"]
 
 
 def test_no_request_is_over_its_limit(overlay):
@@ -171,3 +194,68 @@ def test_the_gateway_asks_the_triton_that_is_deployed(overlay):
     (service,) = [one for one in objects(overlay, "Service") if one["metadata"]["name"] == name]
     assert service["spec"]["clusterIP"] == "None"
     assert int(port) in {one["port"] for one in service["spec"]["ports"]}
+
+
+def flows(overlay: str) -> set[tuple[str, str, str | int]]:
+    """(component, direction, port) of all that the policies let through."""
+    return {
+        (chosen.get(COMPONENT, "all"), direction, port["port"])
+        for policy in objects(overlay, "NetworkPolicy")
+        for chosen in [policy["spec"]["podSelector"].get("matchLabels", {})]
+        for direction in ("ingress", "egress")
+        for rule in policy["spec"].get(direction, [])
+        for port in rule["ports"]
+    }
+
+
+def test_nothing_is_let_through_but_what_is_needed(overlay):
+    (default,) = [
+        one for one in objects(overlay, "NetworkPolicy") if not one["spec"]["podSelector"]
+    ]
+    assert default["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    expected = {("gateway", "ingress", "http"), ("gateway", "ingress", "grpc")}
+    if overlay != "cpu":
+        expected |= {
+            ("gateway", "egress", "grpc"),
+            ("gateway", "egress", 53),
+            ("triton", "ingress", "grpc"),
+            ("triton", "ingress", "metrics"),
+        }
+    assert flows(overlay) == expected
+
+
+def test_policies_name_pods_and_ports_that_exist(overlay):
+    for policy in objects(overlay, "NetworkPolicy"):
+        for side, direction in (("from", "ingress"), ("to", "egress")):
+            for rule in policy["spec"].get(direction, []):
+                others = [
+                    pod
+                    for peer in rule.get(side, [])
+                    if "namespaceSelector" not in peer
+                    for pod in pods(overlay)
+                    if selects(peer["podSelector"], pod["metadata"]["labels"])
+                ]
+                near = [
+                    pod
+                    for pod in pods(overlay)
+                    if selects(policy["spec"]["podSelector"], pod["metadata"]["labels"])
+                ]
+                assert others or all("namespaceSelector" in one for one in rule.get(side, []))
+                for pod in near if direction == "ingress" else others:
+                    names = {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
+                    assert {port["port"] for port in rule["ports"]} <= names
+
+
+def test_plans_are_built_before_triton_starts_and_outlive_it(overlay):
+    for deployment in objects(overlay, "Deployment"):
+        if deployment["metadata"]["name"] != "posegate-triton":
+            continue
+        pod = deployment["spec"]["template"]["spec"]
+        (job,), (triton,) = pod["initContainers"], pod["containers"]
+        where = {mount["mountPath"]: mount["name"] for mount in job["volumeMounts"]}
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        assert "persistentVolumeClaim" in volumes[where["/cache"]]
+        assert {"name": where["/models"], "mountPath": "/models", "readOnly": True} in triton[
+            "volumeMounts"
+        ]
+        assert "--model-repository=/models" in triton["args"]

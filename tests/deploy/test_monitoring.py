@@ -13,7 +13,13 @@ import yaml
 
 from deploy.tools import ROOT, run, tool
 from posegate.metrics import Metrics
-from triton_server.serving import free_port
+from triton_server.serving import (
+    TritonProcess,
+    free_port,
+    make_backends,
+    make_triton_repository,
+    triton_folder,
+)
 
 RULES = ROOT / "monitoring" / "rules.yaml"
 COMPONENTS = ROOT / "k8s" / "components"
@@ -63,6 +69,30 @@ def known_series() -> set[str]:
 def test_every_series_asked_for_exists():
     asked = set(re.findall(r"\b(?:posegate|nv)[_:][a-z0-9_:]+", " ".join(expressions())))
     assert asked <= known_series()
+
+
+@pytest.mark.slow
+def test_triton_really_has_the_series_asked_for(repository: Path, tmp_path: Path):
+    """Those about GPUs only where there is one."""
+    if triton_folder() is None:
+        pytest.skip("nvidia-pytriton is not installed; make test-deploy does it")
+    served = make_triton_repository(repository, tmp_path)
+    with TritonProcess(served, make_backends(tmp_path), tmp_path / "log") as server:
+        has = set(re.findall(r"^# TYPE (\w+)", server.metrics(), re.M))
+    assert {name for name in TRITON if not name.startswith("nv_gpu")} <= has
+
+
+def test_autoscalers_ask_for_the_same_age():
+    hpa = yaml.safe_load((COMPONENTS / "autoscaling-hpa" / "hpa.yaml").read_text())
+    keda = yaml.safe_load((COMPONENTS / "autoscaling-keda" / "scaledobject.yaml").read_text())
+    adapter = COMPONENTS / "autoscaling-hpa" / "prometheus-adapter.yaml"
+    (rule,) = yaml.safe_load(adapter.read_text())["rules"]["custom"]
+    (age,) = [one["pods"] for one in hpa["spec"]["metrics"] if one["type"] == "Pods"]
+    (trigger,) = keda["spec"]["triggers"]
+    assert age["metric"]["name"] == rule["name"]["as"]
+    assert re.fullmatch(rule["name"]["matches"], rule["seriesQuery"].partition("{")[0])
+    assert age["target"]["averageValue"] == "100m"
+    assert float(trigger["metadata"]["threshold"]) == 0.1
 
 
 def test_promtool_understands_every_expression(tmp_path: Path):

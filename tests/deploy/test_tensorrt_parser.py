@@ -1,9 +1,10 @@
-"""TensorRT-RTX's parser takes every ONNX file we export, with and without decoding in the graph.
+"""TensorRT-RTX takes every ONNX file we export, with and without decoding in the graph.
 
-The parser needs no GPU. It is a sibling of TensorRT's own: an early check, not a proof.
+Its parser and builder need no GPU. It is a sibling of TensorRT: an early check, not a proof.
 """
 
 import json
+import os
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from onnx import TensorProto, helper
 
 from deploy.tools import ROOT
+from fakes import POSE_NAME, POSE_SIZE_WH, make_repository
 from posegate.card import HeatmapSpec
 from posenets.export.in_graph import append_decode
 from posenets.networks import build_network
@@ -34,6 +36,24 @@ errors = [parser.get_error(number).desc() for number in range(parser.num_errors)
 outputs = [network.get_output(number).name for number in range(network.num_outputs)]
 print(json.dumps({"parsed": parsed, "errors": errors, "outputs": outputs}))
 """
+BUILD = """
+import json, sys
+from pathlib import Path
+import tensorrt_rtx
+sys.modules["tensorrt"] = tensorrt_rtx
+from posegate.tensorrt_module import TensorRTModule
+from posegate.tensorrt_tools import BuildJob, PlanFailed
+onnx, plan, precision, shape = sys.argv[1:]
+job = BuildJob(
+    onnx=Path(onnx), input_name="input", shape=tuple(json.loads(shape)), precision=precision,
+    profile=(1, 2, 4), workspace_mib=256, timeout_s=60,
+)
+try:
+    TensorRTModule().build(job, Path(plan))
+    print(json.dumps({"failed": None}))
+except PlanFailed as error:
+    print(json.dumps({"failed": str(error)}))
+"""
 
 
 @cache
@@ -42,13 +62,19 @@ def parser_is_missing() -> bool:
     return not PYTHON.exists() or subprocess.run(command, capture_output=True).returncode != 0
 
 
-def parse(path: Path) -> dict:
+def ask(program: str, *arguments: object) -> dict:
+    """The last line that a program prints where TensorRT-RTX is, read as JSON."""
     if parser_is_missing():
         pytest.skip("tensorrt-rtx-cu13 is not installed; make test-deploy does it")
-    command = [str(PYTHON), "-c", PARSE, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    command = [str(PYTHON), "-c", program, *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "service")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def parse(path: Path) -> dict:
+    return ask(PARSE, path)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parents[1].name)
@@ -88,3 +114,15 @@ def test_an_operator_that_tensorrt_lacks_is_noticed(tmp_path: Path):
     path = tmp_path / "wrong.onnx"
     onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), path)
     assert not parse(path)["parsed"]
+
+
+def test_plans_are_built_by_the_module(tmp_path: Path):
+    """`posegate.tensorrt_module` with TensorRT-RTX under TensorRT's name."""
+    onnx_path = make_repository(tmp_path) / POSE_NAME / "1" / "model.onnx"
+    plan, shape = tmp_path / "model.plan", json.dumps([3, *POSE_SIZE_WH[::-1]])
+    assert ask(BUILD, onnx_path, plan, "fp32", shape) == {"failed": None}
+    assert plan.stat().st_size > 0
+    # TensorRT-RTX has no flag for half precision.
+    assert "precision" in ask(BUILD, onnx_path, plan, "fp16", shape)["failed"]
+    onnx_path.write_bytes(b"corrupt")
+    assert ask(BUILD, onnx_path, plan, "fp32", shape)["failed"]

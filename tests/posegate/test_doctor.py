@@ -58,3 +58,45 @@ def test_a_triton_that_is_not_there_is_wrong(repository: Path):
     result = CliRunner().invoke(app, ["doctor", *settings, "--triton-urls", "127.0.0.1:9"])
     assert result.exit_code == 1
     assert "127.0.0.1:9" in result.stdout
+
+
+# the target, what the machine is, the backend, and the words of what is wrong, if anything is
+@pytest.mark.parametrize(
+    ("target", "sm", "backend", "words"),
+    [
+        ("desktop", None, "triton", "no NVIDIA GPU"),
+        ("jetson", None, "triton", "no NVIDIA GPU"),
+        ("desktop", "8.9", "onnx", "runs on the CPU"),
+        ("desktop", "8.7", "triton", "this is a Jetson"),
+        ("jetson", "8.9", "triton", "no Jetson"),
+        ("desktop", "8.9", "triton", None),
+        ("jetson", "8.7", "triton", None),
+        ("cpu", None, "onnx", None),
+    ],
+)
+def test_a_gpu_that_was_asked_for_and_would_not_be_used_is_wrong(
+    monkeypatch, repository: Path, target: str, sm: str | None, backend: str, words: str | None
+):
+    async def no_tritons(*_: object) -> list[doctor.Finding]:
+        return []
+
+    monkeypatch.setattr(doctor, "gpu_sm", lambda: sm)
+    monkeypatch.setattr(doctor, "_tritons", no_tritons)
+    settings = Settings(model_repository=repository, backend=backend)
+    findings = doctor.examine(settings, target=target)
+    wrong = [one for one in findings if one.verdict == "wrong"]
+    if words is None:
+        assert wrong == []
+    else:
+        (finding,) = wrong
+        assert finding.what == f"target {target}"
+        assert words in finding.found
+
+
+def test_asking_for_a_gpu_where_there_is_none_exits_with_one(monkeypatch, repository: Path):
+    monkeypatch.setattr(doctor, "gpu_sm", lambda: None)
+    monkeypatch.setattr(doctor, "output_of", lambda *_: "")
+    command = ["doctor", "--model-repository", str(repository), "--target", "desktop", "--json"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1
+    assert "no NVIDIA GPU is here" in result.stdout
