@@ -15,7 +15,7 @@ from typing import Any, Literal
 import onnxruntime
 
 from posegate.catalog import load_catalog, sha256_of
-from posegate.errors import PosegateError
+from posegate.errors import BadOption, PosegateError
 from posegate.plans import PLAN_NAME, read_record
 from posegate.settings import Settings
 from posegate.tensorrt_tools import cuda_driver, gpu_sm, output_of
@@ -147,7 +147,16 @@ async def _tritons(settings: Settings, target: Target) -> list[Finding]:
         from tritonclient.utils import InferenceServerException
     except ImportError:
         return [Finding("tritonclient", "not installed: pip install 'posegate[triton]'", "wrong")]
+    from posegate.backends.triton_memory import check_shared_memory, refusal
+
+    shared = None if settings.triton_shared_memory == "off" else settings.triton_shared_memory
     findings = []
+    if shared is not None:
+        try:
+            check_shared_memory(shared)
+        except BadOption as error:
+            findings.append(Finding("shared memory", error.detail, "wrong"))
+            shared = None
     for url in settings.triton_urls:
         async with triton.InferenceServerClient(url) as client:
             try:
@@ -155,11 +164,15 @@ async def _tritons(settings: Settings, target: Target) -> list[Finding]:
                 index = await client.get_model_repository_index(client_timeout=TRITON_TIMEOUT_S)
                 states = {model.name: f"{model.state} {model.reason}" for model in index.models}
                 on_cpu = await _on_cpu(client, states) if target != "cpu" else ()
+                refused = await refusal(client, shared, url) if shared else None
             except InferenceServerException as error:
                 findings.append(Finding(f"Triton {url}", error.message(), "wrong"))
                 continue
         findings.append(Finding(f"Triton {url}", server.version))
         findings += _served(url, states, settings)
+        if shared is not None:
+            what = f"{shared} shared memory at {url}"
+            findings.append(Finding(what, refused or "taken", "wrong" if refused else "ok"))
         findings += [Finding(f"{name} at {url}", "runs on the CPU", "wrong") for name in on_cpu]
     return findings
 

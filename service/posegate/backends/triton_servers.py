@@ -12,13 +12,8 @@ import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
 from posegate.backends.triton_memory import SharedMemory, refusal
-from posegate.backends.triton_transfer import (
-    QUEUE_FULL,
-    Messages,
-    SharedTensors,
-    Tensors,
-    Transfer,
-)
+from posegate.backends.triton_shared import SharedTensors
+from posegate.backends.triton_transfer import QUEUE_FULL, Messages, Tensors, Transfer
 from posegate.errors import BackendDown, BadOption, DeadlineExceeded, Overloaded, PosegateError
 from posegate.types import F32
 
