@@ -40,6 +40,9 @@ one clear error and not the whole stream."""
 OPEN_CALLS = 2
 """Calls open at a time, as a multiple of the pictures worked on; the rest learn it at once."""
 KEEPALIVE_MS = 20_000
+WHOLE_PICTURE_BYTES = 2**20
+"""A picture up to this size comes in one HTTP/2 frame and without waiting for the window to open;
+with gRPC's own 16 and 64 kB a call of 160 kB costs 5 to 10 % more of both sides' processors."""
 
 
 class PoseService(services.PoseServiceServicer):
@@ -143,10 +146,11 @@ def create_grpc_server(
         keys=ApiKeys(settings), metrics=metrics, tracing=tracing or Untraced()
     )
     server = grpc.aio.server(
-        interceptors=(interceptor,),
         options=(
             ("grpc.max_receive_message_length", max_bytes),
             ("grpc.max_send_message_length", max_bytes),
+            ("grpc.http2.lookahead_bytes", WHOLE_PICTURE_BYTES),
+            ("grpc.http2.max_frame_size", WHOLE_PICTURE_BYTES),
             ("grpc.keepalive_time_ms", KEEPALIVE_MS),
             ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
             ("grpc.keepalive_permit_without_calls", 1),
@@ -154,7 +158,8 @@ def create_grpc_server(
         ),
         maximum_concurrent_rpcs=OPEN_CALLS * settings.max_images + settings.max_streams,
     )
-    services.add_PoseServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+    methods = interceptor.wrap(service, pb.DESCRIPTOR.services_by_name["PoseService"])
+    services.add_PoseServiceServicer_to_server(methods, server)  # type: ignore[no-untyped-call]
     health_pb2_grpc.add_HealthServicer_to_server(check, server)
     enable_server_reflection((POSE_SERVICE, HEALTH, REFLECTION), server)
     return server
