@@ -17,7 +17,7 @@ from posegate.backends import triton_memory
 from posegate.backends.triton_memory import SHM
 from posegate.build import running_pipeline
 from posegate.cli import app
-from posegate.errors import BadOption, DeadlineExceeded
+from posegate.errors import BackendDown, BadOption, DeadlineExceeded
 from posegate.pipeline import EstimateOptions, Pipeline
 from posegate.settings import Settings
 from triton_server.cuda_stand_in import put_stand_in
@@ -147,6 +147,26 @@ async def test_memory_of_a_request_given_up_is_never_used_again(repository, back
             await same_as_embedded(repository, pipeline, people(1))
             await seconds_until(lambda: given_up not in slots._retired)
             assert not names & await registered(server)
+
+
+async def test_a_hung_triton_gets_its_memory_back_when_it_wakes(repository, second_triton):
+    async with over(repository, second_triton, triton_in_flight=4) as pipeline:
+        slots = pipeline._networks[POSE_NAME]._servers._servers[0].transfer
+        second_triton.hang()
+        started = time.monotonic()
+        answers = await asyncio.gather(
+            *(pipeline.estimate(PHOTO, people(2), deadline=started + 0.5) for _ in range(8)),
+            return_exceptions=True,
+        )
+        assert time.monotonic() - started < 1.5
+        assert {type(answer) for answer in answers} <= {DeadlineExceeded, BackendDown}
+        await seconds_until(lambda: pipeline.ready() is not None)
+        assert slots._count[POSE_NAME] <= 4
+        second_triton.wake()
+        assert await seconds_until(lambda: pipeline.ready() is None) < 3.0
+        await seconds_until(lambda: not slots._retired)
+        await same_as_embedded(repository, pipeline, people(2))
+    assert not await registered(second_triton)
 
 
 async def test_a_triton_that_sees_another_dev_shm_is_refused_at_start(
