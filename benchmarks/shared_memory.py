@@ -6,7 +6,8 @@
 Both ways send the same made crops of the shipped pose network to one server, in turns; the best
 round of each counts. Whole heatmaps come back. The server is the one of the tests (Python backend,
 ONNX Runtime on one thread, no GPU), so the network takes most of the time: what the way saves is
-the difference in ms, which a faster network would not change. `cuda` needs a GPU and `--ways`.
+the difference in ms, which a faster network would not change; `our_cpu_ms` is CPU time of the
+gateway's side for one request, the steadiest of the figures on a busy machine. `cuda` needs a GPU and `--ways`.
 """
 
 import argparse
@@ -34,9 +35,9 @@ CALLERS = (1, 8)
 async def measure(
     network: TritonNetwork, crops: np.ndarray, *, callers: int, seconds: float
 ) -> dict[str, float]:
-    """Requests answered per second, and the middle one of their latencies."""
+    """Requests answered per second, their middle latency, CPU time of this side for each."""
     took_ms: list[float] = []
-    started = time.perf_counter()
+    started, cpu_s = time.perf_counter(), time.process_time()
 
     async def keep_calling() -> None:
         while (asked := time.perf_counter()) < started + seconds:
@@ -45,7 +46,11 @@ async def measure(
 
     await asyncio.gather(*(keep_calling() for _ in range(callers)))
     per_s = len(took_ms) / (time.perf_counter() - started)
-    return {"p50_ms": float(np.median(took_ms)), "inferences_per_s": per_s}
+    return {
+        "p50_ms": float(np.median(took_ms)),
+        "inferences_per_s": per_s,
+        "our_cpu_ms": (time.process_time() - cpu_s) * 1000 / len(took_ms),
+    }
 
 
 async def run(url: str, model: Model, options: argparse.Namespace) -> list[dict[str, object]]:
@@ -77,8 +82,7 @@ async def run(url: str, model: Model, options: argparse.Namespace) -> list[dict[
             "crops": count,
             "callers": callers,
             "shared_memory": way,
-            "p50_ms": round(row["p50_ms"], 2),
-            "inferences_per_s": round(row["inferences_per_s"], 1),
+            **{name: round(value, 2) for name, value in row.items()},
         }
         for (count, callers, way), row in best.items()
     ]
