@@ -7,7 +7,8 @@ Both ways send the same made crops of the shipped pose network to one server, in
 round of each counts. Whole heatmaps come back. The server is the one of the tests (Python backend,
 ONNX Runtime on one thread, no GPU), so the network takes most of the time: what the way saves is
 the difference in ms, which a faster network would not change; `our_cpu_ms` is CPU time of the
-gateway's side for one request, the steadiest of the figures on a busy machine. `cuda` needs a GPU and `--ways`.
+gateway's side for one request, the steadiest of the figures on a busy machine. `--ways off cuda`
+needs a GPU.
 """
 
 import argparse
