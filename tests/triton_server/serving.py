@@ -63,6 +63,7 @@ class TritonProcess:
         self._arguments = arguments
         self._http, self._grpc, self._metrics = (free_port() for _ in range(3))
         self._process: subprocess.Popen[bytes] | None = None
+        self._region = f"posegate_test_{os.getpid()}_{self._grpc}_"
         self.url = f"127.0.0.1:{self._grpc}"
 
     def __enter__(self) -> "TritonProcess":
@@ -88,6 +89,7 @@ class TritonProcess:
             server / "bin" / "tritonserver",
             f"--model-repository={self._repository}",
             f"--backend-directory={self._backends}",
+            f"--backend-config=python,shm-region-prefix-name={self._region}",
             "--http-address=127.0.0.1",
             f"--http-port={self._http}",
             "--grpc-address=127.0.0.1",
@@ -131,11 +133,13 @@ class TritonProcess:
         self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """SIGKILL to the server and to its stubs."""
+        """SIGKILL to the server and to its stubs; the memory they shared is taken away."""
         if self._process is not None:
             self._signal(signal.SIGKILL)
             self._process.wait(30)
             self._process = None
+        for left in Path("/dev/shm").glob(f"{self._region}*"):
+            left.unlink()
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
