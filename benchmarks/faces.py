@@ -5,13 +5,15 @@
 Aims: gRPC adds at most 1.5 ms at p50 and keeps 0.9 of the images per second with 8 callers. The
 three take turns of a second, so that what else the machine does falls on all of them alike. The
 client shares the cores with the service, so the ratio counts its work as well. `added_ms` is
-p50 less that of the pipeline, `kept` the images per second beside it.
+p50 less that of the pipeline, `kept` the images per second beside it, `cpu_ms` the time on a core
+that one image costs service and client together: it hardly changes when something else runs.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from itertools import cycle
 
 import grpc.aio
@@ -71,43 +73,58 @@ async def over_grpc(service: Served, stack: AsyncExitStack) -> Call:
     return call
 
 
-async def turn(call: Call, jobs: list[Job], callers: int, latencies: list[float]) -> float:
-    """Callers without pause for a turn; adds latencies in ms, answers how long it took, seconds."""
+@dataclass
+class Taken:
+    """What the turns of one face took: latencies in ms, seconds by the clock and on the cores."""
+
+    latencies_ms: list[float] = field(default_factory=list)
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+
+async def turn(call: Call, jobs: list[Job], callers: int, service: Served, taken: Taken) -> None:
+    """Callers without pause for a turn."""
     pictures = cycle(jobs)
+    cpu_s = time.process_time() + service.cpu_s()
     started = time.perf_counter()
 
     async def ask() -> None:
         while time.perf_counter() < started + TURN_S:
             begun = time.perf_counter()
             await call(next(pictures))
-            latencies.append((time.perf_counter() - begun) * 1000)
+            taken.latencies_ms.append((time.perf_counter() - begun) * 1000)
 
     await asyncio.gather(*(ask() for _ in range(callers)))
-    return time.perf_counter() - started
+    taken.wall_s += time.perf_counter() - started
+    taken.cpu_s += time.process_time() + service.cpu_s() - cpu_s
 
 
-async def measure(calls: dict[str, Call], jobs: list[Job], seconds: float) -> list[dict]:
+async def measure(
+    calls: dict[str, Call], jobs: list[Job], seconds: float, service: Served
+) -> list[dict]:
     rows = []
     for callers in CALLERS:
-        latencies: dict[str, list[float]] = {face: [] for face in calls}
-        spent = dict.fromkeys(calls, 0.0)
+        faces = {face: Taken() for face in calls}
         for call in calls.values():
-            await turn(call, jobs, callers, [])
+            await turn(call, jobs, callers, service, Taken())
         for _ in range(max(1, round(seconds / TURN_S / len(CALLERS)))):
             for face, call in calls.items():
-                spent[face] += await turn(call, jobs, callers, latencies[face])
-        base_p50 = percentile(latencies["process"], 50)
-        base_rate = len(latencies["process"]) / spent["process"]
-        for face, values in latencies.items():
+                await turn(call, jobs, callers, service, faces[face])
+        base = faces["process"]
+        base_p50 = percentile(base.latencies_ms, 50)
+        base_rate = len(base.latencies_ms) / base.wall_s
+        for face, taken in faces.items():
+            count = len(taken.latencies_ms)
             rows.append(
                 {
                     "face": face,
                     "callers": callers,
-                    "p50_ms": percentile(values, 50),
-                    "p95_ms": percentile(values, 95),
-                    "added_ms": percentile(values, 50) - base_p50,
-                    "images_per_s": len(values) / spent[face],
-                    "kept": len(values) / spent[face] / base_rate,
+                    "p50_ms": percentile(taken.latencies_ms, 50),
+                    "p95_ms": percentile(taken.latencies_ms, 95),
+                    "added_ms": percentile(taken.latencies_ms, 50) - base_p50,
+                    "images_per_s": count / taken.wall_s,
+                    "kept": count / taken.wall_s / base_rate,
+                    "cpu_ms": 1000 * taken.cpu_s / count,
                 }
             )
     return rows
@@ -127,7 +144,7 @@ async def main() -> None:
             "grpc": await over_grpc(service, stack),
             "http": await over_http(service, stack),
         }
-        rows = await measure(calls, jobs, given.seconds)
+        rows = await measure(calls, jobs, given.seconds, service)
     report(f"{given.people} person(s), {len(jobs)} picture(s)", rows, as_json=given.json)
 
 

@@ -43,6 +43,11 @@ class Served:
         assert found
         return int(found[1]) / 1024
 
+    def cpu_s(self) -> float:
+        """Seconds that its threads have spent on a core, those that ended aside."""
+        tasks = Path(f"/proc/{self.pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
     def threads(self) -> int:
         return len(list(Path(f"/proc/{self.pid}/task").iterdir()))
 

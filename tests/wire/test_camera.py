@@ -51,6 +51,18 @@ def test_camera_shows_live_skeletons_rate_age_and_drops(page: "sync_api.Page"):
     assert page.locator("#problem").is_hidden()
 
 
+def test_the_detector_may_look_at_some_frames_only(page: "sync_api.Page"):
+    detect = page.locator("#stages tbody td", has_text=re.compile("^detect$"))
+    page.locator("#camera").click()
+    sync_api.expect(page.locator("#summary")).to_contain_text("2 people")
+    sync_api.expect(detect).to_have_count(1)
+    page.locator("#detect_every").fill("30")
+    assert page.locator("#detect_every_value").inner_text() == "30"
+    sync_api.expect(detect).to_have_count(0)
+    sync_api.expect(page.locator("#summary")).to_contain_text("2 people")
+    assert page.locator("#problem").is_hidden()
+
+
 def test_a_photo_ends_the_camera(page: "sync_api.Page", photo: bytes):
     page.locator("#camera").click()
     sync_api.expect(page.locator("#summary")).to_contain_text("2 people")

@@ -18,6 +18,8 @@ byId("download").addEventListener("click", download);
 byId("camera").addEventListener("click", toggleCamera);
 for (const id of [...QUERY, "flip_test"]) byId(id).addEventListener("change", ask);
 for (const id of ["min_score", "min_keypoint_score"]) byId(id).addEventListener("input", showValue);
+byId("detect_every").addEventListener("input", showValue);
+byId("detect_every").addEventListener("change", () => { if (state.camera) ask(); });
 byId("min_keypoint_score").addEventListener("input", show);
 canvas.addEventListener("pointermove", point);
 canvas.addEventListener("pointerleave", () => { byId("tip").hidden = true; });
@@ -57,7 +59,12 @@ async function startCamera() {
   showProblem(null);
   const options = Object.fromEntries(QUERY.map((id) => [id, byId(id).value]).filter(([, value]) => value));
   try {
-    await camera.start({ ...options, min_score: Number(options.min_score), flip_test: byId("flip_test").checked });
+    await camera.start({
+      ...options,
+      min_score: Number(options.min_score),
+      detect_every: Number(byId("detect_every").value),
+      flip_test: byId("flip_test").checked,
+    });
   } catch (error) {
     showProblem({ title: "No camera", detail: String(error.message ?? error) });
     endCamera();
@@ -223,7 +230,8 @@ function point(event) {
 }
 
 function showValue(event) {
-  byId(`${event.target.id}_value`).textContent = Number(event.target.value).toFixed(2);
+  const { id, step, value } = event.target;
+  byId(`${id}_value`).textContent = Number(value).toFixed(step < 1 ? 2 : 0);
 }
 
 function showProblem(problem) {
