@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack
 
 import numpy as np
 import onnxruntime as ort
-from faces import over_http, turn
+from faces import Taken, over_http, turn
 from served import jobs_of, parser, report, served
 
 from posegate.bench import Job
@@ -46,12 +46,11 @@ async def measure(settings: Settings, jobs: list[Job], size: int, seconds: float
     async with AsyncExitStack() as stack:
         service = await stack.enter_async_context(served(settings.model_repository, max_batch=size))
         call = await over_http(service, stack)
-        await turn(call, jobs, CALLERS, [])
+        await turn(call, jobs, CALLERS, service, Taken())
         before = await service.metrics()
-        latencies: list[float] = []
-        spent = 0.0
-        while spent < seconds:
-            spent += await turn(call, jobs, CALLERS, latencies)
+        taken = Taken()
+        while taken.wall_s < seconds:
+            await turn(call, jobs, CALLERS, service, taken)
         after = await service.metrics()
         model = load_catalog(settings.model_repository, model=None, detector=None).get(None, "pose")
     crops, batches = (
@@ -62,7 +61,7 @@ async def measure(settings: Settings, jobs: list[Job], size: int, seconds: float
     return {
         "max_batch": size,
         "crops_per_batch": crops / batches,
-        "images_per_s": len(latencies) / spent,
+        "images_per_s": len(taken.latencies_ms) / taken.wall_s,
         "core_ms_per_crop": core_ms_per_crop(settings, size),
     }
 
