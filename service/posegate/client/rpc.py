@@ -71,6 +71,8 @@ class GrpcTransport:
         except grpc.aio.AioRpcError as error:
             if complete:  # a frame of ours met the end of the call
                 return
+            if error.code() is grpc.StatusCode.INTERNAL and first is not None:
+                await self._ask_why(first)
             raise _refusal(error) from error
         except asyncio.CancelledError:
             if (reason := failure(sending)) is not None:
@@ -79,6 +81,21 @@ class GrpcTransport:
         finally:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
+            call.cancel()
+
+    async def _ask_why(self, first: pb.StreamRequest) -> None:
+        """Raise what a stream of these options is refused with, if it is.
+
+        A write that crosses the refusal hides its reason; a stream without frames tells it.
+        """
+        call = self._stub.Stream(metadata=self._metadata)
+        try:
+            await call.write(first)
+            await call.done_writing()
+            await call.read()
+        except grpc.aio.AioRpcError as error:
+            raise _refusal(error) from error
+        finally:
             call.cancel()
 
     async def close(self) -> None:
