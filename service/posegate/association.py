@@ -3,6 +3,7 @@
 Shape letters: T tracks, P people of the new frame, J joints.
 """
 
+import lap
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,26 +18,19 @@ AREA_OF_BOX = 0.53
 
 
 def match_tracks(similarity: F32) -> NDArray[np.int64]:
-    """Track of each person (P,), -1 for none: greedy, surest pair first.
+    """Track of each person (P,), -1 for none: the pairs of the greatest sum (Hungarian).
 
-    In each round all pairs that are each other's best are taken at once, which gives the pairs
-    of the one-by-one greedy choice.
+    Pairs less alike than MIN_SIMILARITY count nothing and are not made.
 
     >>> match_tracks(np.array([[0.9, 0.8], [0.7, 0.1]], np.float32)).tolist()
-    [0, -1]
+    [1, 0]
     """
-    left = np.where(similarity >= MIN_SIMILARITY, similarity, 0.0)
     track = np.full(similarity.shape[1], -1, np.int64)
-    while left.size and left.max() > 0:
-        best_person = left.argmax(axis=1)
-        best_track = left.argmax(axis=0)
-        rows = np.flatnonzero(
-            (best_track[best_person] == np.arange(len(left))) & (left.max(axis=1) > 0)
-        )
-        people = best_person[rows]
-        track[people] = rows
-        left[rows] = 0
-        left[:, people] = 0
+    if similarity.size:
+        alike = np.where(similarity >= MIN_SIMILARITY, similarity, np.float32(0))
+        rows, people = lap.lapjvx(1 - alike, extend_cost=True, return_cost=False)
+        made = alike[rows, people] > 0
+        track[people[made]] = rows[made]
     return track
 
 

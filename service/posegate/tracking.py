@@ -50,9 +50,7 @@ class Tracker:
     """The people of one stream.
 
     A person is matched to the track with the largest mean of box IoU and keypoint OKS, after the
-    track's box and joints were moved on by its velocity. Pairs are taken greedily, surest first:
-    against Hungarian assignment only pairs that are near ties come out differently, and SciPy
-    would more than double what serving has to install.
+    track's box and joints were moved on by its velocity, so that the sum over all pairs is largest.
     """
 
     def __init__(self, names: tuple[str, ...]) -> None:
