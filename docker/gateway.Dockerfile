@@ -2,6 +2,10 @@
 #   docker build -f docker/gateway.Dockerfile -t posegate:0.1.0 .
 FROM python:3.11.13-slim-bookworm AS build
 
+# hadolint ignore=DL3008 # strip works the same in every version
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends binutils \
+    && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
 RUN python -m venv /opt/posegate
 COPY pyproject.toml README.md LICENSE ./
@@ -9,8 +13,13 @@ COPY service/posegate service/posegate
 COPY service/posenets service/posenets
 COPY model_repository model_repository
 RUN /opt/posegate/bin/pip install --no-cache-dir --no-compile '.[triton]' \
-    && /opt/posegate/bin/pip uninstall --yes pip setuptools \
-    && find /opt/posegate -name tests -type d -prune -exec rm -rf {} +
+    && /opt/posegate/bin/pip uninstall --yes pip setuptools
+# 110 MB that nobody needs: ONNX Runtime as a library for other languages, OpenCV's face cascades,
+# tests, and the symbols of uvloop, ml_dtypes and lapx. The libraries that wheels patched stay whole.
+WORKDIR /opt/posegate/lib/python3.11/site-packages
+RUN rm -rf onnxruntime/capi/libonnxruntime.so* onnxruntime/transformers cv2/data/*.xml \
+    && find . -name tests -type d -prune -exec rm -rf {} + \
+    && find uvloop ml_dtypes lap -name '*.so' -exec strip --strip-unneeded {} +
 
 FROM python:3.11.13-slim-bookworm
 

@@ -1,18 +1,21 @@
 """The gateway's image builds, is small enough, and runs as nobody special.
 
-Needs buildah and the base image of the Dockerfile in its store; where there is no registry, a
-debootstrap tree committed under that name does.
+Needs buildah and the base image of the Dockerfile in its store; where there is no registry of
+images, debian_base.sh beside this file puts a stand-in there. BUILDAH_OPTIONS adds to the options
+of the build, such as a file with pip's settings: `--volume /etc/pip.conf:/etc/pip.conf:ro`.
 """
 
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 
 import pytest
 
 from deploy.tools import ROOT
+from fakes import encode, make_photo
 
 DOCKERFILE = ROOT / "docker" / "gateway.Dockerfile"
 NAME = "localhost/posegate-test:gateway"
@@ -42,8 +45,9 @@ def image():
     base = re.findall(r"^FROM (\S+)", DOCKERFILE.read_text(), re.M)[-1]
     names = {name for one in json.loads(buildah("images", "--json")) for name in one["names"] or ()}
     if f"docker.io/library/{base}" not in names:
-        pytest.skip(f"the base image {base} is not in buildah's store")
+        pytest.skip(f"{base} is not in buildah's store; tests/deploy/debian_base.sh makes it")
     options = ["--pull-never", "--network=host", "-f", str(DOCKERFILE), "-t", NAME]
+    options += shlex.split(os.environ.get("BUILDAH_OPTIONS", ""))
     buildah("bud", *options, str(ROOT), timeout_s=1800)
     yield NAME
     buildah("rmi", NAME)
@@ -57,7 +61,7 @@ def test_gateway_is_small_enough(image):
     assert float(number) * {"KB": 1e-3, "MB": 1, "GB": 1e3}[unit] < MOST_MB
 
 
-def test_gateway_runs_as_nobody_special_and_knows_its_networks(image):
+def test_gateway_runs_as_nobody_special_and_estimates(image, tmp_path):
     container = buildah("from", "--pull-never", image).strip()
     try:
         said = buildah(
@@ -65,5 +69,12 @@ def test_gateway_runs_as_nobody_special_and_knows_its_networks(image):
         )
         assert "pose" in {row["task"] for row in json.loads(said)}
         assert buildah("run", container, "--", "id", "-u").strip() == "10001"
+        (tmp_path / "photo.png").write_bytes(encode(make_photo()))
+        tmp_path.chmod(0o777)
+        command = ["python", "-m", "posegate", "predict", "/photos", "--out", "/photos/out"]
+        buildah("run", "--volume", f"{tmp_path}:/photos", container, "--", *command)
+        assert list((tmp_path / "out").iterdir())
+        stripped = "import lap, ml_dtypes, uvloop, tritonclient.grpc.aio"
+        buildah("run", container, "--", "python", "-c", stripped)
     finally:
         buildah("rm", container)
