@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--person-ms", type=float, default=3.8)
     parser.add_argument("--before-triton-frame-ms", type=float, default=5.4)
     parser.add_argument("--before-triton-person-ms", type=float, default=0.35)
-    parser.add_argument("--ask-ms", type=float, default=2.5)
+    parser.add_argument("--ask-ms", type=float, default=1.1)
     parser.add_argument("--filled", type=float, default=0.6, help="share of the cores to use")
     parser.add_argument("--crops-per-gpu", type=float)
     parser.add_argument("--json", action="store_true")
