@@ -109,15 +109,15 @@ class TritonProcess:
 
     def wait_until_live(self) -> None:
         ends = time.monotonic() + START_LIMIT_S
-        while not self.answers("v2/health/live"):
+        while not (self.answers("v2/health/live") and self.answers("metrics", self._metrics)):
             assert self._process is not None
             assert self._process.poll() is None, self._log.read_text()[-3000:]
             assert time.monotonic() < ends, self._log.read_text()[-3000:]
             time.sleep(0.05)
 
-    def answers(self, path: str) -> bool:
+    def answers(self, path: str, port: int | None = None) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._http}/{path}", timeout=2):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port or self._http}/{path}", timeout=2):
                 return True
         except (urllib.error.URLError, OSError):
             return False
