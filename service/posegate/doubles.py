@@ -13,6 +13,8 @@ def without_doubles(poses: Poses) -> Poses:
     A part of a person in a box of its own often leads the network to the whole person, which the
     overlap of the boxes does not show. Two are alike by their larger box.
     """
+    if len(poses) < 2:
+        return poses
     xy, scores = poses.keypoints.xy, poses.keypoints.scores
     similarity = keypoint_similarity(
         xy, scores, poses.keypoints, poses.boxes.xyxy, sigmas_of(poses.names)

@@ -3,6 +3,8 @@
 Order and constants are those of the COCO keypoint task (Lin et al., 2014; cocoeval).
 """
 
+from functools import cache
+
 import numpy as np
 
 from posegate.types import F32
@@ -59,10 +61,13 @@ UPPER_BODY: tuple[int, ...] = tuple(range(11))
 LOWER_BODY: tuple[int, ...] = tuple(range(11, 17))
 
 
+@cache
 def sigmas_of(names: tuple[str, ...]) -> F32:
-    """OKS fall-off (J,) float32 of the joints of these names."""
+    """OKS fall-off (J,) float32 of the joints of these names; read-only, made once."""
     known = dict(zip(COCO_KEYPOINTS, COCO_SIGMAS.tolist(), strict=True))
-    return np.array([known.get(name, _OTHER_SIGMA) for name in names], np.float32)
+    sigmas = np.array([known.get(name, _OTHER_SIGMA) for name in names], np.float32)
+    sigmas.flags.writeable = False
+    return sigmas
 
 
 def flip_order(names: tuple[str, ...]) -> np.ndarray:

@@ -45,6 +45,17 @@ def test_the_same_joints_far_off_are_somebody_else_s():
     assert len(without_doubles(people((BODY, WHOLE, 0.9), (other, WHOLE, 0.8)))) == 2
 
 
+@pytest.mark.parametrize("count", [0, 1])
+def test_fewer_than_two_people_are_given_back_as_they_are(count: int):
+    both = people((BODY, HALF, 0.5), (BODY, WHOLE, 0.8))
+    few = Poses(
+        Boxes(both.boxes.xyxy[:count], both.boxes.scores[:count]),
+        Keypoints(both.keypoints.xy[:count], both.keypoints.scores[:count]),
+        both.names,
+    )
+    assert without_doubles(few) is few
+
+
 def test_rounds_give_what_going_one_by_one_gives():
     for _ in range(50):
         count = int(RANDOM.integers(1, 12))

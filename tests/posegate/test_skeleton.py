@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from posegate.skeleton import (
     COCO_KEYPOINTS,
@@ -7,6 +8,7 @@ from posegate.skeleton import (
     LOWER_BODY,
     UPPER_BODY,
     flip_order,
+    sigmas_of,
 )
 
 
@@ -48,3 +50,11 @@ def test_upper_and_lower_body_share_out_all_joints() -> None:
         "hip" in COCO_KEYPOINTS[j] or "knee" in COCO_KEYPOINTS[j] or "ankle" in COCO_KEYPOINTS[j]
         for j in LOWER_BODY
     )
+
+
+def test_constants_of_named_joints_are_made_once_and_cannot_be_written() -> None:
+    sigmas = sigmas_of(("left_knee", "tail"))
+    assert sigmas.tolist() == pytest.approx([0.087, 0.08])
+    assert sigmas_of(("left_knee", "tail")) is sigmas
+    with pytest.raises(ValueError, match="read-only"):
+        sigmas[0] = 1.0
