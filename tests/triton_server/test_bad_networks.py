@@ -15,8 +15,8 @@ from posegate.build import build_pipeline, running_pipeline
 from posegate.errors import BadCard, UnknownModel
 from posegate.metrics import Metrics
 from posegate.settings import Settings
+from triton_server.asking import PHOTO, over, people, seconds_until
 from triton_server.serving import TritonProcess, make_triton_repository
-from triton_server.test_triton import PHOTO, over, people, seconds_until
 
 ANOTHER_GPU = "The engine plan file is generated on an incompatible device, expecting compute 8.9"
 

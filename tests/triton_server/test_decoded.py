@@ -13,8 +13,8 @@ from posegate.options import EstimateOptions
 from posegate.pipeline import Pipeline
 from posegate.settings import Settings
 from posenets.export.in_graph import export_decoded
+from triton_server.asking import PHOTO, over, people, seconds_until
 from triton_server.serving import TritonProcess, figure, make_triton_repository
-from triton_server.test_triton import PHOTO, over, people, seconds_until
 
 DECODED = f"{POSE_NAME}-decoded"
 

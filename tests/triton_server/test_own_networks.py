@@ -10,8 +10,8 @@ import pytest
 from posegate.build import running_pipeline
 from posegate.options import EstimateOptions
 from posegate.settings import Settings
+from triton_server.asking import over, seconds_until
 from triton_server.serving import ROOT, TritonProcess, make_triton_repository
-from triton_server.test_triton import over, seconds_until
 
 SHIPPED = ROOT / "model_repository"
 PHOTOS = ROOT.parent / "shared" / "data" / "coco_val_part"
