@@ -6,12 +6,13 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from posegate.catalog import Model, load_catalog
+from posegate.catalog import Catalog, Model, load_catalog
 from posegate.errors import PosegateError
 from posenets.cli_errors import or_exit
 from posenets.evaluation.measure import Conditions, measure_network
 from posenets.evaluation.report import write_report
 from posenets.evaluation.scenes import coco_scenes, mpii_scenes, with_boxes
+from posenets.evaluation.untrained import not_trained
 from posenets.evaluation.worst import draw_worst
 from posenets.training.records import BadData
 
@@ -37,6 +38,8 @@ def evaluate_command(
 ) -> None:
     """Measure networks: COCO's ten figures, OKS and PCKh per joint, latency; report and plot.
 
+    Networks without weights in the repository are named with their size.
+
     Example: `posenets evaluate --repository model_repository --data coco_val --out report`
     """
 
@@ -50,7 +53,8 @@ def evaluate_command(
         source = "truth" if boxes is None else f"detector ({boxes.name})"
         conditions = Conditions(source, flip_test, decode, threads)
         measured, pictures = [], {}
-        for chosen in _chosen(repository, model):
+        networks = _networks(repository)
+        for chosen in _chosen(networks, model):
             looked = measure_network(chosen, coco=coco, mpii=mpii_photos, conditions=conditions)
             measured.append(looked.measured)
             if coco is not None and looked.people_oks is not None and worst:
@@ -63,17 +67,31 @@ def evaluate_command(
             said["COCO form"] = f"{data.name}, {len(coco[0])} photos, {people} boxes"
         if mpii_photos is not None and mpii is not None:
             said["MPII"] = f"{mpii.name}, {len(mpii_photos)} photos"
-        return write_report(out, measured, data=said, conditions=conditions, worst=pictures)
+        return write_report(
+            out,
+            measured,
+            data=said,
+            conditions=conditions,
+            worst=pictures,
+            untrained=not_trained(networks.models.values()),
+        )
 
     for path in or_exit(run):
         _console.print(path, soft_wrap=True)
 
 
-def _chosen(repository: Path, names: list[str] | None) -> list[Model]:
+def _networks(repository: Path) -> Catalog:
     try:
-        catalog = load_catalog(repository)
-        if names:
-            return [catalog.get(name, "pose") for name in names]
+        return load_catalog(repository)
     except PosegateError as error:
         raise BadData(error.detail) from error
-    return [model for model in catalog.models.values() if model.card.task == "pose"]
+
+
+def _chosen(networks: Catalog, names: list[str] | None) -> list[Model]:
+    """The networks of these names, else all for poses."""
+    try:
+        if names:
+            return [networks.get(name, "pose") for name in names]
+    except PosegateError as error:
+        raise BadData(error.detail) from error
+    return [model for model in networks.models.values() if model.card.task == "pose"]

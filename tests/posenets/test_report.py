@@ -1,6 +1,7 @@
 """labelled photos -> report, worst cases and plot: `posenets evaluate`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +9,28 @@ import cv2
 import numpy as np
 import pytest
 from scipy.io import savemat
+from torch import nn
 from typer.testing import CliRunner
 
-from fakes import POSE_NAME, encode, make_photo, make_repository
+from fakes import POSE_NAME, POSE_SIZE_WH, encode, make_photo, make_repository
 from labelled_folder import BOXES, label, seen_by_the_made_network, write
 from posegate.skeleton import COCO_KEYPOINTS
 from posenets.cli import app
+from posenets.networks.table import Network
 from posenets.training.mpii import MPII_KEYPOINTS
+
+
+@pytest.fixture(autouse=True)
+def table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two networks, so that counting them is quick; the first has the size of the made card's."""
+    joined = Network(lambda joints, _: nn.Conv2d(3, joints, 1, bias=False), POSE_SIZE_WH, "A")
+    both = {"trained": joined, "untrained": replace(joined, size_wh=(96, 128), convention="B")}
+    monkeypatch.setattr("posenets.counting.NETWORKS", both)
 
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    return make_repository(tmp_path, detector=False)
+    return make_repository(tmp_path, detector=False, pose_changes={"parameters": 3 * 17})
 
 
 @pytest.fixture
@@ -86,6 +97,19 @@ def test_boxes_of_a_detector_come_from_a_results_file(
     assert network["coco"]["ap"] == pytest.approx(0.5, abs=0.01)
     assert network["oks"] is None
     assert document["worst"] == {}
+
+
+def test_networks_without_weights_are_named_with_their_size(
+    models: Path, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "report"
+    document = evaluate(models, out, "--data", folder, "--worst", 0)
+    (left,) = document["not_trained_yet"]
+    assert (left["name"], left["params"], left["convention"]) == ("untrained", 51, "B")
+    assert left["gmacs"] == pytest.approx(51 * 96 * 128 / 1e9)
+    assert left["gflops"] == pytest.approx(51 * 96 * 128 / 2**30)
+    rows = [line for line in (out / "report.md").read_text().splitlines() if "trained" in line]
+    assert rows == ["| untrained | 128x96 | 0 | 0.0006 | - | - | not trained yet |"]
 
 
 def test_pckh_is_reported_for_the_joints_that_both_know(models: Path, tmp_path: Path) -> None:

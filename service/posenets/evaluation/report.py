@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 
 from posegate.types import U8
+from posenets.counting import Count
 from posenets.evaluation.measure import Conditions, Measured
 
 REPORT_MD, REPORT_JSON, PLOT = "report.md", "report.json", "speed-accuracy-size.png"
@@ -21,8 +22,12 @@ def write_report(
     data: Mapping[str, str],
     conditions: Conditions,
     worst: Mapping[str, U8],
+    untrained: Sequence[Count],
 ) -> list[Path]:
-    """Write everything into `out`; `data` says what was looked at, `worst` maps name -> picture."""
+    """Write everything into `out`; `data` says what was looked at, `worst` maps name -> picture.
+
+    `untrained` networks are named too, with their size, so that nobody looks for their figures.
+    """
     out.mkdir(parents=True, exist_ok=True)
     pictures = {name: f"worst-{name}.jpg" for name in worst}
     for name, picture in worst.items():
@@ -33,9 +38,10 @@ def write_report(
         "conditions": asdict(conditions),
         "networks": [network.as_dict() for network in networks],
         "worst": pictures,
+        "not_trained_yet": [count.as_json() for count in untrained],
     }
     (out / REPORT_JSON).write_text(json.dumps(document, indent=2) + "\n")
-    text = "\n".join(_lines(networks, data, conditions, pictures, plotted=plotted))
+    text = "\n".join(_lines(networks, untrained, data, conditions, pictures, plotted=plotted))
     (out / REPORT_MD).write_text(text + "\n")
     drawn = [out / PLOT] if plotted else []
     return [out / REPORT_MD, out / REPORT_JSON, *drawn, *(out / p for p in pictures.values())]
@@ -43,6 +49,7 @@ def write_report(
 
 def _lines(
     networks: Sequence[Measured],
+    untrained: Sequence[Count],
     data: Mapping[str, str],
     conditions: Conditions,
     pictures: Mapping[str, str],
@@ -55,9 +62,10 @@ def _lines(
         "",
         *(f"{kind}: {what}." for kind, what in data.items()),
         f"Boxes: {conditions.boxes}; flip test: {flip}; decoder: {conditions.decode}. Latency: one "
-        f"crop, the network alone, ONNX Runtime on {conditions.threads} CPU thread(s).",
+        f"crop, the network alone, ONNX Runtime on {conditions.threads} CPU thread(s). GMACs are "
+        "the papers' GFLOPs, up to their ways of counting (`posenets count`).",
         "",
-        *_table([_overview(network) for network in networks]),
+        *_table([*map(_overview, networks), *map(_size_only, untrained)]),
     ]
     coco = {n.name: n.coco for n in networks if n.coco is not None}
     if coco:
@@ -85,6 +93,18 @@ def _overview(network: Measured) -> dict[str, object]:
         "file (MiB)": network.file_mib,
         "latency (ms)": network.latency_ms,
         "AP": None if network.coco is None else network.coco["ap"],
+    }
+
+
+def _size_only(count: Count) -> dict[str, object]:
+    return {
+        "network": count.name,
+        "input": count.input,
+        "parameters (M)": round(count.params / 1e6, 2),
+        "GMACs": round(count.gmacs, 4),
+        "file (MiB)": None,
+        "latency (ms)": None,
+        "AP": "not trained yet",
     }
 
 
