@@ -26,13 +26,18 @@ from posegate.metrics import Metrics
 from posegate.pipeline import Pipeline
 from posegate.processes import Seat, supervise
 from posegate.settings import Settings
-from posegate.sockets import address, bind, cut_off_unread
+from posegate.sockets import address, allow_many, bind, cut_off_unread
 from posegate.streams import Streams
 from posegate.tls import Tls, load_tls
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 1024
+BACKLOG = 4096
+"""As many as Linux lets wait (net.core.somaxconn). Of 1,024, a flood overran thousands a second."""
+ACCEPTS = 8
+"""Connections taken per turn of the event loop, each through a handle of its own on the one socket:
+libuv takes one per handle and turn, and in a busy service callers waited seconds to be let in."""
+MANY = 8192
 KEEP_ALIVE_S = 30
 REFRESH_S = 1.0
 CLOSING_S = 3.0
@@ -49,6 +54,7 @@ def serve(settings: Settings) -> int:
     new stream is taken and streams finish their frames and send their summary; then no new
     connection is taken, and requests in flight get `request_timeout_s` to finish.
     """
+    allow_many(MANY)
     try:
         if settings.workers > 1:
             return supervise(settings, _work)
@@ -166,7 +172,8 @@ class _Service:
 
     async def _open(self, rpc: grpc.aio.Server) -> dict[str, str]:
         """Listen on both ports; returns their addresses."""
-        self._serving = asyncio.create_task(self._http.serve(sockets=[self._listener]))
+        handles = [self._listener, *(self._listener.dup() for _ in range(ACCEPTS - 1))]
+        self._serving = asyncio.create_task(self._http.serve(sockets=handles))
         host, port = self._settings.host, self._settings.grpc_port
         try:
             if self._tls is None:

@@ -2,6 +2,7 @@
 
 import math
 import socket
+import sys
 
 from posegate.errors import BadOption
 
@@ -36,6 +37,21 @@ def cut_off_unread(listener: socket.socket, after_s: float) -> None:
     """
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(after_s * 1000))
+
+
+def allow_many(connections: int) -> None:
+    """Let the process open so many connections, where the system lets it choose.
+
+    Login shells and systemd start processes with 1,024 file handles and leave more for the asking;
+    without them a crowd of callers is reset.
+    """
+    if sys.platform != "win32":
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < connections:
+            enough = connections if hard == resource.RLIM_INFINITY else min(connections, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
 
 
 def reserve(host: str, port: int) -> socket.socket:
