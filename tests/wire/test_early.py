@@ -63,7 +63,7 @@ def test_requests_sent_in_one_go_are_answered_in_turn(full_service: Service):
         assert [caller.answer()[0] for _ in range(4)] == [429, 429, 429, 200]
 
 
-def test_a_body_in_pieces_is_let_go_by_to_its_last_byte(full_service: Service):
+def test_a_body_in_pieces_is_thrown_away_to_its_last_byte(full_service: Service):
     with called(full_service) as (connection, caller):
         connection.sendall(HEAD + b"Content-Length: 90000\r\n\r\n")
         assert caller.answer()[0] == 429

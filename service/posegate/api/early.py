@@ -2,28 +2,24 @@
 
 To refuse through the whole application costs a good part of what it costs to serve, so that many
 more requests than can be served would starve those that are. While every slot is taken, a request
-for poses is therefore answered from the bytes of its head alone, and its body is let go by uncut:
-the connection stays good for the next request, and nobody is reset while still sending.
+for poses is therefore answered from the bytes of its head alone. Its body is read to the end and
+thrown away: the connection stays good for the next request, and nobody is reset while sending.
 """
 
 import json
-import logging
 import re
-import uuid
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from posegate.api.envelope import REQUEST_ID
+from posegate.api.exchange import chosen_id, record
 from posegate.api.keys import ApiKeys
 from posegate.api.limits import Slots
 from posegate.api.problems import MEDIA_TYPE, problem_of
 from posegate.errors import Unauthenticated
 from posegate.metrics import Metrics
-
-log = logging.getLogger(__name__)
 
 HEAD_ROOM = 8192
 """A longer head, or one that comes in pieces, takes the ordinary way."""
@@ -74,18 +70,22 @@ class Door:
         except Unauthenticated:
             return None
         closes = headers.get("connection", "").lower() == "close"
-        answer = self._answer(found["route"].decode(), headers.get("x-request-id", ""), closes)
+        request_id = chosen_id(headers.get("x-request-id", ""))
+        answer = self._answer(found["route"].decode(), request_id, closes)
         return Refused(answer, found.end(), int(length), closes)
 
     def _answer(self, route: str, request_id: str, closes: bool) -> bytes:
-        if not REQUEST_ID.fullmatch(request_id):
-            request_id = uuid.uuid4().hex
         problem = problem_of(self.slots.refusal())
-        labels = {"face": "http", "route": route, "code": str(problem.status)}
-        self.metrics.request_seconds.labels(**labels).observe(0.0)
-        self.metrics.rejected.labels(reason=problem.slug).inc()
-        extra = {"request_id": request_id, "problem": problem.detail}
-        log.info("POST %s %d", route, problem.status, extra=extra)
+        record(
+            self.metrics,
+            face="http",
+            method="POST",
+            route=route,
+            code=str(problem.status),
+            seconds=0.0,
+            problems=[problem],
+            request_id=request_id,
+        )
         content = json.dumps(problem.document(request_id))
         headers = {
             **problem.response_headers(),

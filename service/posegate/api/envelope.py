@@ -4,22 +4,20 @@ Plain ASGI, because a response must be measured to its last byte and a body read
 """
 
 import logging
-import re
 import time
-import uuid
 
 from fastapi import Request
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from posegate.api.exchange import chosen_id, record
 from posegate.api.problems import CLIENT_GONE, INTERNAL, ProblemResponse
 from posegate.metrics import Metrics
 from posegate.tracing import About, Tracing, Untraced
 
 log = logging.getLogger(__name__)
 
-REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 UNMATCHED = "unmatched"
 SWITCHING = 101
 TRACED = "/v1/"
@@ -45,7 +43,7 @@ class Envelope:
                 await self._request(Request(scope, receive), receive, send, about)
 
     async def _request(self, request: Request, receive: Receive, send: Send, about: About) -> None:
-        request.state.request_id = _request_id(request)
+        request.state.request_id = chosen_id(request.headers.get("x-request-id", ""))
         request.state.problems = []
         status = 0
 
@@ -72,7 +70,7 @@ class Envelope:
         self, connection: HTTPConnection, receive: Receive, send: Send, about: About
     ) -> None:
         """The same for a WebSocket; its time is that of the whole stream."""
-        connection.state.request_id = _request_id(connection)
+        connection.state.request_id = chosen_id(connection.headers.get("x-request-id", ""))
         connection.state.problems = []
         status = SWITCHING
 
@@ -92,17 +90,17 @@ class Envelope:
 
     def _record(self, request: HTTPConnection, status: int, seconds: float, about: About) -> None:
         route = getattr(request.scope.get("route"), "path", UNMATCHED)
-        face = "websocket" if request.scope["type"] == "websocket" else "http"
-        labels = {"face": face, "route": route, "code": str(status)}
-        self._metrics.request_seconds.labels(**labels).observe(seconds)
-        for problem in request.state.problems:
-            self._metrics.rejected.labels(reason=problem.slug).inc()
-        extra: dict[str, object] = {"request_id": request.state.request_id}
-        extra["ms"] = round(seconds * 1000, 2)
-        if request.state.problems:
-            extra["problem"] = "; ".join(problem.detail for problem in request.state.problems)
         method = request.scope.get("method", "WEBSOCKET")
-        log.info("%s %s %d", method, route, status, extra=extra)
+        record(
+            self._metrics,
+            face="websocket" if request.scope["type"] == "websocket" else "http",
+            method=method,
+            route=route,
+            code=str(status),
+            seconds=seconds,
+            problems=request.state.problems,
+            request_id=request.state.request_id,
+        )
         _tell(about, method, route, status, request.state.request_id)
 
 
@@ -116,8 +114,3 @@ def _tell(about: About, method: str, route: str, status: int, request_id: str) -
         "posegate.request_id": request_id,
     }
     about.failed = status >= 500
-
-
-def _request_id(request: HTTPConnection) -> str:
-    asked = request.headers.get("x-request-id", "")
-    return asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex

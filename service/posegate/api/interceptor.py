@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
+from posegate.api.exchange import chosen_id, record
 from posegate.api.keys import ApiKeys
 from posegate.api.problems import Problem, problem_of
 from posegate.errors import PosegateError, status_of
@@ -68,7 +68,7 @@ class Interceptor:
         context: Context,
         about: About,
     ) -> Any:
-        request_id = headers.get("x-request-id", "")[:64] or uuid.uuid4().hex
+        request_id = chosen_id(headers.get("x-request-id", ""))
         started, code, problem = time.perf_counter(), "OK", None
         self._in_flight.inc()
         try:
@@ -86,19 +86,17 @@ class Interceptor:
             await _abort(context, grpc.StatusCode[code], problem, request_id)
         finally:
             self._in_flight.dec()
-            self._record(route, code, time.perf_counter() - started, problem, request_id)
+            record(
+                self._metrics,
+                face="grpc",
+                method="GRPC",
+                route=route,
+                code=code,
+                seconds=time.perf_counter() - started,
+                problems=[problem] if problem else [],
+                request_id=request_id,
+            )
             _tell(about, route, code, request_id)
-
-    def _record(
-        self, route: str, code: str, seconds: float, problem: Problem | None, request_id: str
-    ) -> None:
-        labels = {"face": "grpc", "route": route, "code": code}
-        self._metrics.request_seconds.labels(**labels).observe(seconds)
-        extra: dict[str, object] = {"request_id": request_id, "ms": round(seconds * 1000, 2)}
-        if problem is not None:
-            self._metrics.rejected.labels(reason=problem.slug).inc()
-            extra["problem"] = problem.detail
-        log.info("GRPC %s %s", route, code, extra=extra)
 
 
 def _tell(about: About, route: str, code: str, request_id: str) -> None:
