@@ -161,11 +161,11 @@ def stopped_child(url: str, photo: Path, mode: str) -> Iterator[None]:
 
 def test_a_thousand_connects_and_drops_leave_nothing_behind(service: Service):
     drops = [drop_connection, drop_half_a_request, drop_websocket, drop_stream, drop_grpc]
+    logged = len(service.log.read_text())
     for drop in drops * 4:  # whatever is made once and kept
         drop(service)
     others_are_served(service)
     service.wait_until_idle()
-    logged = len(service.log.read_text())
     handles, threads, before = service.handles(), service.threads(), service.rss_bytes()
     for number in range(DROPS):
         drops[number % len(drops)](service)
