@@ -13,9 +13,12 @@ from torch import Tensor, nn
 
 from posegate.skeleton import COCO_KEYPOINTS, flip_order
 from posenets.training.cache import CROP_WH, TEACHER_SHIFT
+from posenets.training.looks import erase, jitter, soften, uniform
 from posenets.training.teacher import TEACHER_STRIDE, TEACHER_WH
 
 HEATMAP_STRIDE = 4
+_AT_ONCE = 8
+"""Crops turned into floats at a time: these stay in the cache, 48 take three times as long."""
 _LOWER = ("hip", "knee", "ankle", "pelvis")
 """How the names of the lower body's joints end."""
 
@@ -80,10 +83,9 @@ def make_batch(
     lower = torch.tensor([name.endswith(_LOWER) for name in joint_names], device=joints.device)
     joints, shown = _cut(joints, augmentation, generator)
     affine, flipped = _draw_affine(joints, lower, shown, size_wh, augmentation, generator)
-    pixels = _inside(crops.permute(0, 3, 1, 2), shown).float()
-    images = _sample(pixels, affine, size_wh, stride=1)[:, [2, 1, 0]]
-    images = _soften(images, augmentation, generator)
-    images = _jitter(images, augmentation, generator)
+    images = soften(_pictures(crops, shown, affine, size_wh), augmentation.soften, generator)
+    images = jitter(images, augmentation.colour, generator)
+    images = erase(images, augmentation.erase, generator)
     points, visible = _joints_in_input(joints, affine, flipped, mirrored)
     known = torch.where(flipped[:, None], scores[:, mirrored], scores)
     targets, inside = _gaussians(
@@ -95,17 +97,12 @@ def make_batch(
     to_teacher = affine.clone()
     to_teacher[:, :, 2] -= torch.tensor(TEACHER_SHIFT, device=affine.device)
     to_teacher /= TEACHER_STRIDE
-    maps = _sample(teacher.float() / 255, to_teacher, size_wh, stride=stride)
-    maps = torch.where(flipped[:, None, None, None], maps[:, mirrored], maps)
+    taught = torch.where(flipped[:, None, None, None], teacher[:, mirrored], teacher).float()
+    maps = _sample(taught, to_teacher, size_wh, stride=stride).div_(255)
     shift = torch.tensor(TEACHER_SHIFT, device=shown.device).repeat(2)
     whole = _inside(torch.ones_like(teacher[:, :1]), (shown - shift) / TEACHER_STRIDE).float()
     seen = (_sample(whole, to_teacher, size_wh, stride=stride) > 0.5).float()
     return Batch(images, targets, weights, maps, seen)
-
-
-def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    draw = torch.rand(count, generator=generator, device=generator.device)
-    return low + (high - low) * draw
 
 
 def _cut(joints: Tensor, aug: Augmentation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -121,14 +118,14 @@ def _cut(joints: Tensor, aug: Augmentation, generator: torch.Generator) -> tuple
         torch.tensor([0.2, 0.1, 0.2, 0.5], device=device), n, replacement=True, generator=generator
     )
     axis = side % 2
-    share = _uniform(n, 0.3, 0.9, generator)
+    share = uniform(n, 0.3, 0.9, generator)
     rows = torch.arange(n, device=device)
     size = (high - low)[rows, axis]
     far = side >= 2
     edge = low[rows, axis] + size * torch.where(far, share, 1 - share)
     along = joints[rows, :, axis]
     kept = seen & torch.where(far[:, None], along < edge[:, None], along > edge[:, None])
-    cut = (kept.sum(1) >= 4) & (_uniform(n, 0, 1, generator) < aug.cut)
+    cut = (kept.sum(1) >= 4) & (uniform(n, 0, 1, generator) < aug.cut)
     shown = whole.clone()
     shown[rows, side] = torch.where(cut, edge, whole[rows, side])
     visible = torch.where(cut[:, None] & ~kept, 0.0, joints[..., 2])
@@ -145,11 +142,27 @@ def _extent(joints: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
 
 def _inside(maps: Tensor, shown: Tensor) -> Tensor:
     """Zero where `maps` (N, C, H, W) lie outside x0, y0, x1, y1 of `shown` (N, 4)."""
-    xs = torch.arange(maps.shape[3], device=maps.device)
-    ys = torch.arange(maps.shape[2], device=maps.device)
-    in_x = (xs >= shown[:, 0:1]) & (xs <= shown[:, 2:3])
-    in_y = (ys >= shown[:, 1:2]) & (ys <= shown[:, 3:4])
-    return maps * (in_y[:, None, :, None] & in_x[:, None, None, :])
+    height, width = maps.shape[2:]
+    cut = (shown[:, :2] > 0).any(1) | (shown[:, 2] < width - 1) | (shown[:, 3] < height - 1)
+    if not bool(cut.any()):
+        return maps
+    xs = torch.arange(width, device=maps.device)
+    ys = torch.arange(height, device=maps.device)
+    x0, y0, x1, y1 = shown[cut].unsqueeze(2).unbind(1)
+    in_x, in_y = (xs >= x0) & (xs <= x1), (ys >= y0) & (ys <= y1)
+    left = maps.clone()
+    left[cut] *= in_y[:, None, :, None] & in_x[:, None, None, :]
+    return left
+
+
+def _pictures(crops: Tensor, shown: Tensor, affine: Tensor, size_wh: tuple[int, int]) -> Tensor:
+    """(N, 3, H, W) float32 RGB of what is shown of each crop."""
+    parts = zip(*(whole.split(_AT_ONCE) for whole in (crops, shown, affine)), strict=True)
+    views = [
+        _sample(_inside(crop.permute(0, 3, 1, 2), left).float(), to_crop, size_wh, stride=1)
+        for crop, left, to_crop in parts
+    ]
+    return torch.cat(views)[:, [2, 1, 0]]
 
 
 def _draw_affine(
@@ -166,7 +179,7 @@ def _draw_affine(
     centre = centre.repeat(n, 1)
     width = torch.full((n,), float(TEACHER_WH[0]), device=device)
     half_centre, half_width, possible = _half_body(joints, lower, generator)
-    half = possible & (_uniform(n, 0, 1, generator) < aug.half_body)
+    half = possible & (uniform(n, 0, 1, generator) < aug.half_body)
     cut_centre, cut_width, cut = _rest(joints, shown)
     centre = torch.where(cut[:, None], cut_centre, centre)
     width = torch.where(cut, cut_width, width)
@@ -178,12 +191,12 @@ def _draw_affine(
         factor = 1 + noise.clamp(-1, 1) * aug.scale_std
     # An input of another aspect shows the whole height as well.
     scale = factor * width * max(1 / size_wh[0], TEACHER_WH[1] / TEACHER_WH[0] / size_wh[1])
-    shift = torch.stack([_uniform(n, -1, 1, generator) for _ in range(2)], 1)
+    shift = torch.stack([uniform(n, -1, 1, generator) for _ in range(2)], 1)
     centre = centre + shift * aug.shift * width[:, None]
     angle = torch.randn(n, generator=generator, device=device).clamp(-2, 2) * aug.rotation_std
-    turned = _uniform(n, 0, 1, generator) < aug.rotation
+    turned = uniform(n, 0, 1, generator) < aug.rotation
     angle = torch.where(turned, angle, torch.zeros_like(angle)) * (math.pi / 180)
-    flipped = _uniform(n, 0, 1, generator) < aug.flip
+    flipped = uniform(n, 0, 1, generator) < aug.flip
     mirror = torch.where(flipped, -1.0, 1.0)
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
     linear = torch.stack([cos * mirror, -sin, sin * mirror, cos], 1).reshape(n, 2, 2)
@@ -195,7 +208,7 @@ def _half_body(
     joints: Tensor, lower: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Centre (N, 2) and width (N,) of the upper or lower body, and (N,) bool: enough joints."""
-    choose_upper = _uniform(len(joints), 0, 1, generator) < 0.7
+    choose_upper = uniform(len(joints), 0, 1, generator) < 0.7
     seen = joints[..., 2] > 0
     chosen = seen & (choose_upper[:, None] != lower)
     possible = (seen.sum(1) > 8) & (chosen.sum(1) >= 3)
@@ -223,10 +236,11 @@ def _sample(maps: Tensor, affine: Tensor, size_wh: tuple[int, int], *, stride: i
     xs = torch.arange(width, device=maps.device) * float(stride)
     ys = torch.arange(height, device=maps.device) * float(stride)
     grid_y, grid_x = torch.meshgrid(ys, xs, indexing="ij")
-    ones = torch.ones_like(grid_x)
-    grid = torch.stack([grid_x, grid_y, ones], -1).reshape(1, -1, 3) @ affine.transpose(1, 2)
+    places = torch.stack([grid_x, grid_y, torch.ones_like(grid_x)], -1).reshape(1, -1, 3)
     extent = torch.tensor([maps.shape[3] - 1, maps.shape[2] - 1], device=maps.device)
-    grid = (grid / extent * 2 - 1).reshape(len(maps), height, width, 2)
+    to_unit = affine * (2 / extent)[:, None]  # -1 is the first pixel's centre, 1 the last one's
+    to_unit[:, :, 2] -= 1
+    grid = (places @ to_unit.transpose(1, 2)).reshape(len(maps), height, width, 2)
     return nn.functional.grid_sample(maps, grid, align_corners=True)
 
 
@@ -248,52 +262,9 @@ def _gaussians(points: Tensor, map_wh: tuple[int, int], sigma: float) -> tuple[T
     ys = torch.arange(height, device=points.device)
     dx = (xs - points[..., 0:1]) ** 2
     dy = (ys - points[..., 1:2]) ** 2
-    squared = dy[..., :, None] + dx[..., None, :]
-    maps = torch.exp(-squared / (2 * sigma**2)) * (squared <= (3 * sigma) ** 2)
+    across, down = (torch.exp(-squared / (2 * sigma**2)) for squared in (dx, dy))
+    maps = down[..., :, None] * across[..., None, :]
+    maps *= dy[..., :, None] + dx[..., None, :] <= (3 * sigma) ** 2
     x, y = points.unbind(-1)
     inside = (x > -0.5) & (x < width - 0.5) & (y > -0.5) & (y < height - 0.5)
     return maps, inside.float()
-
-
-def _soften(images: Tensor, aug: Augmentation, generator: torch.Generator) -> Tensor:
-    """Take some pictures to a lower resolution and back, as people far away look."""
-    chosen = _uniform(len(images), 0, 1, generator) < aug.soften
-    if not bool(chosen.any()):
-        return images
-    height, width = images.shape[2:]
-    smaller = float(_uniform(1, 0.25, 0.75, generator)) ** (0.5 if width < 144 else 1.0)
-    size = [max(8, round(height * smaller)), max(6, round(width * smaller))]
-    low = nn.functional.interpolate(images[chosen], size, mode="bilinear", antialias=True)
-    images[chosen] = nn.functional.interpolate(low, (height, width), mode="bilinear")
-    return images
-
-
-def _jitter(images: Tensor, aug: Augmentation, generator: torch.Generator) -> Tensor:
-    n = len(images)
-    gain = 1 + _uniform(n * 3, -0.3, 0.3, generator).reshape(n, 3, 1, 1) * aug.colour
-    contrast = 1 + _uniform(n, -1, 1, generator).reshape(n, 1, 1, 1) * aug.colour
-    shift = _uniform(n, -80, 80, generator).reshape(n, 1, 1, 1) * aug.colour
-    grey = images.mean(1, keepdim=True)
-    colourless = min(1.0, 2 * aug.colour)
-    saturation = 1 + _uniform(n, -1, 0.6, generator).reshape(n, 1, 1, 1) * colourless
-    mean = images.mean((1, 2, 3), keepdim=True)
-    images = grey + (images - grey) * saturation
-    images = ((images - mean) * contrast + mean + shift) * gain
-    return _erase(images.clamp(0, 255), aug, generator)
-
-
-def _erase(images: Tensor, aug: Augmentation, generator: torch.Generator) -> Tensor:
-    """Grey one rectangle per chosen picture, as an occluder would."""
-    n, _, height, width = images.shape
-    chosen = _uniform(n, 0, 1, generator) < aug.erase
-    size_x = _uniform(n, 0.1, 0.35, generator) * width
-    size_y = _uniform(n, 0.08, 0.3, generator) * height
-    x0 = _uniform(n, 0, 1, generator) * (width - size_x)
-    y0 = _uniform(n, 0, 1, generator) * (height - size_y)
-    level = _uniform(n, 0, 255, generator)
-    xs = torch.arange(width, device=images.device)
-    ys = torch.arange(height, device=images.device)
-    in_x = (xs >= x0[:, None]) & (xs < (x0 + size_x)[:, None])
-    in_y = (ys >= y0[:, None]) & (ys < (y0 + size_y)[:, None])
-    hole = in_y[:, None, :, None] & in_x[:, None, None, :] & chosen[:, None, None, None]
-    return torch.where(hole, level[:, None, None, None], images)
