@@ -1,7 +1,10 @@
-"""What TensorBoard shows of a run: `tensorboard --logdir FOLDER`."""
+"""What is seen of a run while it goes on: a bar, and curves (`tensorboard --logdir FOLDER`)."""
 
 from collections.abc import Mapping
 from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from posenets.training.records import BadData
 
@@ -23,3 +26,15 @@ class TrainingLog:
         for name, value in figures.items():
             self._writer.add_scalar(name, value, seen)
         self._writer.flush()
+
+
+def progress_bar(console: Console) -> Progress:
+    """A bar under what is printed, on a terminal only."""
+    return Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

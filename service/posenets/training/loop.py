@@ -15,7 +15,6 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor, distributed, nn
 
 from posenets.training.ahead import ahead
@@ -25,7 +24,7 @@ from posenets.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from posenets.training.log import TrainingLog
+from posenets.training.log import TrainingLog, progress_bar
 from posenets.training.recipe import Recipe
 from posenets.training.schedule import rate_at
 
@@ -103,7 +102,8 @@ class Trainer(Generic[Batch]):
         self._start_alike()
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.progress = Done()
-        self.waited_s = 0.0
+        self.waited_s = 0.0  # for data, in the last run
+        self.worked_s = 0.0  # in the network; on a GPU: handing it the work
         self._random = task.random_state()
         backbone = [p for n, p in network.named_parameters() if n.startswith("backbone.")]
         head = [p for n, p in network.named_parameters() if not n.startswith("backbone.")]
@@ -154,16 +154,19 @@ class Trainer(Generic[Batch]):
         console = console or Console()
         begun, start = self.progress.seen, time.monotonic()
         last_save = start
+        self.waited_s = self.worked_s = 0.0
         losses: list[Tensor] = []
         late = False
         # Drawn ahead in a thread, so that the network never waits for data.
-        with closing(ahead(self._batches(), _AHEAD)) as batches, _bar(console) as bar:
+        with closing(ahead(self._batches(), _AHEAD)) as batches, progress_bar(console) as bar:
             shown = bar.add_task("examples", total=self.recipe.examples)
             while self.progress.seen < self.recipe.examples and not late:
                 before = time.monotonic()
                 batch, count, self._random = next(batches)
-                self.waited_s += time.monotonic() - before
-                loss, late = self._step(batch, late=time.monotonic() - start > seconds)
+                drawn = time.monotonic()
+                loss, late = self._step(batch, late=drawn - start > seconds)
+                self.waited_s += drawn - before
+                self.worked_s += time.monotonic() - drawn
                 losses.append(loss)
                 self.progress.seen += count * self.processes
                 self.progress.steps += 1
@@ -278,6 +281,7 @@ class Trainer(Generic[Batch]):
             "examples_per_s": (self.progress.seen - begun) / elapsed_s,
             "rate": rate_at(self.recipe, self.progress.seen),
             "waited_share": self.waited_s / elapsed_s,
+            "network_share": self.worked_s / elapsed_s,
         }
 
     def _line(self, figures: Mapping[str, float]) -> str:
@@ -285,6 +289,7 @@ class Trainer(Generic[Batch]):
         return (
             f"{self.progress.seen}/{self.recipe.examples}  loss {figures['loss']:.3e}  "
             f"{figures['examples_per_s']:.0f}/s  rate {figures['rate']:.2e}  {left:.0f} min left  "
+            f"network {100 * figures['network_share']:.1f} %  "
             f"waited for data {100 * figures['waited_share']:.1f} %"
         )
 
@@ -295,15 +300,3 @@ class Trainer(Generic[Batch]):
             batch, count = self.task.draw(seen)
             seen += count * self.processes
             yield batch, count, self.task.random_state()
-
-
-def _bar(console: Console) -> Progress:
-    """A bar under what is printed, on a terminal only."""
-    return Progress(
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
