@@ -15,9 +15,11 @@ COPY model_repository model_repository
 RUN /opt/posegate/bin/pip install --no-cache-dir --no-compile '.[triton]' \
     && /opt/posegate/bin/pip uninstall --yes pip setuptools
 # 110 MB that nobody needs: ONNX Runtime as a library for other languages, OpenCV's face cascades,
-# tests, and the symbols of uvloop, ml_dtypes and lapx. The libraries that wheels patched stay whole.
+# tests, networks that only Triton runs, and the symbols of uvloop, ml_dtypes and lapx. The libraries
+# that wheels patched stay whole.
 WORKDIR /opt/posegate/lib/python3.11/site-packages
 RUN rm -rf onnxruntime/capi/libonnxruntime.so* onnxruntime/transformers cv2/data/*.xml \
+    posegate/model_repository/*-decoded \
     && find . -name tests -type d -prune -exec rm -rf {} + \
     && find uvloop ml_dtypes lap -name '*.so' -exec strip --strip-unneeded {} +
 

@@ -64,9 +64,18 @@ class Model:
 
     @property
     def decoded(self) -> "Model | None":
-        """The same network with its decoding in the graph, where the repository has it."""
+        """The same network with its decoding in the graph, where its card speaks of it.
+
+        The files may be where Triton reads them alone: nobody else runs them.
+        """
         card = self.card.with_decoding_in_the_graph()
         return Model(card, self.folder.with_name(card.name)) if card is not None else None
+
+    @property
+    def forms(self) -> "tuple[Model, ...]":
+        """Itself and, where the repository has it, the form that decodes in the graph."""
+        decoded = self.decoded
+        return (self,) if decoded is None or not decoded.folder.is_dir() else (self, decoded)
 
 
 class Catalog:
@@ -131,7 +140,7 @@ def _load_model(folder: Path) -> Model:
     model = Model(load_card(folder / CARD_NAME), folder)
     if model.name != folder.name:
         raise BadCard(f"card {folder / CARD_NAME}: name {model.name!r} is not its folder's name")
-    for form in filter(None, (model, model.decoded)):
+    for form in model.forms:
         _check_file(form, folder / CARD_NAME)
     return model
 

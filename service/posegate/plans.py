@@ -102,8 +102,7 @@ class PlanBuilder:
             known = ", ".join(models)
             raise UnknownModel(f"there is no network {sorted(unknown)[0]!r}; known: {known}")
         chosen = [models[name] for name in names or models]
-        forms = [form for model in chosen for form in (model, model.decoded) if form is not None]
-        return [self.build(form) for form in forms]
+        return [self.build(form) for model in chosen for form in model.forms]
 
     def build(self, model: Model) -> PlanResult:
         """One network. What is served stays as it is unless the state is published."""

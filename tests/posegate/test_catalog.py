@@ -88,6 +88,19 @@ def test_a_changed_network_file_is_refused(tmp_path: Path) -> None:
         load_catalog(repository)
 
 
+def test_the_form_that_decodes_in_the_graph_may_be_elsewhere_but_not_half_here(
+    tmp_path: Path,
+) -> None:
+    repository = make_repository(tmp_path)
+    rewrite(repository, POSE_NAME, decoded={"sha256": "0" * 64})
+    model = load_catalog(repository).get(POSE_NAME, "pose")
+    assert model.decoded is not None
+    assert model.forms == (model,)
+    model.decoded.folder.mkdir()
+    with pytest.raises(BadCard, match=f"has no network file .*{POSE_NAME}-decoded"):
+        load_catalog(repository)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

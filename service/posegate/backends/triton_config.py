@@ -25,7 +25,7 @@ def write_configs(repository: Path) -> list[Path]:
     """Write every network's `config.pbtxt`, decoded variants too; returns what was written."""
     paths = []
     for model in load_catalog(repository).models.values():
-        for form in filter(None, (model, model.decoded)):
+        for form in model.forms:
             path = form.folder / CONFIG_NAME
             path.write_text(render_config(form.card), encoding="utf-8")
             paths.append(path)
