@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from posegate.api.documents import coco_results
-from posegate.errors import BadOption
+from posegate.coco_labels import label_file, read_labels
+from posegate.errors import BadImage, BadOption, TooLarge
 from posegate.ordered import in_order
 from posegate.pipeline import EstimateOptions, Pipeline
 
@@ -22,6 +22,8 @@ KEYPOINT_FIGURES = (
 )  # fmt: skip
 BOX_FIGURES = ("ap", "ap50")
 PERSON = 1
+_UNLABELLED = {"iscrowd": 0, "num_keypoints": 0, "keypoints": [0] * 51}
+"""What the evaluator asks of an annotation that has a box alone."""
 Task = Literal["keypoints", "boxes"]
 
 
@@ -36,7 +38,7 @@ class Photo:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The pictures that are there, and the annotations of those alone, in COCO's form."""
+    """The pictures and their annotations in the form that COCO's evaluator takes."""
 
     photos: list[Photo]
     annotations: dict[str, Any]
@@ -62,34 +64,31 @@ class Report:
         return asdict(self)
 
 
-def load_data(folder: Path) -> Data:
-    """Read `person_keypoints.json` of a folder, for the pictures that lie in its `images/`."""
-    path = folder / "person_keypoints.json"
-    try:
-        document = json.loads(path.read_bytes())
-        images = [i for i in document["images"] if (folder / "images" / i["file_name"]).is_file()]
-        ids = {image["id"] for image in images}
-        labels = [a for a in document["annotations"] if a["image_id"] in ids]
-        people = defaultdict(list)
-        for label in labels:
-            if not label.get("iscrowd") and label.get("num_keypoints", 0) > 0:
-                people[label["image_id"]].append([float(value) for value in label["bbox"]])
-        photos = [
-            Photo(image["id"], folder / "images" / image["file_name"], people[image["id"]])
-            for image in images
-        ]
-        annotations = {
-            "info": {},
-            "images": images,
-            "annotations": labels,
-            "categories": document["categories"],
-        }
-    except OSError as error:
-        raise BadOption(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadOption(f"{path} is not COCO keypoint annotations: {error!r}") from error
-    if not photos:
-        raise BadOption(f"{folder / 'images'} holds none of the pictures of {path}")
+def load_data(path: Path) -> Data:
+    """Read a label file, or `person_keypoints.json` of a folder, whose photos must all be there."""
+    labels = read_labels(label_file(path), needed=("area", "category_id"))
+    if not labels.images:
+        raise BadOption(f"{labels.path} lists no images")
+    people = defaultdict(list)
+    for label in labels.annotations:
+        if not label.get("iscrowd") and label.get("num_keypoints", 0) > 0:
+            if not min(label["bbox"][2:]) > 0:
+                raise BadOption(
+                    f"{labels.path}: annotation {label['id']} of image {label['image_id']}: bbox "
+                    f"{label['bbox']} must have positive width and height"
+                )
+            people[label["image_id"]].append([float(value) for value in label["bbox"]])
+    photos = [Photo(number, photo, people[number]) for number, photo in labels.photos().items()]
+    annotations = {
+        "info": {},
+        "images": list(labels.images.values()),
+        # The evaluator takes a match with the annotation of id 0 for none.
+        "annotations": [
+            _UNLABELLED | label | {"id": number}
+            for number, label in enumerate(labels.annotations, 1)
+        ],
+        "categories": [{"id": PERSON, "name": "person"}],
+    }
     return Data(photos, annotations)
 
 
@@ -153,6 +152,12 @@ async def _answers(
     """Keypoint and box results of each photo, in COCO's results form."""
 
     async def work(photo: Photo) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        try:
+            return await look_at(photo)
+        except (BadImage, TooLarge) as error:
+            raise BadOption(f"{photo.path}: {error.detail}") from error
+
+    async def look_at(photo: Photo) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         data = photo.path.read_bytes()
         if task == "boxes":
             boxes = await pipeline.find_people(data, options)

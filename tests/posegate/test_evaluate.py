@@ -16,7 +16,7 @@ from posegate.pipeline import Pipeline
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two labelled photos, one with a crowd, and a label whose photo is not there."""
+    """Two labelled photos, one with a crowd and a person without keypoints."""
     (tmp_path / "images").mkdir()
     for name in ("1.png", "2.png"):
         (tmp_path / "images" / name).write_bytes(encode(make_photo(width=640, height=480)))
@@ -27,13 +27,12 @@ def folder(tmp_path: Path) -> Path:
             label(2, 2, BOXES[1]),
             label(3, 2, [0, 0, 600, 400], iscrowd=1),
             label(4, 2, [5, 5, 50, 50], num_keypoints=0, keypoints=[0] * 51),
-            label(5, 3, BOXES[0]),
         ],
     )
     return tmp_path
 
 
-def test_only_people_with_keypoints_in_pictures_that_are_there_count(folder: Path) -> None:
+def test_only_people_with_keypoints_count(folder: Path) -> None:
     data = load_data(folder)
     assert [(photo.id, photo.boxes_xywh) for photo in data.photos] == [
         (1, [BOXES[0]]),
@@ -88,22 +87,93 @@ async def test_boxes_alone_do_not_run_the_pose_network(pipeline: Pipeline, folde
     assert heard == [(1, 2), (2, 2)]
 
 
+@pytest.mark.parametrize("layout", ["coco", "coco/images"])
+async def test_coco_as_published_gives_the_same_figures(
+    pipeline: Pipeline, folder: Path, tmp_path: Path, layout: str
+) -> None:
+    labels = tmp_path / "coco" / "annotations" / "person_keypoints_val2017.json"
+    labels.parent.mkdir(parents=True)
+    (folder / "person_keypoints.json").rename(labels)
+    (tmp_path / layout).mkdir(exist_ok=True)
+    (folder / "images").rename(tmp_path / layout / "val2017")
+    report = await evaluate(pipeline, labels, EstimateOptions(decode="argmax"))
+    assert report.keypoints is not None
+    assert (report.images, report.people, report.keypoints["ap"]) == (2, 2, 1.0)
+    with pytest.raises(BadOption, match=r"give the file itself, as .*_val2017\.json"):
+        load_data(tmp_path / "coco")
+
+
+async def test_an_annotation_of_id_0_counts_like_any_other(
+    pipeline: Pipeline, folder: Path
+) -> None:
+    write(folder, [label(0, 1, BOXES[0]), label(1, 2, BOXES[1])])
+    report = await evaluate(pipeline, folder, EstimateOptions(decode="argmax"))
+    assert report.keypoints is not None
+    assert report.keypoints["ap"] == 1.0
+
+
+async def test_labels_of_boxes_alone_score_a_detector(pipeline: Pipeline, folder: Path) -> None:
+    found = await pipeline.find_people(encode(make_photo(width=640, height=480)), EstimateOptions())
+    labels = [label(i, i % 2 + 1, box) for i, box in enumerate([*found.xywh.tolist()] * 2, 1)]
+    for row in labels:
+        del row["keypoints"], row["num_keypoints"], row["iscrowd"]
+    write(folder, labels)
+    report = await evaluate(pipeline, folder, EstimateOptions(), task="boxes")
+    assert report.boxes is not None
+    assert 0 < report.boxes["ap"] <= 1
+
+
+def test_missing_photos_are_counted_and_the_first_is_named(folder: Path) -> None:
+    (folder / "images" / "2.png").unlink()
+    with pytest.raises(BadOption, match=r"photo .*2\.png is missing; 1 of the 2 listed are"):
+        load_data(folder)
+
+
+async def test_a_photo_that_cannot_be_decoded_is_named(pipeline: Pipeline, folder: Path) -> None:
+    (folder / "images" / "2.png").write_bytes(b"no picture")
+    with pytest.raises(BadOption, match=r"2\.png: "):
+        await evaluate(pipeline, folder, EstimateOptions())
+
+
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("content", "words"),
     [
         (None, "cannot be read: No such file"),
-        ("[", "is not COCO keypoint annotations"),
-        ('{"images": []}', "is not COCO keypoint annotations"),
-        ('{"images": [], "annotations": [], "categories": []}', "holds none of the pictures"),
+        (b"[", "is not COCO keypoint annotations"),
+        (b"\xff\xfe\x00\x80", "is not COCO keypoint annotations"),  # not text at all
+        (b"[" * 100_000, "is not COCO keypoint annotations"),
+        (b"[]", "it holds \\[\\], not an object"),
+        (b'{"images": []}', "is not COCO keypoint annotations: annotations is missing"),
+        (b'{"images": [], "annotations": []}', "lists no images"),
     ],
 )
 def test_a_folder_without_usable_labels_is_refused(
-    tmp_path: Path, text: str | None, words: str
+    tmp_path: Path, content: bytes | None, words: str
 ) -> None:
-    if text is not None:
-        (tmp_path / "person_keypoints.json").write_text(text)
-    with pytest.raises(BadOption, match=words):
+    if content is not None:
+        (tmp_path / "person_keypoints.json").write_bytes(content)
+    with pytest.raises(BadOption, match=words) as caught:
         load_data(tmp_path)
+    assert "person_keypoints.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"bbox": [1.0, float("nan"), 3.0, 4.0]}, "of image 1: bbox holds NaN"),
+        ({"bbox": [1.0, 2.0, 0.0, 4.0]}, "of image 1: bbox .* positive width and height"),
+        ({"area": None}, "of image 1: area is None; it must be a number"),
+        ({"category_id": "person"}, "of image 1: category_id is 'person'; it must be a number"),
+        ({"num_keypoints": "17"}, "of image 1: num_keypoints is '17'; it must be an integer"),
+        ({"keypoints": [1, 2, 3]}, r"of image 1: keypoints is \[1, 2, 3\]; it must be 51 numbers"),
+    ],
+)
+def test_a_bad_annotation_names_its_image_and_field(
+    folder: Path, changes: dict[str, Any], words: str
+) -> None:
+    write(folder, [label(7, 1, BOXES[0], **changes)])
+    with pytest.raises(BadOption, match=f"person_keypoints.json: annotation 7 {words}"):
+        load_data(folder)
 
 
 async def test_a_missing_evaluator_is_named_before_any_work(

@@ -1,10 +1,12 @@
 import json
 import math
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from posenets.training.people import read_people
 from posenets.training.records import BadData, read_labelled_images
 
 
@@ -30,38 +32,71 @@ def test_crowd_boxes_are_left_out(coco_folder: Path) -> None:
     assert len(next(iter(read_labelled_images(coco_folder))).boxes_xywh) == 0
 
 
-def _no_images(labels: dict) -> None:  # type: ignore[type-arg]
-    del labels["images"]
-
-
-def _nan_keypoint(labels: dict) -> None:  # type: ignore[type-arg]
-    labels["annotations"][2]["keypoints"][4] = math.nan
-
-
-def _short_box(labels: dict) -> None:  # type: ignore[type-arg]
-    labels["annotations"][1]["bbox"] = [1, 2, 3]
-
-
-def _other_image(labels: dict) -> None:  # type: ignore[type-arg]
-    labels["annotations"][1]["image_id"] = 99
-
-
 @pytest.mark.parametrize(
-    ("damage", "named"),
+    ("place", "value", "named"),
     [
-        (_no_images, "images"),  # a whole field missing
-        (_nan_keypoint, "keypoints holds NaN"),  # NaN in an annotation
-        (_short_box, "bbox"),  # three numbers for a box
-        (_other_image, "99"),  # an annotation of no image
+        (("images",), None, "images is None"),  # a whole field
+        (("images", 1), 3, r"images\[1\] is 3; it must be an object"),
+        (("images", 1, "id"), None, r"images\[1\]: id is None; it must be an integer"),
+        (("images", 1, "id"), 0, r"images\[1\]: id 0 stands twice"),
+        (("images", 1, "file_name"), None, r"images\[1\]: file_name is None; it must be a text"),
+        (("images", 1, "file_name"), ..., r"images\[1\]: file_name is missing"),
+        (("images", 1, "shard"), 0, "image 0 .*: shard is missing"),  # on some images only
+        (("annotations",), {}, "annotations is {}; it must be a list"),
+        (("annotations", 1), "1", r"annotations\[1\] is '1'; it must be an object"),
+        (("annotations", 1, "id"), None, r"annotations\[1\]: id is None"),
+        (("annotations", 1, "image_id"), "abc", "annotation 1: image_id is 'abc'"),
+        (("annotations", 1, "image_id"), 99, "annotation 1: image_id 99 is none of the images"),
+        (("annotations", 1, "bbox"), [1, 2, 3], r"of image 1: bbox is \[1, 2, 3\]"),
+        (("annotations", 1, "bbox"), ..., "of image 1: bbox is missing"),
+        (("annotations", 1, "bbox", 2), math.nan, "of image 1: bbox holds NaN"),
+        (("annotations", 1, "bbox", 2), 10**400, "of image 1: bbox holds NaN, infinity or"),
+        (("annotations", 2, "keypoints", 4), math.nan, "of image 2: keypoints holds NaN"),
+        (("annotations", 2, "keypoints", 4), "4", "of image 2: keypoints is .* 51 numbers"),
+        (("annotations", 2, "keypoint_scores", 4), math.inf, "keypoint_scores holds NaN"),
+        (("annotations", 2, "score"), "high", "of image 2: score is 'high'"),
     ],
 )
-def test_bad_labels_name_file_and_field(coco_folder: Path, damage, named: str) -> None:  # type: ignore[no-untyped-def]
-    labels = json.loads(coco_folder.read_text())
-    damage(labels)
-    coco_folder.write_text(json.dumps(labels))
+def test_bad_labels_name_file_and_field(
+    coco_folder: Path, place: tuple[str | int, ...], value: object, named: str
+) -> None:
+    document = json.loads(coco_folder.read_text())
+    *path, field = place
+    holder = reduce(lambda part, key: part[key], path, document)
+    if value is ...:
+        del holder[field]
+    else:
+        holder[field] = value
+    coco_folder.write_text(json.dumps(document))
     with pytest.raises(BadData, match=named) as caught:
         list(read_labelled_images(coco_folder))
     assert str(coco_folder) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, b"\x89PNG\r\n\xff\x00", b"{", b"[[]]", b""])
+def test_a_file_that_holds_no_labels_is_named(coco_folder: Path, content: bytes | None) -> None:
+    if content is None:
+        coco_folder.unlink()
+    else:
+        coco_folder.write_bytes(content)
+    for read in (read_labelled_images, read_people):
+        with pytest.raises(BadData, match=r"labels\.json(:| cannot be read| is not COCO)"):
+            list(read(coco_folder))
+
+
+@pytest.mark.parametrize("layout", ["train2017", "images/train2017"])
+def test_coco_as_published_gives_the_same_people(coco_folder: Path, layout: str) -> None:
+    ours = list(read_labelled_images(coco_folder))
+    root = coco_folder.parent
+    labels = root / "annotations" / "person_keypoints_train2017.json"
+    labels.parent.mkdir()
+    coco_folder.rename(labels)
+    (root / "images").rename(root / "moved")
+    (root / layout).parent.mkdir(exist_ok=True)
+    (root / "moved").rename(root / layout)
+    theirs = list(read_people(labels))
+    assert [image.name for image in theirs] == [image.name for image in ours]
+    assert all(a.jpeg == b.jpeg for a, b in zip(ours, theirs, strict=True))
 
 
 def test_missing_photo_is_named(coco_folder: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy.io import whosmat
 
+from posegate.coco_labels import label_file
 from posegate.skeleton import COCO_KEYPOINTS
 from posenets.training.lsp import read_lsp
 from posenets.training.matlab import UNREADABLE
@@ -63,8 +64,11 @@ def _narrowed(image: LabelledImage) -> LabelledImage:
 
 def _kind(labels: Path) -> str:
     if labels.suffix != ".mat":
-        with labels.open(encoding="utf-8", errors="replace") as file:
-            return "mpii json" if file.read(64).lstrip().startswith("[") else "coco"
+        try:
+            with label_file(labels).open(encoding="utf-8", errors="replace") as file:
+                return "mpii json" if file.read(64).lstrip().startswith("[") else "coco"
+        except OSError:
+            return "coco"  # whose reader says what is wrong with the file
     try:
         variables = {name for name, *_ in whosmat(labels)}
     except UNREADABLE as error:

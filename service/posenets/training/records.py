@@ -1,13 +1,13 @@
 """Labelled people and photos, read from COCO-form folders or from packs of tar shards.
 
-A *COCO folder* holds a label file and `images/`. A *pack* holds a label file and the shards
-`<stem>_<n>.tar`, each image naming its `shard`. Both are given by the path of the label file.
+A *COCO folder* holds a label file and its photos, in `images/` or as COCO publishes them (see
+`posegate.coco_labels`). A *pack* holds a label file and the shards `<stem>_<n>.tar`, each image
+naming its `shard`. Both are given by the path of the label file.
 """
 
-import io
-import json
 import tarfile
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,15 @@ from typing import Any
 import cv2
 import numpy as np
 
+from posegate.coco_labels import (
+    CocoLabels,
+    check_integer,
+    check_number,
+    check_numbers,
+    label_file,
+    read_labels,
+)
+from posegate.errors import BadOption
 from posegate.skeleton import COCO_KEYPOINTS
 from posegate.types import F32, U8
 
@@ -59,36 +68,53 @@ def read_labelled_images(labels: Path) -> Iterator[LabelledImage]:
     Raises BadData for a missing field or photo, a NaN or a shard that is cut short.
     """
     try:
-        document = json.loads(labels.read_text())
-        images = {int(image["id"]): image for image in document["images"]}
-        annotations: dict[int, list[dict[str, Any]]] = {key: [] for key in images}
-        for annotation in document["annotations"]:
-            if not annotation.get("iscrowd", 0):
-                annotations[int(annotation["image_id"])].append(annotation)
-    except (KeyError, json.JSONDecodeError) as error:
-        raise BadData(f"{labels}: not a COCO label file ({error!r})") from error
-    in_shards = any("shard" in image for image in images.values())
-    read = _read_shards(labels, images) if in_shards else _read_folder(labels, images)
+        known = read_labels(label_file(labels))
+        annotations: dict[int, list[dict[str, Any]]] = {number: [] for number in known.images}
+        for annotation in known.annotations:
+            _check_scores(known.path, annotation)
+            if not annotation.get("iscrowd"):
+                annotations[annotation["image_id"]].append(annotation)
+        in_shards = any("shard" in image for image in known.images.values())
+        read = _read_shards(known) if in_shards else _read_folder(known)
+    except BadOption as error:
+        raise BadData(error.detail) from error
     for image, jpeg in read:
-        yield _labelled(labels, image, jpeg, annotations[int(image["id"])])
+        yield _labelled(image, jpeg, annotations[image["id"]])
 
 
-def _read_folder(
-    labels: Path, images: dict[int, dict[str, Any]]
+def _check_scores(labels: Path, annotation: dict[str, Any]) -> None:
+    where = f"{labels}: annotation {annotation['id']} of image {annotation['image_id']}"
+    check_numbers(annotation, "keypoint_scores", len(COCO_KEYPOINTS), where, optional=True)
+    check_number(annotation, "score", where, optional=True)
+
+
+def _read_folder(known: CocoLabels) -> Iterator[tuple[dict[str, Any], bytes]]:
+    photos = known.photos()
+
+    def read() -> Iterator[tuple[dict[str, Any], bytes]]:
+        for number, path in photos.items():
+            try:
+                yield known.images[number], path.read_bytes()
+            except OSError as error:
+                raise BadData(f"{known.path}: photo {path}: {error.strerror}") from error
+
+    return read()
+
+
+def _read_shards(known: CocoLabels) -> Iterator[tuple[dict[str, Any], bytes]]:
+    shards: dict[int, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for number, image in known.images.items():
+        where = f"{known.path}: image {number} (a pack, as other images name their shard)"
+        shard = check_integer(image, "shard", where)
+        shards[shard][image["file_name"]] = image
+    return _read_tars(known.path, shards)
+
+
+def _read_tars(
+    labels: Path, shards: Mapping[int, Mapping[str, dict[str, Any]]]
 ) -> Iterator[tuple[dict[str, Any], bytes]]:
-    for image in images.values():
-        path = labels.parent / "images" / image["file_name"]
-        if not path.is_file():
-            raise BadData(f"{labels}: photo {path} is missing")
-        yield image, path.read_bytes()
-
-
-def _read_shards(
-    labels: Path, images: dict[int, dict[str, Any]]
-) -> Iterator[tuple[dict[str, Any], bytes]]:
-    for shard in sorted({int(image["shard"]) for image in images.values()}):
+    for shard, wanted in sorted(shards.items()):
         path = labels.with_name(f"{labels.stem}_{shard}.tar")
-        wanted = {i["file_name"]: i for i in images.values() if int(i["shard"]) == shard}
         found = 0
         try:
             with tarfile.open(path) as tar:
@@ -96,7 +122,7 @@ def _read_shards(
                     stream = tar.extractfile(member)
                     if stream is not None and member.name in wanted:
                         found += 1
-                        yield wanted[member.name], io.BytesIO(stream.read()).getvalue()
+                        yield wanted[member.name], stream.read()
         except (OSError, tarfile.TarError) as error:
             raise BadData(f"{path}: shard is missing or cut short ({error})") from error
         if found != len(wanted):
@@ -104,32 +130,22 @@ def _read_shards(
 
 
 def _labelled(
-    labels: Path, image: dict[str, Any], jpeg: bytes, annotations: list[dict[str, Any]]
+    image: dict[str, Any], jpeg: bytes, annotations: list[dict[str, Any]]
 ) -> LabelledImage:
-    people = len(annotations)
-    try:
-        boxes = np.array([a["bbox"] for a in annotations], np.float32).reshape(people, 4)
-        box_scores = np.array([a.get("score", 1.0) for a in annotations], np.float32)
-        blank = [0.0] * 51
-        points = np.array([a.get("keypoints", blank) for a in annotations], np.float32)
-        points = points.reshape(people, 17, 3)
-        scores = np.array([a.get("keypoint_scores", [1.0] * 17) for a in annotations], np.float32)
-        scores = scores.reshape(people, 17)
-    except (KeyError, ValueError) as error:
-        raise BadData(
-            f"{labels}: image {image['id']}: bad bbox or keypoints ({error!r})"
-        ) from error
-    for field, array in (("bbox", boxes), ("keypoints", points), ("keypoint_scores", scores)):
-        if not np.isfinite(array).all():
-            raise BadData(f"{labels}: image {image['id']}: {field} holds NaN or infinity")
+    people, joints = len(annotations), len(COCO_KEYPOINTS)
+    blank = [0.0] * (3 * joints)
+    points = np.array([a.get("keypoints", blank) for a in annotations], np.float32)
+    points = points.reshape(people, joints, 3)
+    scores = np.array([a.get("keypoint_scores", [1.0] * joints) for a in annotations], np.float32)
+    scores = scores.reshape(people, joints)
     if any("keypoint_scores" in a for a in annotations):
         scores = np.where(points[..., 2] == 2, 1.0, scores).astype(np.float32)
     return LabelledImage(
-        name=str(image["file_name"]),
+        name=image["file_name"],
         source=str(image.get("source", "coco")),
         jpeg=jpeg,
-        boxes_xywh=boxes,
-        box_scores=box_scores,
+        boxes_xywh=np.array([a["bbox"] for a in annotations], np.float32).reshape(people, 4),
+        box_scores=np.array([a.get("score", 1.0) for a in annotations], np.float32),
         keypoints=points,
         keypoint_scores=scores,
     )
