@@ -212,20 +212,6 @@ async def test_calls_are_counted_by_method_and_code(stub: Stub, client: httpx.Cl
     assert f'posegate_request_seconds_count{{code="OK",face="grpc",{route}}}' in text
 
 
-async def test_retryable_refusal_says_so(repository: Path, tmp_path: Path, photo: bytes):
-    with running_service(repository, tmp_path / "log", max_images=1) as service:
-        async with grpc.aio.insecure_channel(service.grpc_address) as channel:
-            large = encode(make_photo(width=4000, height=3000), ".jpg")
-            calls = [Stub(channel).Estimate(request(large)) for _ in range(6)]
-            codes = [await call.code() for call in calls]
-            refused = codes.index(grpc.StatusCode.RESOURCE_EXHAUSTED)
-            assert grpc.StatusCode.OK in codes
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await calls[refused]
-    if "grpc-status-details-bin" in dict(caught.value.trailing_metadata()):
-        assert details(caught.value) == ("overloaded", True)
-
-
 async def test_api_keys_are_asked_for(repository: Path, tmp_path: Path, photo: bytes):
     import hashlib
 

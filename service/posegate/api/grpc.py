@@ -1,9 +1,14 @@
 """The gRPC face: parse, call, render."""
 
+import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from types import SimpleNamespace
+from typing import Any
 
+import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -25,7 +30,7 @@ from posegate.api.messages import (
 from posegate.api.operations import card_document
 from posegate.api.pb import pose_pb2 as pb
 from posegate.api.pb import pose_pb2_grpc as services
-from posegate.errors import BadOption, PosegateError
+from posegate.errors import BadOption, DeadlineExceeded, PosegateError
 from posegate.events import Event
 from posegate.metrics import Metrics
 from posegate.pipeline import Pipeline, StageClock
@@ -37,8 +42,13 @@ POSE_SERVICE = "posegate.v1.PoseService"
 MESSAGE_ROOM = 2
 """Messages up to so many times `max_body_bytes` are read, so that a picture over the limit costs
 one clear error and not the whole stream."""
-OPEN_CALLS = 2
-"""Calls open at a time, as a multiple of the pictures worked on; the rest learn it at once."""
+OPEN_CALLS = 8192
+"""Calls open or waiting to be taken, as many as `posegate.server` takes connections. gRPC itself
+refuses what comes on top, health checks too and without a word of ours, so only a flood of calls
+that are held open may meet it; pictures and streams have their own, far smaller limits."""
+HANG_UP_S = 0.1
+"""A message over gRPC's limit, or a client that goes away, ends the messages first and cancels the
+call just after; a call that nobody cancels really had no message."""
 KEEPALIVE_MS = 20_000
 WHOLE_PICTURE_BYTES = 2**20
 """A picture up to this size comes in one HTTP/2 frame and without waiting for the window to open;
@@ -66,13 +76,15 @@ class PoseService(services.PoseServiceServicer):
         self._models = [model_message(card, json.dumps(card)) for card in cards]
 
     async def Estimate(  # noqa: N802  the name is the contract's
-        self, request: pb.EstimateRequest, context: Context
+        self, requests: AsyncIterator[pb.EstimateRequest], context: Context
     ) -> pb.EstimateResponse:
-        clock = follow(StageClock())
-        options = read_options(request.options)
-        self._pipeline.check(options)
+        """The one message is read with a slot taken: what is refused takes no memory."""
         deadline = Deadline.after(context.time_remaining(), limit_s=self._limit_s)
         with self._slots.taken():
+            request = await self._received(requests, deadline)
+            clock = follow(StageClock())
+            options = read_options(request.options)
+            self._pipeline.check(options)
             estimate = await self._pipeline.estimate(
                 request.image, options, deadline=deadline.at, clock=clock
             )
@@ -110,6 +122,23 @@ class PoseService(services.PoseServiceServicer):
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
         return pb.ListModelsResponse(models=self._models)
+
+    async def _received(
+        self, requests: AsyncIterator[pb.EstimateRequest], deadline: Deadline
+    ) -> pb.EstimateRequest:
+        try:
+            async with asyncio.timeout(deadline.at - time.monotonic()):
+                return await anext(requests)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"the picture did not arrive within {deadline.timeout_s:g} s; allow more time "
+                "(the service's own limit is request_timeout_s) or send fewer bytes"
+            ) from error
+        except DecodeError as error:
+            raise BadOption("the message is not an EstimateRequest") from error
+        except StopAsyncIteration as error:
+            await asyncio.sleep(HANG_UP_S)
+            raise BadOption("the call ended without an EstimateRequest; send one") from error
 
 
 class Health(health.HealthServicer):  # type: ignore[misc]
@@ -155,11 +184,37 @@ def create_grpc_server(
             ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.so_reuseport", int(settings.workers > 1)),
+            ("grpc.server.max_pending_requests", OPEN_CALLS),
+            ("grpc.server.max_pending_requests_hard_limit", OPEN_CALLS),
         ),
-        maximum_concurrent_rpcs=OPEN_CALLS * settings.max_images + settings.max_streams,
+        maximum_concurrent_rpcs=OPEN_CALLS,
     )
     methods = interceptor.wrap(service, pb.DESCRIPTOR.services_by_name["PoseService"])
-    services.add_PoseServiceServicer_to_server(methods, server)  # type: ignore[no-untyped-call]
+    server.add_generic_rpc_handlers((_handlers(methods),))
     health_pb2_grpc.add_HealthServicer_to_server(check, server)
     enable_server_reflection((POSE_SERVICE, HEALTH, REFLECTION), server)
     return server
+
+
+def _handlers(methods: SimpleNamespace) -> "grpc.GenericRpcHandler[Any, Any]":
+    """As the generated ones, but for `Estimate`, whose message would be read before it is asked."""
+    return grpc.method_handlers_generic_handler(
+        POSE_SERVICE,
+        {
+            "Estimate": grpc.stream_unary_rpc_method_handler(
+                methods.Estimate,
+                request_deserializer=pb.EstimateRequest.FromString,
+                response_serializer=pb.EstimateResponse.SerializeToString,
+            ),
+            "Stream": grpc.stream_stream_rpc_method_handler(
+                methods.Stream,
+                request_deserializer=pb.StreamRequest.FromString,
+                response_serializer=pb.StreamResponse.SerializeToString,
+            ),
+            "ListModels": grpc.unary_unary_rpc_method_handler(
+                methods.ListModels,
+                request_deserializer=pb.ListModelsRequest.FromString,
+                response_serializer=pb.ListModelsResponse.SerializeToString,
+            ),
+        },
+    )

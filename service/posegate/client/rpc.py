@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -28,9 +29,13 @@ SLUGS = {
     grpc.StatusCode.UNAVAILABLE: "unavailable",
     grpc.StatusCode.CANCELLED: "unavailable",  # the service stopped before it took the call
     grpc.StatusCode.DEADLINE_EXCEEDED: "deadline",
-    grpc.StatusCode.RESOURCE_EXHAUSTED: "too-large",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "overloaded",
 }
 """What errors mean that gRPC itself raised, without the service's details."""
+RETRYABLE = ("unavailable", "overloaded")
+RETRY_AFTER_S = 0.2
+OVERSIZE = re.compile(r"\bmessage\b.*\b(larger|exceeds|too (large|big|long))\b", re.IGNORECASE)
+"""How gRPC's libraries and proxies word a message over their limit."""
 
 
 class GrpcTransport:
@@ -131,9 +136,10 @@ async def _send(call: Any, frames: Frames, first: pb.StreamRequest | None) -> No
 def _refusal(error: grpc.aio.AioRpcError) -> PosegateError:
     detail = error.details() or error.code().name
     trailers: dict[str, Any] = dict(error.trailing_metadata() or ())  # type: ignore[arg-type]
-    slug, retry_after_s = SLUGS.get(error.code(), ""), None
-    if SLUGS.get(error.code()) == "unavailable":
-        retry_after_s = 0.2
+    slug = SLUGS.get(error.code(), "")
+    if slug == "overloaded" and OVERSIZE.search(detail):
+        slug = "too-large"
+    retry_after_s = RETRY_AFTER_S if slug in RETRYABLE else None
     info, retry = ErrorInfo(), RetryInfo()
     for item in Status.FromString(trailers.get("grpc-status-details-bin", b"")).details:
         if item.Unpack(info):
