@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -56,22 +57,21 @@ def stream_command(
     options |= {n: v for n, v in (("model", model), ("detector", detector)) if v is not None}
     with reported():
         tls = tls_files(ca, certificate, key)
-        video = VideoSource(source)
-        options["mode"] = mode or ("live" if video.is_camera else "every")
-        drawing = _Drawing(draw, video.fps, smoothed=track) if draw is not None else None
-        try:
-            with Client(url, api_key=api_key, tls=tls) as client, progress_bar() as progress:
-                task = progress.add_task("frames", total=None)
-                frames = drawing.kept(video.frames()) if drawing else video.frames()
-                for event in client.stream(frames, **options):
-                    print(json.dumps(event), flush=True)
-                    progress.advance(task)
-                    if drawing:
-                        drawing.take(event)
-        finally:
-            video.close()
-            if drawing:
-                drawing.close()
+        with ExitStack() as stack:
+            video = stack.enter_context(closing(VideoSource(source)))
+            options["mode"] = mode or ("live" if video.is_camera else "every")
+            frames, drawing = video.frames(), None
+            if draw is not None:
+                drawing = stack.enter_context(closing(_Drawing(draw, video.fps, smoothed=track)))
+                frames = drawing.kept(frames)
+            client = stack.enter_context(Client(url, api_key=api_key, tls=tls))
+            progress = stack.enter_context(progress_bar())
+            task = progress.add_task("frames", total=None)
+            for event in client.stream(frames, **options):
+                print(json.dumps(event), flush=True)
+                progress.advance(task)
+                if drawing:
+                    drawing.take(event)
 
 
 class _Drawing:

@@ -1,5 +1,6 @@
 """Frames of a video file or a camera, and a video file of drawn frames."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from posegate.types import U8, Image
 
 DEFAULT_FPS = 30.0
 JPEG_QUALITY = 92
+SUFFIX = ".mp4"
+PROBE_WH = (64, 48)
 
 
 class VideoSource:
@@ -40,9 +43,22 @@ class VideoSource:
 
 
 class VideoFile:
-    """An MP4 file being written; it takes the size of its first frame."""
+    """An MP4 file being written; it takes the size of its first frame.
+
+    That a video can be written there is tried at once, beside the file, which stays as it is until
+    the first frame comes. Raises BadOption.
+    """
 
     def __init__(self, path: Path, fps: float) -> None:
+        if path.suffix.lower() != SUFFIX or path.is_dir():
+            raise BadOption(f"cannot write a video to {path}; its name must end in {SUFFIX}")
+        try:
+            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=SUFFIX) as probe:
+                _open_writer(Path(probe.name), fps, PROBE_WH).release()
+            if path.exists():
+                path.open("ab").close()
+        except OSError as error:
+            raise BadOption(f"cannot write a video to {path}: {error.strerror}") from error
         self._path = path
         self._fps = fps
         self._writer: cv2.VideoWriter | None = None
@@ -50,17 +66,23 @@ class VideoFile:
     def write(self, image: Image) -> None:
         """Append a frame."""
         if self._writer is None:
-            code = cv2.VideoWriter.fourcc(*"mp4v")
-            size = (image.width, image.height)
-            self._writer = cv2.VideoWriter(str(self._path), code, self._fps, size)
-            if not self._writer.isOpened():
-                raise BadOption(f"cannot write a video to {self._path}; its name must end in .mp4")
+            self._writer = _open_writer(self._path, self._fps, (image.width, image.height))
         self._writer.write(image.pixels_bgr)
 
     def close(self) -> None:
         """Finish the file."""
         if self._writer is not None:
             self._writer.release()
+
+
+def _open_writer(path: Path, fps: float, size_wh: tuple[int, int]) -> cv2.VideoWriter:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, size_wh)
+    if not writer.isOpened():
+        raise BadOption(
+            f"cannot write {size_wh[0]} x {size_wh[1]} pixels as MPEG-4 to {path}; "
+            "this OpenCV may lack the codec"
+        )
+    return writer
 
 
 def decode_frame(data: bytes) -> Image:

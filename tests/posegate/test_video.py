@@ -1,0 +1,81 @@
+"""Where a drawn video cannot be written, that is said before a service hears of a single frame."""
+
+import socket
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from fakes import make_photo
+from posegate.cli import app
+from posegate.errors import BadOption
+from posegate.types import Image
+from posegate.video import VideoFile, VideoSource
+
+SIZE_WH = (160, 120)
+FPS = 10.0
+
+
+def picture() -> Image:
+    return Image(make_photo(width=SIZE_WH[0], height=SIZE_WH[1]))
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    path = tmp_path / "walk.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), FPS, SIZE_WH)
+    writer.write(picture().pixels_bgr)
+    writer.release()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("out.txt", "must end in .mp4"),
+        ("out", "must end in .mp4"),
+        ("folder.mp4", "must end in .mp4"),
+        ("nowhere/out.mp4", "No such file or directory"),
+    ],
+)
+def test_a_stream_that_cannot_be_drawn_asks_no_service(
+    video: Path, tmp_path: Path, name: str, reason: str
+):
+    (tmp_path / "folder.mp4").mkdir()
+    before = sorted(tmp_path.iterdir())
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        url = f"http://127.0.0.1:{service.getsockname()[1]}"
+        asked = ["stream", str(video), "--url", url, "--draw", str(tmp_path / name)]
+        result = CliRunner().invoke(app, asked)
+        service.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            service.accept()
+    assert result.exit_code == 2
+    assert reason in " ".join(result.stderr.split())
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_missing_codec_is_named_before_the_first_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(cv2.VideoWriter, "fourcc", lambda *_: 0x21212121)
+    with pytest.raises(BadOption, match="codec"):
+        VideoFile(tmp_path / "out.mp4", FPS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_there_stays_until_the_first_frame(tmp_path: Path):
+    path = tmp_path / "out.MP4"
+    path.write_bytes(b"a film of old")
+    file = VideoFile(path, FPS)
+    assert path.read_bytes() == b"a film of old"
+    assert list(tmp_path.iterdir()) == [path]
+    file.write(picture())
+    file.close()
+    source = VideoSource(str(path))
+    (frame,) = source.frames()
+    source.close()
+    decoded = cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_COLOR)
+    assert decoded.shape == (SIZE_WH[1], SIZE_WH[0], 3)
