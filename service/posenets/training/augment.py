@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from posegate.skeleton import COCO_KEYPOINTS, flip_order
 from posenets.training.cache import CROP_WH, TEACHER_SHIFT
 from posenets.training.looks import erase, jitter, soften, uniform
+from posenets.training.targets import exact_targets, rounded_targets
 from posenets.training.teacher import TEACHER_STRIDE, TEACHER_WH
 
 HEATMAP_STRIDE = 4
@@ -72,12 +73,13 @@ def make_batch(
     augmentation: Augmentation,
     generator: torch.Generator,
     joint_names: tuple[str, ...] = COCO_KEYPOINTS,
+    rounded: bool = False,
 ) -> Batch:
     """Augmented batch from cached arrays.
 
     `crops` (N, 320, 240, 3) uint8 BGR, `joints` (N, J, 3), `scores` (N, J), `teacher`
     (N, J, 64, 48) uint8 or None; `sigma` in heatmap pixels; a heatmap pixel is `stride` input
-    pixels; `joint_names` (J,).
+    pixels; `joint_names` (J,); `rounded` draws HRNet's targets (see `targets.py`).
     """
     mirrored = torch.from_numpy(flip_order(joint_names)).to(joints.device)
     lower = torch.tensor([name.endswith(_LOWER) for name in joint_names], device=joints.device)
@@ -88,10 +90,10 @@ def make_batch(
     images = erase(images, augmentation.erase, generator)
     points, visible = _joints_in_input(joints, affine, flipped, mirrored)
     known = torch.where(flipped[:, None], scores[:, mirrored], scores)
-    targets, inside = _gaussians(
-        points / stride, (size_wh[0] // stride, size_wh[1] // stride), sigma
-    )
-    weights = inside * torch.where(visible == 2, 1.0, known) * (visible > 0)
+    draw_targets = rounded_targets if rounded else exact_targets
+    map_wh = (size_wh[0] // stride, size_wh[1] // stride)
+    targets, counted = draw_targets(points / stride, map_wh, sigma)
+    weights = counted * torch.where(visible == 2, 1.0, known) * (visible > 0)
     if teacher is None:
         return Batch(images, targets, weights, None, None)
     to_teacher = affine.clone()
@@ -253,18 +255,3 @@ def _joints_in_input(
     points = torch.where(swapped[..., None], points[:, mirrored], points)
     visible = torch.where(swapped, joints[:, mirrored, 2], joints[..., 2])
     return points, visible
-
-
-def _gaussians(points: Tensor, map_wh: tuple[int, int], sigma: float) -> tuple[Tensor, Tensor]:
-    """(N, J, h, w) Gaussians at `points` in heatmap pixels; (N, J) float: the peak is inside."""
-    width, height = map_wh
-    xs = torch.arange(width, device=points.device)
-    ys = torch.arange(height, device=points.device)
-    dx = (xs - points[..., 0:1]) ** 2
-    dy = (ys - points[..., 1:2]) ** 2
-    across, down = (torch.exp(-squared / (2 * sigma**2)) for squared in (dx, dy))
-    maps = down[..., :, None] * across[..., None, :]
-    maps *= dy[..., :, None] + dx[..., None, :] <= (3 * sigma) ** 2
-    x, y = points.unbind(-1)
-    inside = (x > -0.5) & (x < width - 0.5) & (y > -0.5) & (y < height - 0.5)
-    return maps, inside.float()

@@ -55,6 +55,7 @@ class PoseTask:
             augmentation=self.recipe.augmentation,
             generator=self.generator,
             joint_names=self.people.joint_names,
+            rounded=self.recipe.rounded,
         )
         return batch, phase.batch
 

@@ -58,7 +58,7 @@ class Recipe(_Strict):
     warmup: int = Field(default=6400, gt=0)
     warmup_from: float = Field(default=0.0, ge=0, le=1)
     clip: float = Field(default=1.0, gt=0)
-    ema: float = Field(default=0.998, ge=0, lt=1)
+    ema: float = Field(default=0.998, ge=0, lt=1, description="of the moving average; 0: none")
     source_weights: dict[str, float] = Field(default_factory=dict)
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
@@ -102,6 +102,7 @@ class PoseRecipe(Recipe):
     distil: float = Field(default=1.0, ge=0, description="weight of the teacher's heatmaps")
     localise: float = Field(default=3e-4, ge=0, description="weight of the localisation loss")
     sigma: float | None = Field(default=None, gt=0, description="of the targets, heatmap pixels")
+    rounded: bool = Field(default=False, description="targets as HRNet's, on whole pixels")
     sparsity: float = Field(default=0.0, ge=0, description="p of NAM's penalty p * sum |gamma|")
     augmentation: Augmentation = Augmentation()
 
