@@ -64,7 +64,8 @@ def made_jobs(people: int, *, model: str | None) -> list[Job]:
     small = np.random.default_rng(7).integers(0, 255, (24, 32, 3), dtype=np.uint8)
     done, jpeg = cv2.imencode(".jpg", cv2.resize(small, (640, 480), interpolation=cv2.INTER_CUBIC))
     assert done
-    return [Job(bytes(jpeg), EstimateOptions(model=model, boxes_xywh=_made_boxes(people)))]
+    boxes = _made_boxes(people)
+    return [Job(bytes(jpeg), EstimateOptions(model=model, boxes_xywh=boxes, max_people=people))]
 
 
 async def found_jobs(
@@ -75,9 +76,9 @@ async def found_jobs(
     jobs = []
     for source in find_sources(paths):
         try:
-            data = source.path.read_bytes()
+            data = source.read()
             found = await pipeline.find_people(data, asked)
-        except (OSError, PosegateError) as error:
+        except PosegateError as error:
             raise BadOption(f"{source.path} cannot be used: {error}") from error
         if len(found) == people:
             jobs.append(Job(data, asked))

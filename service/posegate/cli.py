@@ -28,10 +28,10 @@ from posegate.logs import configure_logs
 from posegate.server import serve
 from posegate.settings import load_settings
 from posegate.tables import card_rows, model_rows, print_table
+from posegate.version import installed_version
 
 app = typer.Typer(
     name="posegate",
-    help="Human pose estimation: every person's 17 COCO keypoints.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -59,6 +59,22 @@ app.command("predict", epilog="Example: posegate predict photos/ 'more/*.png' --
 app.command("stream", epilog="Example: posegate stream walk.mp4 --track --draw drawn.mp4")(
     stream_command
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"posegate {installed_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Human pose estimation: every person's 17 COCO keypoints."""
 
 
 @app.command("serve", epilog="Example: posegate serve --port 8080 --threads 4")
@@ -117,7 +133,7 @@ def models_list(
     if as_json:
         print(json.dumps(rows))
     else:
-        print_table("models", rows)
+        print_table("models", [row | {"default": "yes" if row["default"] else ""} for row in rows])
 
 
 @models.command("show", epilog="Example: posegate models show person-detector")

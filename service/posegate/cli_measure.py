@@ -26,6 +26,9 @@ from posegate.options import EstimateOptions
 from posegate.settings import Settings, load_settings
 from posegate.tables import print_table
 
+COCO_BOXES = 100
+"""People per picture that COCO's box figures count."""
+
 
 def evaluate_command(
     data: Annotated[Path, typer.Option(help="Folder with images/ and person_keypoints.json.")],
@@ -40,7 +43,9 @@ def evaluate_command(
     flip_test: FlipTest = False,
     decode: Decode = "dark",
     min_score: Annotated[float, typer.Option(help="Least score of a detected person.")] = 0.05,
-    max_people: Annotated[int, typer.Option(help="Most detected people per picture.")] = 100,
+    max_people: Annotated[
+        int | None, typer.Option(help=f"Most detected people per picture; else {COCO_BOXES}.")
+    ] = None,
     config: Config = None,
     model_repository: Repository = None,
     threads: Threads = None,
@@ -50,6 +55,7 @@ def evaluate_command(
 
     async def run(settings: Settings, options: EstimateOptions) -> dict[str, Any]:
         async with running_pipeline(settings) as pipeline:
+            pipeline.check(options)
             with progress_bar() as progress:
                 bar = progress.add_task("pictures", total=None)
                 report = await evaluate(
@@ -71,7 +77,7 @@ def evaluate_command(
             flip_test=flip_test,
             decode=decode,
             min_score=min_score,
-            max_people=max_people,
+            max_people=min(COCO_BOXES, settings.max_people) if max_people is None else max_people,
         )
         report = asyncio.run(run(settings, options))
     if as_json:

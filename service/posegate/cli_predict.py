@@ -27,7 +27,7 @@ from posegate.cli_options import (
     tls_files,
 )
 from posegate.client import AsyncClient, Tls
-from posegate.options import EstimateOptions
+from posegate.options import DEFAULT_MAX_PEOPLE, EstimateOptions
 from posegate.predict import Estimating, find_sources, predict, write_prediction
 from posegate.remote import RemotePipeline
 from posegate.settings import Settings, load_settings
@@ -44,7 +44,9 @@ def predict_command(
     detector: Detector = None,
     min_score: Annotated[float, typer.Option(help="Least score of a person.")] = 0.3,
     min_keypoint_score: Annotated[float, typer.Option(help="Least score of a keypoint.")] = 0.0,
-    max_people: Annotated[int, typer.Option(help="Most people per picture.")] = 50,
+    max_people: Annotated[
+        int | None, typer.Option(help=f"Most people per picture; else {DEFAULT_MAX_PEOPLE}.")
+    ] = None,
     flip_test: FlipTest = False,
     decode: Decode = "dark",
     url: Annotated[

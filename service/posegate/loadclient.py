@@ -51,10 +51,9 @@ class Connection:
 
 def poses_path(options: EstimateOptions) -> str:
     """Path and query that ask `POST /v1/poses` for these options."""
-    query: dict[str, str] = {
-        "max_people": str(options.max_people),
-        "min_score": str(options.min_score),
-    }
+    query = {"min_score": str(options.min_score)}
+    if options.max_people is not None:
+        query["max_people"] = str(options.max_people)
     if options.model is not None:
         query["model"] = options.model
     if options.boxes_xywh is not None:

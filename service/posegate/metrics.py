@@ -16,12 +16,26 @@ COUNTS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 50, 100)
 STAGES = ("read", "decode", "detect", "crop", "queue", "infer", "keypoints", "encode")
 """The stages of a request, in the order of the contract."""
 
+DROPS = ("busy", "rate")
+"""Why a frame of a live stream is not estimated."""
+
+REFUSALS = (
+    "bad-image", "too-large", "bad-option", "unknown-model", "overloaded", "deadline",
+    "unavailable", "unauthenticated", "internal", "bad-request", "not-found", "method-not-allowed",
+    "upgrade-required",
+)  # fmt: skip
+"""Slugs of the problems a request can end in: the contract's, those of HTTP itself, and the one of
+faults nobody foresaw."""
+
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable with which a process keeps its metrics in files of that folder."""
 
 
 class Metrics:
     """The contract's metrics; label values are closed sets.
+
+    Counters by reason begin at 0 for every reason: a series that appears with its first burst has
+    no rate yet.
 
     With `shared`, the folder that SHARED_FOLDER named when this process began, they are those of
     all processes that were told of it: counts are summed, also those of processes that are gone.
@@ -87,6 +101,10 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
+        for reason in DROPS:
+            self.frames_dropped.labels(reason)
+        for reason in REFUSALS:
+            self.rejected.labels(reason)
         self.backend_up = Gauge(
             "posegate_backend_up",
             "1 while the backend can run its networks.",

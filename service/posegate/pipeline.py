@@ -10,7 +10,7 @@ from posegate.backends.base import Network
 from posegate.backends.workers import Workers
 from posegate.catalog import Catalog
 from posegate.detector import Detector
-from posegate.errors import BackendDown, BadOption, DeadlineExceeded
+from posegate.errors import BackendDown, DeadlineExceeded
 from posegate.estimator import Estimator, nobody
 from posegate.image import ImageLimits, decode_image
 from posegate.options import EstimateOptions
@@ -81,13 +81,16 @@ class Pipeline:
             ) from error
 
     def check(self, options: EstimateOptions) -> None:
-        """Refuse what cannot work before an image is read: unknown networks, not being ready.
+        """Refuse what cannot work before an image is read: unknown networks, too many people, not
+        being ready.
 
-        Raises UnknownModel or BackendDown.
+        Raises UnknownModel, BadOption or BackendDown. A detector that is named must be there, also
+        where given boxes leave it without work.
         """
         self.catalog.get(options.model, "pose")
-        if options.boxes_xywh is None:
+        if options.boxes_xywh is None or options.detector is not None:
             self.catalog.get(options.detector, "detect")
+        options.most_people(self._max_people)
         reason = self.ready()
         if reason is not None:
             raise BackendDown(f"the service is not ready: {reason}; see /readyz and try again")
@@ -146,15 +149,13 @@ class Pipeline:
         self, image: Image, options: EstimateOptions, deadline: float | None, clock: StageClock
     ) -> tuple[str | None, Boxes, float]:
         """The detector's name, the people to look at, best first, and its network's seconds."""
+        most = options.most_people(self._max_people)
         if options.boxes_xywh is not None:
-            if len(options.boxes_xywh) > self._max_people:
-                raise BadOption(f"at most {self._max_people} boxes are allowed on this server")
             return None, options.given_boxes(image), 0.0
         name = self.catalog.get(options.detector, "detect").name
         detection = await self._detectors[name].detect(
             image, min_score=options.min_score, deadline=deadline
         )
-        most = min(options.max_people, self._max_people)
         boxes = Boxes(detection.boxes.xyxy[:most], detection.boxes.scores[:most])
         clock.attribute("queue", detection.queue_s)
         clock.mark("detect")

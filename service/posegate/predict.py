@@ -14,7 +14,7 @@ from posegate.ordered import in_order
 from posegate.pipeline import Estimate, EstimateOptions, StageClock
 from posegate.render import draw_poses, encode_image
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,16 @@ class Source:
 
     path: Path
     output: Path
+
+    def read(self) -> bytes:
+        """The file's bytes; BadOption says why there are none."""
+        try:
+            return self.path.read_bytes()
+        except IsADirectoryError as error:
+            *others, last = SUFFIXES
+            raise BadOption(f"no {', '.join(others)} or {last} in it") from error
+        except OSError as error:
+            raise BadOption(error.strerror or str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +48,8 @@ class Prediction:
 def find_sources(patterns: Iterable[str]) -> list[Source]:
     """Pictures named by files, folders (searched deeply, by suffix) and globs, in that order.
 
-    A name that matches nothing stays in the list, so that it is reported like any bad file.
+    A name that matches nothing and a folder without pictures stay in the list, so that they are
+    reported like any bad file.
     """
     sources = [source for pattern in patterns for source in _sources_of(pattern)]
     uses = Counter(source.output for source in sources)
@@ -78,11 +89,9 @@ async def predict(
         position, source = item
         clock = StageClock()
         try:
-            data = await asyncio.to_thread(source.path.read_bytes)
+            data = await asyncio.to_thread(source.read)
             clock.mark("read")
             estimate = await pipeline.estimate(data, options, clock=clock)
-        except OSError as error:
-            return Prediction(source, None, error=error.strerror or str(error))
         except PosegateError as error:
             return Prediction(source, None, error=error.detail)
         minimum = options.min_keypoint_score
@@ -118,12 +127,15 @@ def write_prediction(prediction: Prediction, folder: Path) -> None:
 
 def _sources_of(pattern: str) -> list[Source]:
     path = Path(pattern)
+    return _found(pattern) or [Source(path, Path(path.stem))]
+
+
+def _found(pattern: str) -> list[Source]:
+    path = Path(pattern)
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         return [Source(p, p.relative_to(path).with_suffix("")) for p in found]
     if path.exists() or not glob.has_magic(pattern):
         return [Source(path, Path(path.stem))]
     names = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  Path.glob takes no absolute
-    return [source for name in names for source in _sources_of(name)] or [
-        Source(path, Path(path.stem))
-    ]
+    return [source for name in names for source in _found(name)]

@@ -19,6 +19,7 @@ from posegate.api.grpc import Health, PoseService, create_grpc_server
 from posegate.api.keys import ApiKeys
 from posegate.api.limits import Slots
 from posegate.api.rest import create_app
+from posegate.api.websocket import taking
 from posegate.build import build_pipeline, build_tracing
 from posegate.errors import BadOption, PosegateError
 from posegate.logs import configure_logs
@@ -26,7 +27,7 @@ from posegate.metrics import Metrics
 from posegate.pipeline import Pipeline
 from posegate.processes import Seat, supervise
 from posegate.settings import Settings
-from posegate.sockets import address, allow_many, bind, cut_off_unread
+from posegate.sockets import address, allow_many, bind, cut_off_unread, why_refused
 from posegate.streams import Streams
 from posegate.tls import Tls, load_tls
 
@@ -43,8 +44,6 @@ REFRESH_S = 1.0
 CLOSING_S = 3.0
 UNREAD_ROOM_S = 5.0
 """How much later than a stream the kernel gives up on a client that does not read."""
-WS_MESSAGE_ROOM = 2
-"""As for gRPC messages: a frame over the limit costs one error event, not the connection."""
 
 
 def serve(settings: Settings) -> int:
@@ -181,7 +180,8 @@ class _Service:
             else:
                 port = rpc.add_secure_port(address(host, port), self._tls.grpc_credentials())
         except RuntimeError as error:
-            raise BadOption(f"cannot listen on {address(host, port)}: see grpc_port") from error
+            reason = why_refused(host, port, shared=self._seat is not None)
+            raise BadOption(f"{reason}; see grpc_port") from error
         await rpc.start()
         scheme = "http" if self._tls is None else "https"
         addresses = {
@@ -230,8 +230,7 @@ def _http_config(app: FastAPI, settings: Settings, tls: Tls | None, door: Door) 
         **(tls.http_options() if tls else {}),
         lifespan="off",
         http=behind(door),  # h11 bounds a head; httptools took 26 MB of headers into 440 MB
-        ws_max_size=WS_MESSAGE_ROOM * settings.max_body_bytes,
-        ws_per_message_deflate=False,  # photos do not shrink, and bombs do grow
+        ws=taking(settings.max_body_bytes),
         ws_ping_timeout=None,  # a sender held up by back-pressure has its pong behind its frames
         log_config=None,
         log_level="warning",

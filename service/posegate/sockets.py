@@ -30,6 +30,15 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     return bound
 
 
+def why_refused(host: str, port: int, *, shared: bool = False) -> str:
+    """What the system says against a port that somebody else's code could not listen on."""
+    try:
+        bind(host, port, shared=shared).close()
+    except BadOption as error:
+        return error.detail
+    return f"cannot listen on {address(host, port)}"
+
+
 def cut_off_unread(listener: socket.socket, after_s: float) -> None:
     """Let the kernel cut off a connection whose client has taken nothing it was sent for so long.
 

@@ -32,7 +32,7 @@ def model_rows(catalog: Catalog) -> list[dict[str, Any]]:
         {
             "name": model.name,
             "task": model.card.task,
-            "default": "yes" if catalog.get(None, model.card.task) is model else "",
+            "default": catalog.get(None, model.card.task) is model,
             "input": f"{model.card.input.width}x{model.card.input.height}",
             "parameters": model.card.parameters,
             "gflops": model.card.gflops,

@@ -1,6 +1,7 @@
 """The command line: posegate.cli, and what it prints."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,33 @@ def test_predict_goes_on_after_a_bad_file_and_says_so_in_its_status(
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"7.json", "7.drawn.jpg"}
 
 
+def test_predict_says_of_an_empty_folder_what_was_sought(run, photo: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "emptydir"
+    empty.mkdir()
+    no_match = run("predict", tmp_path / "*.webp")
+    for paths in ([empty], [photo, empty]):
+        result = run("predict", *paths)
+        assert result.exit_code == no_match.exit_code == 1
+        assert "emptydir: no .jpg, .jpeg, .png or .webp in it" in result.stderr
+        assert len(result.stdout.splitlines()) == len(paths) - 1
+
+
+def test_predict_takes_as_many_people_as_the_setting_allows(
+    run, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSEGATE_MAX_PEOPLE", "1")
+    assert len(json.loads(run("predict", photo).stdout)["people"]) == 1
+    refused = run("predict", photo, "--max-people", "2")
+    assert refused.exit_code == 2
+    assert "error: max_people is 2; this server allows 1 to 1" in refused.stderr
+
+
+def test_the_version_is_told(run) -> None:
+    result = run("--version")
+    assert result.exit_code == 0
+    assert re.fullmatch(r"posegate \d\S*\n", result.stdout)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -88,11 +116,13 @@ def test_a_mistake_is_one_sentence_and_status_2(run, arguments: list[str], words
 
 
 def test_models_are_listed_for_people_and_for_programs(run) -> None:
-    assert POSE_NAME in run("models", "list").stdout
+    table = run("models", "list").stdout
+    assert POSE_NAME in table
+    assert table.split().count("yes") == 2
     rows = json.loads(run("models", "list", "--json").stdout)
     assert [(row["name"], row["default"]) for row in rows] == [
-        (DETECTOR_NAME, "yes"),
-        (POSE_NAME, "yes"),
+        (DETECTOR_NAME, True),
+        (POSE_NAME, True),
     ]
 
 
@@ -130,4 +160,7 @@ def test_evaluate_prints_all_ten_figures(run, tmp_path: Path) -> None:
     assert len(report["keypoints"]) == 10
     table = run("evaluate", "--data", tmp_path, "--flip-test", "--boxes", "detector").stdout
     assert "ar_large" in table
+    refused = run("evaluate", "--data", tmp_path, "--detector", "nope")
+    assert refused.exit_code == 2
+    assert "there is no network 'nope'" in refused.stderr
     assert "person boxes" in table

@@ -6,8 +6,12 @@ import sys
 from pathlib import Path
 
 from prometheus_client import generate_latest
+from starlette.exceptions import HTTPException
 
-from posegate.metrics import SHARED_FOLDER, Metrics, forget_process
+from posegate.api.messages import DROP_REASONS
+from posegate.api.problems import INTERNAL, problem_of
+from posegate.errors import PosegateError, status_of
+from posegate.metrics import DROPS, REFUSALS, SHARED_FOLDER, Metrics, forget_process
 from posegate.stages import StageClock
 
 CONTRACT = {
@@ -34,6 +38,24 @@ def test_every_metric_of_the_contract_is_there_with_its_labels() -> None:
         if name is not None:
             labels = CONTRACT.get(name, CONTRACT.get(f"{name}_total"))
             assert metric._labelnames == labels
+
+
+def kinds(error: type[PosegateError]) -> set[type[PosegateError]]:
+    """Every error below this one."""
+    below = set(error.__subclasses__())
+    return below.union(*(kinds(kind) for kind in below))
+
+
+def test_counters_by_reason_begin_at_zero_for_every_reason() -> None:
+    slugs = {status_of(kind("x")).slug for kind in kinds(PosegateError)} | {INTERNAL.slug}
+    slugs |= {problem_of(HTTPException(status)).slug for status in (400, 404, 405, 426)}
+    assert set(REFUSALS) == slugs
+    assert set(DROPS) == set(DROP_REASONS)
+    registry = Metrics().registry
+    for metric, reasons in (("rejected", REFUSALS), ("frames_dropped", DROPS)):
+        for reason in reasons:
+            labels = {"reason": reason}
+            assert registry.get_sample_value(f"posegate_{metric}_total", labels) == 0, reason
 
 
 def test_two_sets_of_metrics_do_not_meet() -> None:

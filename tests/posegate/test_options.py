@@ -24,7 +24,10 @@ def boxes(*rows: list[float]) -> np.ndarray:
         {"min_score": NAN},
         {"min_keypoint_score": INF},
         {"max_people": 0},
-        {"max_people": 1001},
+        {"max_people": -1},
+        {"model": "x" * 129},
+        {"detector": "x" * 129},
+        {"boxes_xywh": boxes(*[[0, 0, 1, 1]] * 51)},  # more than the default
         {"decode": "best"},
         {"boxes_xywh": boxes([1, 2, 3, NAN])},
         {"boxes_xywh": boxes([1, INF, 3, 4])},
@@ -59,6 +62,47 @@ def test_given_boxes_wholly_outside_the_picture_are_left_out(box: list[float], k
     if kept:
         assert given.xywh.tolist() == [box]
         assert given.scores.tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "limit", "most"),
+    [
+        (None, 100, 50),  # the default
+        (None, 20, 20),  # which nobody named, so it gives way
+        (70, 100, 70),
+        (100, 100, 100),
+        (1, 1, 1),
+    ],
+)
+def test_the_default_number_of_people_gives_way_to_the_limit(
+    asked: int | None, limit: int, most: int
+) -> None:
+    assert EstimateOptions(max_people=asked).most_people(limit) == most
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (EstimateOptions(max_people=101), "max_people is 101; this server allows 1 to 100"),
+        (EstimateOptions(max_people=10**9), "this server allows 1 to 100"),
+        (EstimateOptions(max_people=101, boxes_xywh=boxes([0, 0, 1, 1])), "allows 1 to 100"),
+        (
+            EstimateOptions(max_people=101, boxes_xywh=boxes(*[[0, 0, 1, 1]] * 101)),
+            "101 boxes were given; this server allows at most 100",
+        ),
+    ],
+)
+def test_more_people_than_the_limit_are_refused_when_asked_for(
+    options: EstimateOptions, words: str
+) -> None:
+    with pytest.raises(BadOption, match=words):
+        options.most_people(100)
+
+
+def test_a_name_that_is_too_long_is_not_repeated() -> None:
+    with pytest.raises(BadOption) as caught:
+        EstimateOptions(model="x" * 100_000)
+    assert caught.value.detail == "model is a name of 100000 characters; at most 128 are allowed"
 
 
 def test_no_boxes_is_an_answer_too() -> None:

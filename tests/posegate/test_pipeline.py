@@ -112,6 +112,27 @@ async def test_more_boxes_than_the_server_allows_are_refused(repository: Path) -
             await pipeline.estimate(PHOTO, EstimateOptions(boxes_xywh=np.repeat(BOX, 3, axis=0)))
 
 
+async def test_a_limit_on_people_cuts_the_default_and_refuses_what_was_asked_for(
+    repository: Path,
+) -> None:
+    async with running_pipeline(Settings(model_repository=repository, max_people=1)) as pipeline:
+        pipeline.check(EstimateOptions())
+        assert len((await pipeline.estimate(PHOTO, EstimateOptions())).poses) == 1
+        asked = EstimateOptions(max_people=2)
+        with pytest.raises(BadOption, match="max_people is 2; this server allows 1 to 1"):
+            pipeline.check(asked)
+        with pytest.raises(BadOption, match="max_people is 2; this server allows 1 to 1"):
+            await pipeline.estimate(PHOTO, asked)  # callers that did not check first
+
+
+async def test_a_detector_that_is_named_must_be_there_even_without_work(
+    pipeline: Pipeline,
+) -> None:
+    pipeline.check(EstimateOptions(boxes_xywh=BOX, detector=DETECTOR_NAME))
+    with pytest.raises(UnknownModel, match="nope"):
+        pipeline.check(EstimateOptions(boxes_xywh=BOX, detector="nope"))
+
+
 async def test_a_passed_deadline_is_an_error_of_its_own(pipeline: Pipeline) -> None:
     with pytest.raises(DeadlineExceeded):
         await pipeline.estimate(PHOTO, EstimateOptions(), deadline=time.monotonic() - 0.1)

@@ -51,6 +51,13 @@ def test_what_matches_nothing_is_kept_to_be_reported(tmp_path: Path) -> None:
     assert [str(source.path) for source in find_sources([missing, pattern])] == [missing, pattern]
 
 
+def test_an_empty_folder_is_kept_to_be_reported_unless_a_glob_has_more(photos: Path) -> None:
+    empty = photos / "empty"
+    empty.mkdir()
+    assert [source.path for source in find_sources([str(empty)])] == [empty]
+    assert outputs([str(photos / "[be]*")]) == ["b", "a"]
+
+
 async def collect(pipeline: Pipeline, sources: list[Source], **options: object) -> list[Prediction]:
     return [p async for p in predict(pipeline, sources, EstimateOptions(), **options)]
 

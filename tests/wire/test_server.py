@@ -71,5 +71,5 @@ def test_port_in_use_stops_the_start_with_a_clear_word(repository: Path, tmp_pat
         process = launch(repository, tmp_path / "log", **{name: port})
         assert process.wait(60) == 1
     log = (tmp_path / "log").read_text()
-    assert f"cannot listen on 127.0.0.1:{port}" in log
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in log
     assert "Traceback" not in log

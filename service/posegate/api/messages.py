@@ -43,7 +43,7 @@ def read_options(message: pb.EstimateOptions) -> EstimateOptions:
         **given,
         boxes_xywh=_read_boxes(message.boxes) if message.HasField("boxes") else None,
         flip_test=message.flip_test,
-        decode=_known(DECODES, message.decode, "decode"),
+        decode=_known(pb.Decode, DECODES, message.decode, "decode"),
     )
 
 
@@ -51,7 +51,7 @@ def read_stream_options(message: pb.StreamOptions) -> StreamOptions:
     """The options of a stream; BadOption says which is wrong."""
     return StreamOptions(
         estimate=read_options(message.estimate),
-        mode=_known(MODES, message.mode, "mode"),
+        mode=_known(pb.StreamMode, MODES, message.mode, "mode"),
         track=message.track,
         detect_every=message.detect_every if message.HasField("detect_every") else 1,
     )
@@ -131,9 +131,10 @@ def _read_boxes(message: pb.Boxes) -> F32:
     return np.array(rows, np.float64).reshape(-1, 4).clip(-FAR, FAR).astype(np.float32)
 
 
-def _known(table: dict[Any, str], value: int, name: str) -> str:
+def _known(kind: Any, table: dict[Any, str], value: int, name: str) -> str:
     if value not in table:
-        raise BadOption(f"{name} is {value}; it must be one of {', '.join(sorted(table.values()))}")
+        known = ", ".join(kind.Name(number) for number in table)
+        raise BadOption(f"{name} is {value}; it must be one of {known}")
     return table[value]
 
 

@@ -60,7 +60,7 @@ class PoseQuery(BaseModel):
             detector=self.detector,
             min_score=self.min_score,
             min_keypoint_score=self.min_keypoint_score,
-            max_people=self.max_people,
+            max_people=self.max_people if "max_people" in self.model_fields_set else None,
             boxes_xywh=None if self.boxes is None else parse_boxes(self.boxes),
             flip_test=self.flip_test,
             decode=self.decode,
