@@ -15,7 +15,9 @@ from posegate.cli_options import AsJson, Config, Repository, reported
 from posegate.doctor import is_jetson
 from posegate.errors import BadOption
 from posegate.plan_check import made_crops, photo_crops
-from posegate.plans import TARGETS, Limits, PlanBuilder, seed
+from posegate.plan_files import seed
+from posegate.plan_loading import TritonLoader
+from posegate.plans import TARGETS, Crops, Limits, PlanBuilder
 from posegate.predict import find_sources
 from posegate.settings import Settings, load_settings
 from posegate.tables import print_table
@@ -34,7 +36,8 @@ def build_command(
         Literal["fp32", "tf32", "fp16"], typer.Option(help="Arithmetic of the plan.")
     ] = "fp32",
     photos: Annotated[
-        list[str] | None, typer.Option(help="Photos to check plans with; else made crops.")
+        list[str] | None,
+        typer.Option(help="Photos to check plans on, or their folder; made crops if none."),
     ] = None,
     max_pixel_diff: Annotated[
         float, typer.Option(min=0, help="Most pixels between plan and ONNX file.")
@@ -44,6 +47,13 @@ def build_command(
     source: Annotated[
         Path | None, typer.Option("--from", help="Copy the networks from this folder first.")
     ] = None,
+    copy_only: Annotated[
+        bool, typer.Option("--copy-only", help="With --from: copy, and build nothing.")
+    ] = False,
+    triton_urls: Annotated[
+        str | None,
+        typer.Option(help="host:port of each running Triton (gRPC) that takes the plans."),
+    ] = None,
     timeout_s: Annotated[float, typer.Option(min=1, help="Longest build of a plan.")] = 1800.0,
     config: Config = None,
     model_repository: Repository = None,
@@ -51,17 +61,24 @@ def build_command(
 ) -> None:
     """Build, check and switch in TensorRT plans. The exit status is 1 where ONNX has to serve on.
 
-    Run it on the machine that will serve: plans are tied to its GPU and its TensorRT.
+    Run it on the machine that will serve: plans are tied to its GPU and its TensorRT. A Triton
+    started with --model-control-mode=explicit --load-model=* serves the ONNX files meanwhile, and
+    each plan from when it is there; what it refuses gives way to the former.
     """
     with reported():
         if source is not None and model_repository is not None:
             seed(source, model_repository)
+            if copy_only:
+                return
+        elif copy_only:
+            raise BadOption("--copy-only needs --from and --model-repository")
         settings = load_settings(config, model_repository=model_repository)
         _check_target(target)
         tensorrt = _find_tensorrt()
         sm = gpu_sm()
         if sm is None:
             raise BadOption("no NVIDIA GPU was found here; plans are built on the GPU they run on")
+        crops, crops_are = _crops(photos or [], settings)
         builder = PlanBuilder(
             tensorrt=tensorrt,
             sm=sm,
@@ -70,7 +87,9 @@ def build_command(
             cache=cache,
             limits=Limits(max_pixel_diff, min_oks),
             timeout_s=timeout_s,
-            crops=_crops(photos or [], settings),
+            crops=crops,
+            crops_are=crops_are,
+            loader=TritonLoader(triton_urls.split(",")) if triton_urls else None,
         )
         results = builder.build_all(settings.model_repository, tuple(names or ()))
     rows = [result.as_dict() for result in results]
@@ -78,7 +97,7 @@ def build_command(
         print(json.dumps(rows))
     else:
         print_table(f"plans for SM {sm}, TensorRT {tensorrt.version}", rows)
-    raise typer.Exit(1 if any(one.state in ("refused", "failed") for one in results) else 0)
+    raise typer.Exit(0 if all(one.is_served for one in results) else 1)
 
 
 def _check_target(target: str) -> None:
@@ -102,8 +121,11 @@ def _find_tensorrt() -> TensorRT:
     )
 
 
-def _crops(photos: list[str], settings: Settings) -> Callable[[Model], F32]:
-    if not photos:
-        return made_crops
-    paths = [source.path for source in find_sources(photos)]
-    return lambda model: asyncio.run(photo_crops(model, paths, settings))
+def _crops(photos: list[str], settings: Settings) -> tuple[Callable[[Model], F32], Crops]:
+    """An empty folder, as containers mount one, is no photo."""
+    paths = [source.path for source in find_sources(photos) if not source.path.is_dir()]
+    if not paths:
+        return made_crops, "made"
+    if missing := [path for path in paths if not path.is_file()]:
+        raise BadOption(f"--photos {missing[0]}: there is no such picture")
+    return (lambda model: asyncio.run(photo_crops(model, paths, settings))), "photos"

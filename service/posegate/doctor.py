@@ -16,7 +16,7 @@ import onnxruntime
 
 from posegate.catalog import load_catalog, sha256_of
 from posegate.errors import BadOption, PosegateError
-from posegate.plans import PLAN_NAME, read_record
+from posegate.plan_files import PLAN_NAME, read_record
 from posegate.settings import Settings
 from posegate.tensorrt_tools import cuda_driver, gpu_sm, output_of
 

@@ -1,27 +1,34 @@
 """model_repository + TensorRT -> `model.plan` beside each `model.onnx`, checked, then switched in.
 
-A plan is kept in a cache under what it is tied to. Until a plan is in its place Triton serves the
-ONNX file; a plan that replaces another leaves it as `model.plan.former`.
+A plan is kept in a cache under what it is tied to. Until a plan is in its place, and where none can
+be, Triton serves the ONNX file.
 """
 
-import json
-import os
 import re
-import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from posegate.card import ModelCard
-from posegate.catalog import CARD_NAME, Model, load_catalog, sha256_of
-from posegate.errors import BadCard, BadOption, PosegateError, UnknownModel
+from posegate.catalog import Model, load_catalog, sha256_of
+from posegate.errors import BadCard, PosegateError, UnknownModel
 from posegate.plan_check import PlanCheck, compare, made_crops, onnx_outputs
+from posegate.plan_files import (
+    CONFIG_NAME,
+    PLAN_NAME,
+    read_record,
+    remove,
+    set_aside,
+    switch_in,
+    write_record,
+)
+from posegate.plan_loading import Loader, LoadRefused, NotLoaded, fall_back, try_to_load
 from posegate.tensorrt_tools import BuildJob, PlanFailed, TensorRT
 from posegate.types import F32
 
-PLAN_NAME, RECORD_NAME, CONFIG_NAME = "model.plan", "plan.json", "config.pbtxt"
+Crops = Literal["photos", "made"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +77,39 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class PlanResult:
-    """One row of the report. `state`: published, kept (was in place), refused or failed."""
+    """One row of the report; `crops` are those that the plan was checked on.
+
+    `state`: published, kept (was in place), refused (by the check or by Triton), failed, or
+    unloaded (in place, but a Triton could not be told).
+    """
 
     name: str
     state: str
+    crops: Crops
     check: PlanCheck | None = None
     note: str | None = None
 
+    @property
+    def is_served(self) -> bool:
+        return self.state in ("published", "kept")
+
     def as_dict(self) -> dict[str, Any]:
-        figures = self.check.as_dict() if self.check is not None else {}
-        return {"name": self.name, "state": self.state, **figures, "note": self.note}
+        unchecked = dict.fromkeys(field.name for field in fields(PlanCheck))
+        figures = unchecked if self.check is None else self.check.as_dict()
+        facts = {"name": self.name, "state": self.state, "crops": self.crops}
+        return {**facts, **figures, "note": self.note}
+
+
+class CannotRun(PlanFailed):
+    """A plan that was built on this machine does not run on it."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlanBuilder:
-    """Everything that is the same for all networks of one run. `crops` makes a network's input."""
+    """Everything that is the same for all networks of one run.
+
+    `crops` makes a network's input, of `crops_are`; `loader` has running Tritons take the plans.
+    """
 
     tensorrt: TensorRT
     sm: str
@@ -94,6 +119,8 @@ class PlanBuilder:
     limits: Limits
     timeout_s: float = 1800.0
     crops: Callable[[Model], F32] = made_crops
+    crops_are: Crops = "made"
+    loader: Loader | None = None
 
     def build_all(self, repository: Path, names: tuple[str, ...] = ()) -> list[PlanResult]:
         """Build, check and switch in the plans of these networks, or of all."""
@@ -105,47 +132,92 @@ class PlanBuilder:
         return [self.build(form) for model in chosen for form in model.forms]
 
     def build(self, model: Model) -> PlanResult:
-        """One network. What is served stays as it is unless the state is published."""
+        """One network. What is served goes on being served unless the state is published, but for
+        a plan that this machine cannot run.
+        """
         key = self._key(model.card)
         version = model.onnx_path.parent
+        if _is_tied(version, key, "onnx_sha256", "tensorrt", "sm") is False:
+            set_aside(version)
+            self._try_to_load(model)
+        result = PlanResult(model.name, "failed", self.crops_are)
         try:
             _check_config(model, self.target.profile[-1])
-            plan = self._cached(model, key)
-            check = self._check(model, plan)
+            plan, check = self._checked(model, key)
+        except CannotRun as error:
+            return self._withdrawn(model, key, replace(result, note=str(error)))
         except (PlanFailed, PosegateError) as error:
-            set_aside(version, key)
-            return PlanResult(model.name, "failed", note=str(error))
+            return replace(result, note=str(error))
+        result = replace(result, check=check)
         if (reason := self.limits.passed_by(check)) is not None:
-            set_aside(version, key)
-            return PlanResult(model.name, "refused", check, reason)
-        record = {**asdict(key), **check.as_dict()}
+            return self._withdrawn(model, key, replace(result, state="refused", note=reason))
+        record = {**asdict(key), **check.as_dict(), "crops": self.crops_are}
         served = version / PLAN_NAME
         if served.is_file() and sha256_of(served) == sha256_of(plan):
-            _write(version / RECORD_NAME, json.dumps(record, indent=2))
-            return PlanResult(model.name, "kept", check)
+            write_record(version, record)
+            return self._in_service(model, replace(result, state="kept"))
         switch_in(plan, record, version)
-        return PlanResult(model.name, "published", check)
+        return self._in_service(model, replace(result, state="published"))
 
     def _key(self, card: ModelCard) -> PlanKey:
         profile = "-".join(map(str, self.target.profile))
         return PlanKey(card.sha256, self.tensorrt.version, self.sm, self.precision, profile)
 
-    def _cached(self, model: Model, key: PlanKey) -> Path:
-        """The plan from the cache, built when it is not there yet."""
-        folder = self.cache / key.folder
-        plan = folder / PLAN_NAME
-        if not plan.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                made = Path(scratch) / PLAN_NAME
-                self.tensorrt.build(self._job(model), made)
-                made.replace(plan)
-        return plan
+    def _checked(self, model: Model, key: PlanKey) -> tuple[Path, PlanCheck]:
+        """The plan and how far it lies from the ONNX file.
 
-    def _check(self, model: Model, plan: Path) -> PlanCheck:
+        One from the cache that does not run, after a new driver perhaps, is built once more.
+        """
         crops = self.crops(model)[: self.target.profile[-1]]
         expected = onnx_outputs(model, crops)
-        return compare(model.card, expected, self.tensorrt.run(plan, model.card.input.name, crops))
+        plan = self.cache / key.folder / PLAN_NAME
+        was_there = plan.is_file()
+        for is_last in (False, True) if was_there else (True,):
+            if not plan.is_file():
+                self._build_into(plan, model)
+            try:
+                outputs = self.tensorrt.run(plan, model.card.input.name, crops)
+            except PlanFailed as error:
+                plan.unlink()
+                if is_last:
+                    raise CannotRun(str(error)) from error
+            else:
+                break
+        return plan, compare(model.card, expected, outputs)
+
+    def _build_into(self, plan: Path, model: Model) -> None:
+        plan.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=plan.parent) as scratch:
+            made = Path(scratch) / PLAN_NAME
+            self.tensorrt.build(self._job(model), made)
+            made.replace(plan)
+
+    def _withdrawn(self, model: Model, key: PlanKey, result: PlanResult) -> PlanResult:
+        """The same plan must not be served either."""
+        version = model.onnx_path.parent
+        if not _is_tied(version, key, *asdict(key)):
+            return result
+        remove(version)
+        self._try_to_load(model)
+        return replace(result, note=f"{result.note}; it was served and was taken away")
+
+    def _in_service(self, model: Model, result: PlanResult) -> PlanResult:
+        """Have running Tritons take the plan, or go back to what they take."""
+        if self.loader is None:
+            return result
+        try:
+            self.loader.load(model.name)
+        except NotLoaded as error:
+            return replace(result, state="unloaded", note=str(error))
+        except LoadRefused as error:
+            note = f"{error}; {fall_back(self.loader, model)}"
+            return replace(result, state="refused", note=note)
+        return result
+
+    def _try_to_load(self, model: Model) -> None:
+        """The ONNX file has to serve; that a Triton cannot be told does not stop the build."""
+        if self.loader is not None:
+            try_to_load(self.loader, model.name)
 
     def _job(self, model: Model) -> BuildJob:
         return BuildJob(
@@ -159,56 +231,15 @@ class PlanBuilder:
         )
 
 
-def switch_in(plan: Path, record: dict[str, Any], version: Path) -> None:
-    """Put a plan into a version folder; at no moment is there half a plan, or none after one."""
-    partial = version / f".{PLAN_NAME}.partial"
-    shutil.copyfile(plan, partial)
-    served = version / PLAN_NAME
-    if served.is_file():
-        former = version / f".{PLAN_NAME}.former"
-        former.unlink(missing_ok=True)
-        os.link(served, former)
-        former.replace(version / f"{PLAN_NAME}.former")
-    partial.replace(served)
-    _write(version / RECORD_NAME, json.dumps(record, indent=2))
+def _is_tied(version: Path, key: PlanKey, *names: str) -> bool | None:
+    """Whether the plan in a version folder agrees with these parts of a key.
 
-
-def set_aside(version: Path, key: PlanKey) -> None:
-    """Take a plan away that this machine cannot run or that is of another ONNX file."""
+    None where there is none, or nothing is known of it.
+    """
     record = read_record(version)
     if record is None or not (version / PLAN_NAME).is_file():
-        return
-    tied = {name: record.get(name) for name in ("onnx_sha256", "tensorrt", "sm")}
-    if tied != {name: asdict(key)[name] for name in tied}:
-        (version / PLAN_NAME).replace(version / f"{PLAN_NAME}.former")
-        (version / RECORD_NAME).unlink()
-
-
-def read_record(version: Path) -> dict[str, Any] | None:
-    """What is known of the plan in a version folder, if it is one of ours."""
-    try:
-        record: dict[str, Any] = json.loads((version / RECORD_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
         return None
-    return record
-
-
-def seed(source: Path, repository: Path) -> None:
-    """Copy the networks of one repository into another, so that ONNX serves while plans are built.
-
-    Plans that are there stay.
-    """
-    if not source.is_dir():
-        raise BadOption(f"there is no model repository at {source}")
-    for onnx in sorted(source.glob("*/1/model.onnx")):
-        folder = onnx.parents[1]
-        target = repository / folder.name
-        (target / "1").mkdir(parents=True, exist_ok=True)
-        for name in ("1/model.onnx", CONFIG_NAME, CARD_NAME):
-            if (folder / name).is_file():
-                partial = target / f".{Path(name).name}.partial"
-                shutil.copyfile(folder / name, partial)
-                partial.replace(target / name)
+    return all(record.get(name) == getattr(key, name) for name in names)
 
 
 def _check_config(model: Model, most: int) -> None:
@@ -223,9 +254,3 @@ def _check_config(model: Model, most: int) -> None:
         raise BadCard(f"{path} has max_batch_size {asked}; a plan takes batches of 1 to {most}")
     if named := re.search(r"^\s*(platform|backend):", text, re.M):
         raise BadCard(f"{path} names a {named[1]}, so that a plan would not be served; remove it")
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)

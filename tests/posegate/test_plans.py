@@ -7,77 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 from typer.testing import CliRunner
 
 from fakes import DETECTOR_NAME, POSE_NAME, encode, make_photo, make_repository
+from made_tensorrt import MADE_TRTEXEC, MadeTensorRT
 from posegate import cli_build, doctor
 from posegate.backends.triton_config import write_configs
 from posegate.catalog import load_catalog
 from posegate.cli import app
 from posegate.errors import BadCard, UnknownModel
 from posegate.plan_check import PlanCheck, compare, made_crops, onnx_outputs, photo_crops
-from posegate.plans import TARGETS, Limits, PlanBuilder, read_record
+from posegate.plan_files import read_record
+from posegate.plans import TARGETS, Limits, PlanBuilder
 from posegate.settings import Settings
-from posegate.tensorrt_tools import PlanFailed
-
-MADE_TRTEXEC = """#!{python}
-# Builds "plans" that hold the ONNX file, and runs them on ONNX Runtime.
-import json, os, sys
-import numpy, onnxruntime
-words = dict(word.lstrip("-").split("=", 1) for word in sys.argv[1:] if "=" in word)
-with open(os.environ["CALLS"], "a") as calls:
-    print(*sys.argv[1:], file=calls)
-if "--help" in sys.argv:
-    print("&&&& RUNNING TensorRT.trtexec [TensorRT v101300]")
-elif "onnx" in words:
-    data = open(words["onnx"], "rb").read()
-    try:
-        onnxruntime.InferenceSession(data)
-    except Exception:
-        sys.exit("[E] ModelImporter: failed to parse")
-    open(words["saveEngine"], "wb").write(data)
-else:
-    session = onnxruntime.InferenceSession(words["loadEngine"])
-    name, shape = words["shapes"].split(":")
-    crops = numpy.fromfile(words["loadInputs"].split(":")[1], numpy.float32)
-    crops = crops.reshape([int(size) for size in shape.split("x")])
-    rows = [
-        {{"name": node.name, "dimensions": "x".join(map(str, array.shape)),
-          "values": array.ravel().tolist()}}
-        for node, array in zip(session.get_outputs(), session.run(None, {{name: crops}}))
-    ]
-    json.dump(rows, open(words["exportOutput"], "w"))
-"""
-
-
-class MadeTensorRT:
-    """Plans are copies of the ONNX file; `noise` is what running one adds to its outputs."""
-
-    def __init__(self) -> None:
-        self.version = "101300"
-        self.noise = 0.0
-        self.built: list[str] = []
-        self.failure: str | None = None
-
-    def build(self, job, plan: Path) -> None:
-        if self.failure is not None:
-            plan.write_bytes(b"half a pl")
-            raise PlanFailed(self.failure)
-        self.built.append(job.onnx.parents[1].name)
-        plan.write_bytes(job.onnx.read_bytes() + self.version.encode())
-
-    def run(self, plan: Path, input_name: str, crops):
-        data = plan.read_bytes().removesuffix(self.version.encode())
-        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-        names = [node.name for node in session.get_outputs()]
-        outputs = session.run(names, {input_name: crops})
-        random = np.random.default_rng(1)
-        return {
-            name: output + self.noise * random.standard_normal(output.shape).astype(np.float32)
-            for name, output in zip(names, outputs, strict=True)
-        }
 
 
 @pytest.fixture
@@ -178,7 +121,7 @@ def test_the_plan_of_another_gpu_is_set_aside_so_that_onnx_serves(builder, tenso
     tensorrt.failure = "no memory"
     replace(builder, sm="12.0").build_all(networks, (POSE_NAME,))
     files = {path.name for path in version_of(networks).iterdir()}
-    assert files == {"model.onnx", "model.plan.former"}
+    assert files == {"model.onnx", "model.plan.former", "plan.json.former"}
 
 
 # what is changed in the config, and what the note must say
@@ -293,6 +236,19 @@ def test_the_command_builds_with_trtexec(machine, networks, tmp_path):
     assert findings[f"plan of {POSE_NAME}"].verdict == "ok"
 
 
+def test_the_command_says_whether_crops_were_of_photos(machine, networks, tmp_path):
+    """A folder without a photo is no error: containers mount one, filled or not."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    result = build(networks, tmp_path, "--photos", str(photos), "--json")
+    assert (result.exit_code, json.loads(result.stdout)[0]["crops"]) == (0, "made")
+    (photos / "one.png").write_bytes(encode(make_photo()))
+    result = build(networks, tmp_path, "--photos", str(photos), "--json")
+    assert (result.exit_code, json.loads(result.stdout)[0]["crops"]) == (0, "photos")
+    assert "photos" in build(networks, tmp_path, "--photos", str(photos)).stdout
+    assert build(networks, tmp_path, "--photos", str(tmp_path / "nosuch")).exit_code == 2
+
+
 def test_doctor_says_that_a_plan_is_for_another_gpu(machine, networks, tmp_path):
     build(networks, tmp_path)
     (machine.parent / "bin" / "nvidia-smi").write_text("#!/bin/sh\necho 12.0\n")
@@ -307,6 +263,14 @@ def test_networks_are_copied_first_so_that_onnx_serves_meanwhile(machine, networ
     assert result.exit_code == 0, result.output
     assert (version_of(served) / "model.plan").is_file()
     assert [path.name for path in version_of(served, DETECTOR_NAME).iterdir()] == ["model.onnx"]
+
+
+def test_networks_can_be_copied_alone(networks, tmp_path):
+    """Before Triton starts; that takes neither TensorRT nor a GPU."""
+    served = tmp_path / "served"
+    assert build(served, tmp_path, "--from", str(networks), "--copy-only").exit_code == 0
+    assert [path.name for path in version_of(served).iterdir()] == ["model.onnx"]
+    assert build(served, tmp_path, "--copy-only").exit_code == 2
 
 
 # what the machine lacks, and what the error must name

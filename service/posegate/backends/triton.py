@@ -19,6 +19,7 @@ from posegate.card import ModelCard
 from posegate.catalog import Model
 from posegate.errors import BackendDown, BadCard, DeadlineExceeded, Overloaded, PosegateError
 from posegate.metrics import Metrics
+from posegate.plan_files import read_record
 from posegate.types import F32
 
 log = logging.getLogger(__name__)
@@ -171,7 +172,7 @@ class TritonNetwork:
                     )
             batch *= 2
         provider = config.platform or config.backend
-        self._info = BackendInfo(name="triton", precision="unknown", provider=provider)
+        self._info = BackendInfo("triton", _precision(config, self._model), provider)
         self._metrics.model_info.labels(
             name, "triton", self._info.precision, provider, card.sha256
         ).set(1)
@@ -184,6 +185,21 @@ async def _start_variant(variant: Network) -> None:
         await variant.start()
     except PosegateError as error:
         log.warning("not used: %s", error.detail)
+
+
+def _precision(config: Any, model: Model) -> str:
+    """What the network calculates in, as far as it can be known here.
+
+    A plan has fp32 outputs whatever it calculates in; the record beside it says more.
+    """
+    kinds = {tensor.data_type for tensor in (*config.input, *config.output)}
+    if DataType.Value("TYPE_FP16") in kinds:
+        return "fp16"
+    if config.backend != "tensorrt":
+        return "fp32"
+    record = read_record(model.onnx_path.parent) or {}
+    fits = record.get("onnx_sha256") == model.card.sha256
+    return str(record.get("precision", "unknown")) if fits else "unknown"
 
 
 def _output_bytes(config: Any, card: ModelCard) -> tuple[int, ...] | None:
