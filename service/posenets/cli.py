@@ -1,7 +1,6 @@
 """`posenets`: make the weights. Every command shows an example with `--help`."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,24 +8,20 @@ import typer
 from rich.console import Console
 
 from posegate.skeleton import COCO_KEYPOINTS
+from posenets.cli_calibrate import calibrate_command
 from posenets.cli_errors import or_exit
 from posenets.cli_evaluate import evaluate_command
 from posenets.cli_export import compare_command, export_command, export_decoded_command
 from posenets.cli_train import train_command
 from posenets.counting import count_all, render_table
-from posenets.evaluation.calibrate import calibrate_detector
-from posenets.networks.person_detector import PersonDetector
-from posenets.training.box_teacher import add_teacher_boxes
 from posenets.training.box_teacher import label_boxes as label_boxes_of
 from posenets.training.cache import build_cache
-from posenets.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
-from posenets.training.detection_data import read_photos
 from posenets.training.mpii import MPII_KEYPOINTS
-from posenets.training.recipe import RECIPE
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
 app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
+app.command("calibrate")(calibrate_command)
 app.command("export")(export_command)
 app.command("export-decoded")(export_decoded_command)
 app.command("compare")(compare_command)
@@ -62,32 +57,6 @@ def label_boxes(
     """
     found = or_exit(lambda: label_boxes_of(labels, teacher, out, size=size))
     _console.print(f"{found} boxes in {out}")
-
-
-@app.command()
-def calibrate(
-    checkpoint: Annotated[Path, typer.Argument(exists=True, help="detector's checkpoint")],
-    photos: Annotated[Path, typer.Option(exists=True, help="complete labels")],
-    boxes: Annotated[Path | None, typer.Option(exists=True, help="teacher boxes")] = None,
-) -> None:
-    """Fit the detector's scores to the chance that a box is right; kept in the checkpoint.
-
-    Example: `posenets calibrate runs/detector.pt --photos data/detect_train.json`
-    """
-
-    def run() -> str:
-        state = load_checkpoint(checkpoint)
-        recipe = RECIPE.validate_json(state["recipe"])
-        network = PersonDetector()
-        load_weights(network, checkpoint)
-        labelled = read_photos(photos, source_weights={})
-        if boxes is not None:
-            labelled = add_teacher_boxes(labelled, boxes, complete=True)
-        fitted, count = calibrate_detector(network, labelled.values(), recipe)
-        save_checkpoint(checkpoint, state | {"calibration": asdict(fitted)})
-        return f"{fitted} from {count} boxes"
-
-    _console.print(or_exit(run))
 
 
 @app.command()

@@ -13,19 +13,22 @@ from posenets.training.log import TrainingLog
 from posenets.training.loop import Trainer
 from posenets.training.processes import joined
 from posenets.training.recipe import (
+    BadRecipe,
     DetectionRecipe,
     PoseRecipe,
     find_recipe,
     read_recipe,
 )
 from posenets.training.records import BadData
-from posenets.training.start import detection_trainer, pose_trainer
+from posenets.training.start import detection_trainer, pose_trainer, with_network
 
 
 def train_command(
     recipe: Annotated[str, typer.Argument(help="TOML file, or name of a shipped recipe")],
     out: Annotated[Path, typer.Option(help="checkpoint to write and to resume from")],
-    network: Annotated[str | None, typer.Option(help="in place of the recipe's own")] = None,
+    network: Annotated[
+        str | None, typer.Option(help="in place of the recipe's own; the phases take its input")
+    ] = None,
     cache: Annotated[list[Path] | None, typer.Option(help="pose: folders of `cache`")] = None,
     labels: Annotated[
         list[Path] | None, typer.Option(help="pose: label files or packs, cut up on the way")
@@ -54,7 +57,16 @@ def train_command(
         torch.set_num_threads(threads)
 
     def prepared(where: torch.device) -> tuple[PoseRecipe | DetectionRecipe, Trainer[Any]]:
-        plan = read_recipe(find_recipe(recipe), network=network)
+        path = find_recipe(recipe)
+        plan = read_recipe(path)
+        try:
+            return trainer_of(plan if network is None else with_network(plan, network), where)
+        except BadRecipe as error:
+            raise BadRecipe(f"{path}: {error}") from error
+
+    def trainer_of(
+        plan: PoseRecipe | DetectionRecipe, where: torch.device
+    ) -> tuple[PoseRecipe | DetectionRecipe, Trainer[Any]]:
         if isinstance(plan, PoseRecipe):
             if bool(cache) == bool(labels):
                 raise BadData("a pose recipe needs --cache folders or --labels files, not both")
@@ -81,8 +93,10 @@ def train_command(
         )
 
     def run() -> None:
+        check_device(device)
         with joined(device) as where:
             plan, trainer = prepared(where)
+            out.parent.mkdir(parents=True, exist_ok=True)
             console = Console(quiet=trainer.rank > 0)
             if trainer.resume():
                 console.print(
@@ -102,5 +116,16 @@ def train_command(
                 f"{out}: {progress.seen} examples, {progress.seconds:.0f} s", soft_wrap=True
             )
 
-    out.parent.mkdir(parents=True, exist_ok=True)
     or_exit(run)
+
+
+def check_device(name: str) -> None:
+    """Raises BadData unless it is the CPU or a GPU that is there."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise BadData(f"--device: {name!r} is neither cpu nor cuda") from error
+    if device.type not in ("cpu", "cuda"):
+        raise BadData(f"--device: {name!r} is neither cpu nor cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BadData(f"--device: no GPU for {name!r}; torch finds {torch.cuda.device_count()}")

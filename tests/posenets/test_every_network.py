@@ -28,7 +28,7 @@ from posenets.networks.lite_hrnet import LiteHRNet, LiteHRNetNumbers
 from posenets.training.cache import build_cache
 from posenets.training.checkpoint import load_checkpoint
 from posenets.training.recipe import find_recipe, read_recipe
-from posenets.training.start import joints_of, pose_trainer
+from posenets.training.start import joints_of, pose_trainer, with_network
 from wire.running import running_service
 
 SMALL = {"width": 8, "modules": (1, 1, 1)}
@@ -83,7 +83,7 @@ def train_and_export(name: str, labels: Path) -> Path:
     cache = labels.parent / f"cache{len(joints)}"
     if not cache.exists():
         build_cache(labels, cache, joint_names=joints)
-    recipe = read_recipe(find_recipe(RECIPES.get(name, "short")), network=name)
+    recipe = with_network(read_recipe(find_recipe(RECIPES.get(name, "short"))), name)
     phase = recipe.phases[-1].model_copy(update={"width": 64, "height": 64, "batch": 2})
     short = {"examples": 2 * STEPS, "epochs": 0.0, "schedule": "cosine", "milestones": ()}
     recipe = recipe.model_copy(update=short | {"phases": (phase,)})

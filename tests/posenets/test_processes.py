@@ -90,6 +90,26 @@ def test_train_command_in_two_processes_writes_and_prints_once(
     assert (state["progress"]["seen"], state["progress"]["steps"]) == (24, 3)
 
 
+def test_two_fresh_processes_train_the_same_weights_to_the_bit(
+    coco_folder: Path, tmp_path: Path
+) -> None:
+    build_cache(coco_folder, tmp_path / "cache")
+    recipe = tmp_path / "short.toml"
+    recipe.write_text(
+        'task = "pose"\nnetwork = "posefpn-small"\nexamples = 8\nwarmup = 4\nseed = 7\n'
+        "phases = [{ width = 64, height = 64, share = 1.0, batch = 4 }]\n"
+    )
+    shared = ["-m", "posenets", "train", recipe, "--cache", tmp_path / "cache", "--threads", 1]
+    runs = [launch([*shared, "--out", tmp_path / f"{run}.pt"]) for run in ("first", "second")]
+    printed = [process.communicate(timeout=LIMIT_S)[0] for process in runs]
+    assert [process.returncode for process in runs] == [0, 0], printed
+    first, second = (load_checkpoint(tmp_path / f"{run}.pt") for run in ("first", "second"))
+    for part in ("network", "ema"):
+        assert first[part].keys() == second[part].keys()
+        differing = [n for n, value in first[part].items() if not value.equal(second[part][n])]
+        assert not differing, part
+
+
 KILLED_WHILE_SAVING = """
 import os, signal, sys
 from pathlib import Path

@@ -23,7 +23,7 @@ from posenets.training.checkpoint import BadCheckpoint, load_checkpoint, load_we
 from posenets.training.log import TrainingLog
 from posenets.training.loop import Trainer
 from posenets.training.pose_data import StreamedPeople
-from posenets.training.pose_task import PoseTask
+from posenets.training.pose_task import PoseTask, sigma_for
 from posenets.training.recipe import (
     RECIPE,
     BadRecipe,
@@ -34,7 +34,7 @@ from posenets.training.recipe import (
 )
 from posenets.training.records import BadData
 from posenets.training.schedule import rate_at
-from posenets.training.start import pose_trainer
+from posenets.training.start import pose_trainer, with_network
 
 RECIPES = sorted((Path(__file__).parents[2] / "service/posenets/recipes").glob("*.toml"))
 
@@ -238,6 +238,28 @@ def test_steps_and_warm_up_are_those_of_the_paper() -> None:
     goat = read_recipe(find_recipe("goatpose")).for_data(1000)
     rates = [rate_at(goat, epoch * 1000) for epoch in (1, 170, 230, 260)]
     assert rates == pytest.approx([1e-3, 4e-4, 1.6e-4, 6.4e-5])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "network", "sizes_wh"),
+    [
+        ("hrnet", "hrnet-w32-384x288", [(288, 384)]),
+        ("hrnet", "hrnet-w48", [(192, 256)]),  # the same input
+        ("hrnet", "litedeconv-mpii", [(256, 256)]),
+        ("short", "goatpose-bh", [(160, 192), (288, 384)]),  # sides are multiples of 32
+        ("goatpose-384x288", "goatpose-bl", [(192, 256)]),
+    ],
+)
+def test_another_network_trains_at_its_own_input(
+    recipe: str, network: str, sizes_wh: list[tuple[int, int]]
+) -> None:
+    taken = with_network(read_recipe(find_recipe(recipe)), network)
+    assert taken.network == network
+    assert [(phase.width, phase.height) for phase in taken.phases] == sizes_wh
+
+
+def test_targets_are_as_wide_as_hrnets() -> None:
+    assert [sigma_for(width) for width in (48, 64, 72)] == [2.0, 2.0, 3.0]
 
 
 def test_recipe_survives_its_checkpoint() -> None:

@@ -137,7 +137,8 @@ def load_folded_weights(backbone: MobileNetV3Small, path: Path, sample: Tensor) 
     activations saturate, and after 350,000 crops of training the network was as good without any
     one of blocks 5, 6, 8, 10 and 11.
     """
-    weights = np.load(path)
+    with np.load(path) as stored:
+        weights = dict(stored)
     modules = [
         module
         for layer in list(backbone)[: _LOADED + 1]

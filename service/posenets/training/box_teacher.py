@@ -27,7 +27,10 @@ def label_boxes(
     """Write `{file name: [[x, y, w, h, score], ...]}` for every photo; returns the boxes found."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    session = ort.InferenceSession(str(teacher), options, providers=["CPUExecutionProvider"])
+    try:
+        session = ort.InferenceSession(str(teacher), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors share no public base class
+        raise BadData(f"{teacher}: not a network ONNX Runtime can load ({error})") from error
     name = session.get_inputs()[0].name
     found: dict[str, list[list[float]]] = {}
     for image in track(read_labelled_images(labels), description=f"label {labels.stem}"):
@@ -47,20 +50,17 @@ def add_teacher_boxes(
     """Photos by file name with the teacher's further boxes.
 
     Where the labels are `complete`, a box that they do not know is only ignored in training;
-    else a box scored at least `sure` counts as a person.
+    else a box scored at least `sure` counts as a person. Raises BadData.
     """
     try:
         found = json.loads(boxes.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        rows = {name: np.array(found.get(name, []), np.float32).reshape(-1, 5) for name in photos}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise BadData(f"{boxes}: not a file of teacher boxes ({error})") from error
-    return {
-        name: _with_boxes(photo, np.array(found.get(name, []), np.float32), complete, sure)
-        for name, photo in photos.items()
-    }
+    return {name: _with_boxes(photo, rows[name], complete, sure) for name, photo in photos.items()}
 
 
 def _with_boxes(photo: Photo, boxes: F32, complete: bool, sure: float) -> Photo:
-    boxes = boxes.reshape(-1, 5)
     xyxy = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:4]], 1)
     if len(photo.people):
         new = _iou(xyxy, photo.people).max(1) < _SAME_PERSON_IOU

@@ -95,8 +95,10 @@ def build_cache(
         images = read_people(labels, joint_names)
         return _chosen(images, min_box_score, min_box_height, unlabelled=asked is not None)
 
-    folder.mkdir(parents=True, exist_ok=True)
     people = sum(1 for _ in chosen())
+    if not people:
+        raise BadData(f"{labels}: no person to cut out; boxes of {min_box_height} pixels count")
+    folder.mkdir(parents=True, exist_ok=True)
     width, height = CROP_WH
     crops = np.lib.format.open_memmap(
         folder / "crops.npy.part", mode="w+", dtype=np.uint8, shape=(people, height, width, 3)

@@ -1,12 +1,32 @@
 """Checkpoints that survive a kill at any moment: written beside, flushed, then renamed."""
 
 import os
+import re
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
 import torch
+from numpy._core import multiarray
+from pydantic import ValidationError
+from torch import Tensor
 
 from posenets.networks.published_hrnet import is_published, our_names
+from posenets.training.recipe import RECIPE, DetectionRecipe, PoseRecipe, first_fault
+
+_NUMPY = [
+    np.ndarray,
+    np.dtype,
+    *(type(np.dtype(code)) for code in "?bBhHiIlLqQefdSUO"),
+    *(
+        (getattr(multiarray, name), f"{module}.multiarray.{name}")
+        for module in ("numpy._core", "numpy.core")  # as NumPy 2 and 1 write them
+        for name in ("_reconstruct", "scalar")
+    ),
+]
+"""What arrays are pickled by: others' checkpoints keep some beside the weights."""
+_REFUSED = re.compile(r"GLOBAL (\S+) was not an allowed global")
 
 
 class BadCheckpoint(ValueError):
@@ -24,14 +44,49 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint written by `save_checkpoint`; raises BadCheckpoint."""
+    """Read a checkpoint, ours or another's, every byte checked where the file holds checksums.
+
+    Only tensors, arrays and plain values are read, no code is run. Raises BadCheckpoint.
+    """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise BadCheckpoint(f"{path}: damaged or not a checkpoint ({error})") from error
+        with path.open("rb") as file, torch.serialization.safe_globals(_NUMPY):
+            damaged = _damaged_member(file)
+            state = None if damaged else torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise BadCheckpoint(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # whatever bytes make of pickle's machine
+        refused = _REFUSED.search(str(error))
+        if refused is None:
+            raise BadCheckpoint(f"{path}: damaged or not a checkpoint") from error
+        raise BadCheckpoint(
+            f"{path}: holds a {refused[1]}, which cannot be loaded safely; save its weights alone, "
+            "as {'state_dict': ...}, and give that file"
+        ) from error
+    if damaged:
+        raise BadCheckpoint(f"{path}: damaged in {damaged}")
     if not isinstance(state, dict):
         raise BadCheckpoint(f"{path}: holds a {type(state).__name__}, not a dictionary")
     return state
+
+
+def _damaged_member(file: BinaryIO) -> str | None:
+    """The first member of a zip archive that is not what its checksum says."""
+    found = None
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            found = archive.testzip()
+    file.seek(0)
+    return found
+
+
+def recipe_in(state: dict[str, Any], path: Path) -> PoseRecipe | DetectionRecipe:
+    """The recipe that a checkpoint was trained by; raises BadCheckpoint."""
+    if "recipe" not in state:
+        raise BadCheckpoint(f"{path}: field 'recipe' is missing; not made by train")
+    try:
+        return RECIPE.validate_json(state["recipe"])
+    except ValidationError as error:
+        raise BadCheckpoint(f"{path}: field 'recipe': {first_fault(error)}") from error
 
 
 def load_weights(network: torch.nn.Module, path: Path) -> None:
@@ -39,19 +94,46 @@ def load_weights(network: torch.nn.Module, path: Path) -> None:
 
     Ours keep them in `ema`, others' in `state_dict` or bare; an HRNet may have published names.
     """
-    state = load_checkpoint(path)
-    weights = next((state[key] for key in ("ema", "state_dict") if key in state), state)
+    weights = weights_in(load_checkpoint(path), path)
     if is_published(weights):
-        try:
-            weights = our_names(weights)
-        except KeyError as error:
-            raise BadCheckpoint(f"{path}: our HRNet has no weight {error.args[0]!r}") from error
+        weights = renamed(weights, path)
     fit_weights(network, weights, path)
 
 
-def fit_weights(network: torch.nn.Module, weights: dict[str, Any], path: Path) -> None:
-    """Put the weights of `path` into `network`; raises BadCheckpoint where they do not fit."""
+def weights_in(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint by name, as it names them; raises BadCheckpoint."""
+    field = next((key for key in ("ema", "state_dict") if key in state), None)
+    return _named_tensors(state if field is None else state[field], path, field)
+
+
+def renamed(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """A published HRNet's weights under our names; raises BadCheckpoint."""
     try:
-        network.load_state_dict(weights)
-    except (RuntimeError, AttributeError, TypeError) as error:
-        raise BadCheckpoint(f"{path}: does not fit {type(network).__name__}: {error}") from error
+        return our_names(weights)
+    except KeyError as error:
+        raise BadCheckpoint(f"{path}: our HRNet has no weight {error.args[0]!r}") from error
+
+
+def fit_weights(network: torch.nn.Module, weights: Any, path: Path) -> None:
+    """Put the weights of `path` into `network`; raises BadCheckpoint where they do not fit."""
+    kind = type(network).__name__
+    weights = _named_tensors(weights, path)
+    try:
+        missing, foreign = network.load_state_dict(weights, strict=False)
+        faults = [f"{name} is missing" for name in missing]
+        faults += [f"{name} is not one of its weights" for name in foreign]
+    except RuntimeError as error:  # the first line only says that there are some
+        faults = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise BadCheckpoint(f"{path}: does not fit {kind}: {faults[0]}{more}")
+
+
+def _named_tensors(weights: Any, path: Path, field: str | None = None) -> dict[str, Tensor]:
+    named = isinstance(weights, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    )
+    if named and weights:
+        return weights  # type: ignore[no-any-return]
+    where = f"field {field!r} holds" if field else "holds"
+    raise BadCheckpoint(f"{path}: {where} no weights by name")

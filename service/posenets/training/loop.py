@@ -130,7 +130,7 @@ class Trainer(Generic[Batch]):
             raise BadCheckpoint(f"{path}: field {error} is missing; not made by train") from error
         except BadCheckpoint:
             raise
-        except (ValueError, TypeError, RuntimeError) as error:
+        except (ValueError, TypeError, RuntimeError, AttributeError) as error:
             raise BadCheckpoint(f"{path}: not a checkpoint of this recipe: {error}") from error
         if self.rank:
             self.task.reseed(self.progress.seen + self.rank)

@@ -18,8 +18,9 @@ from posenets.training.loss import (
 from posenets.training.pose_data import CachedPeople, Source
 from posenets.training.recipe import PoseRecipe
 
-_SIGMA_AT_WIDTH = ((24, 1.4), (48, 2.0))
-"""Gaussian width in heatmap pixels against the heatmap's width; between them linear."""
+_SIGMA_AT_WIDTH = ((24, 1.4), (48, 2.0), (64, 2.0), (72, 3.0))
+"""Gaussian width in heatmap pixels against the heatmap's width; between them linear. HRNet draws 2
+at 256x192 and 256x256, 3 at 384x288."""
 _LOSS_SCALE = 1000.0
 """Means over mostly empty maps are tiny: unscaled, the deep layers' gradients fall below Adam's
 epsilon and weight decay alone moves them."""

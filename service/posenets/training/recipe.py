@@ -131,13 +131,20 @@ def find_recipe(name: str) -> Path:
     return shipped[name]
 
 
-def read_recipe(path: Path, *, network: str | None = None) -> PoseRecipe | DetectionRecipe:
-    """Read and check a recipe; `task` says which kind. `network` replaces the recipe's.
-
-    Raises BadRecipe.
-    """
+def read_recipe(path: Path) -> PoseRecipe | DetectionRecipe:
+    """Read and check a recipe; `task` says which kind. Raises BadRecipe."""
     try:
-        told = tomllib.loads(path.read_text())
-        return RECIPE.validate_python(told | ({"network": network} if network else {}))
-    except (tomllib.TOMLDecodeError, ValidationError, OSError) as error:
-        raise BadRecipe(f"{path}: {error}") from error
+        return RECIPE.validate_python(tomllib.loads(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        raise BadRecipe(f"{path}: {first_fault(error)}") from error
+    except OSError as error:
+        raise BadRecipe(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:  # not UTF-8, or not TOML
+        raise BadRecipe(f"{path}: not a TOML file ({error})") from error
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing wrong with a recipe, as `field: what`."""
+    fault = error.errors()[0]
+    field = ".".join(str(part) for part in fault["loc"] if part not in ("pose", "detect"))
+    return f"{field}: {fault['msg']}" if field else fault["msg"]

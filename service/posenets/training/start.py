@@ -1,10 +1,14 @@
 """From a recipe and the command line's paths to a trainer that is ready to run."""
 
+import math
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from posegate.skeleton import COCO_KEYPOINTS
@@ -16,18 +20,27 @@ from posenets.networks.posefpn import PoseFPN
 from posenets.training.augment import HEATMAP_STRIDE
 from posenets.training.box_teacher import add_teacher_boxes
 from posenets.training.cache import CropCache, open_cache
-from posenets.training.checkpoint import load_weights
+from posenets.training.checkpoint import BadCheckpoint, load_weights
 from posenets.training.detection_data import DetectionData, Photo, read_photos
 from posenets.training.detection_task import DetectionTask
 from posenets.training.loop import Trainer
 from posenets.training.mpii import MPII_KEYPOINTS
 from posenets.training.pose_data import StreamedPeople
 from posenets.training.pose_task import PoseTask
-from posenets.training.recipe import BadRecipe, DetectionRecipe, PoseRecipe, Recipe
+from posenets.training.recipe import (
+    RECIPE,
+    BadRecipe,
+    DetectionRecipe,
+    PoseRecipe,
+    Recipe,
+    first_fault,
+)
 from posenets.training.records import BadData
 
 DETECTOR = "person-detector"
 _CALIBRATION_PICTURES = 32
+_STEP = 32
+"""Input sides are multiples of it."""
 
 
 def make_network(name: str, size_wh: tuple[int, int] | None = None) -> nn.Module:
@@ -36,6 +49,23 @@ def make_network(name: str, size_wh: tuple[int, int] | None = None) -> nn.Module
         return PersonDetector() if name == DETECTOR else build_network(name, size_wh=size_wh)
     except ValueError as error:
         raise BadRecipe(f"network: {error}") from error
+
+
+def with_network(recipe: PoseRecipe | DetectionRecipe, name: str) -> PoseRecipe | DetectionRecipe:
+    """The recipe for another network of the table; raises BadRecipe.
+
+    Its phases grow or shrink as the inputs of the two networks in the table do.
+    """
+    told = recipe.model_dump() | {"network": name}
+    if name in NETWORKS and recipe.network in NETWORKS:
+        before, after = NETWORKS[recipe.network].size_wh, NETWORKS[name].size_wh
+        for phase in told["phases"]:
+            for side, old, new in zip(("width", "height"), before, after, strict=True):
+                phase[side] = _STEP * math.ceil(phase[side] * new / old / _STEP)
+    try:
+        return RECIPE.validate_python(told)
+    except ValidationError as error:
+        raise BadRecipe(first_fault(error)) from error
 
 
 def joints_of(name: str) -> tuple[str, ...]:
@@ -54,8 +84,12 @@ def pose_trainer(
 ) -> Trainer[Any]:
     """Trainer of a heatmap network on cached crops, or on the label files of `streams`.
 
-    `start` is a checkpoint or backbone .npz. Raises BadData or BadRecipe.
+    `start` is a checkpoint or backbone .npz. The recipe's seed draws the weights too. Raises
+    BadData, BadRecipe or BadCheckpoint.
     """
+    if recipe.network == DETECTOR:
+        raise BadRecipe(f"network: {DETECTOR} draws no heatmaps; its recipes have task = 'detect'")
+    torch.manual_seed(recipe.seed)
     network = make_network(recipe.network)
     if recipe.sparsity and not nam_scales(network):
         raise BadRecipe(f"sparsity: {recipe.network} has no NAM whose scales it would act on")
@@ -102,8 +136,16 @@ def detection_trainer(
     """Trainer of the person detector.
 
     `labels` name every person of their photos, `crops` only one each; `boxes` are the teacher's,
-    in the same order as labels and crops together, or none.
+    in the same order as labels and crops together, or none. The recipe's seed draws the weights
+    too. Raises BadData, BadRecipe or BadCheckpoint.
     """
+    if recipe.network != DETECTOR:
+        raise BadRecipe(f"network: {recipe.network} finds no boxes; {DETECTOR} does")
+    if boxes and len(boxes) != len(labels) + len(crops):
+        raise BadData(
+            f"{len(boxes)} files of teacher boxes for {len(labels) + len(crops)} of labels; give "
+            "one for each, or none"
+        )
     photos: list[Photo] = []
     for index, path in enumerate([*labels, *crops]):
         read = read_photos(path, source_weights=recipe.source_weights)
@@ -111,7 +153,10 @@ def detection_trainer(
             read = add_teacher_boxes(read, boxes[index], complete=index < len(labels))
         share = 1.0 if index < len(labels) else recipe.crop_share
         photos += [Photo(p.jpeg, p.people, p.ignored, p.weight * share) for p in read.values()]
+    if not photos:
+        raise BadData(f"{', '.join(map(str, [*labels, *crops]))}: name no photo to learn from")
     recipe = recipe.for_data(len(photos))
+    torch.manual_seed(recipe.seed)
     network = make_network(recipe.network)
     data = DetectionData(photos, mosaic=recipe.mosaic, seed=recipe.seed)
     task = DetectionTask(data, recipe, device)
@@ -131,10 +176,20 @@ def _start_from(
     if start.suffix != ".npz":
         load_weights(network, start)
         return
+    backbone = getattr(network, "backbone", None)
+    if not isinstance(backbone, MobileNetV3Small):
+        raise BadCheckpoint(f"{start}: {recipe.network} has no backbone that an .npz starts")
     mean = torch.tensor(recipe.mean).reshape(1, 3, 1, 1)
     std = torch.tensor(recipe.std).reshape(1, 3, 1, 1)
+    sample = (pictures().cpu() - mean) / std
     whole = MobileNetV3Small()
-    load_folded_weights(whole, start, (pictures().cpu() - mean) / std)
-    backbone = network.get_submodule("backbone")
+    try:
+        load_folded_weights(whole, start, sample)
+    except OSError as error:
+        raise BadCheckpoint(f"{start}: cannot be read ({error.strerror or error})") from error
+    except KeyError as error:
+        raise BadCheckpoint(f"{start}: array {error.args[0]!r} is missing") from error
+    except (ValueError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
+        raise BadCheckpoint(f"{start}: not an .npz of a backbone's weights") from error
     wanted = backbone.state_dict().keys()
     backbone.load_state_dict({k: v for k, v in whole.state_dict().items() if k in wanted})
