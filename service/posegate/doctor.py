@@ -4,7 +4,6 @@ import asyncio
 import ctypes
 import platform
 import re
-import shutil
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,14 @@ from posegate.catalog import load_catalog, sha256_of
 from posegate.errors import BadOption, PosegateError
 from posegate.plan_files import PLAN_NAME, read_record
 from posegate.settings import Settings
-from posegate.tensorrt_tools import cuda_driver, gpu_sm, output_of
+from posegate.tensorrt_tools import (
+    Trtexec,
+    cuda_driver,
+    find_trtexec,
+    gpu_sm,
+    output_of,
+    tensorrt_release,
+)
 
 PLATFORMS = Path(__file__).with_name("platforms.toml")
 L4T_RELEASE = Path("/etc/nv_tegra_release")
@@ -27,6 +33,7 @@ JETSON_SM = {"5.3", "6.2", "7.2", "8.7", "10.1", "11.0"}
 TRITON_TIMEOUT_S = 5.0
 
 Target = Literal["cpu", "desktop", "jetson"]
+Verdict = Literal["ok", "absent", "wrong"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +42,7 @@ class Finding:
 
     what: str
     found: str
-    verdict: Literal["ok", "absent", "wrong"] = "ok"
+    verdict: Verdict = "ok"
 
 
 def examine(settings: Settings, *, target: Target = "cpu") -> list[Finding]:
@@ -43,23 +50,23 @@ def examine(settings: Settings, *, target: Target = "cpu") -> list[Finding]:
 
     With a `target` that has a GPU, whatever would fall back to the CPU is wrong.
     """
-    gpu, l4t = _gpu(), _l4t()
+    gpu, l4t, sm, tensorrt = _gpu(), _l4t(), gpu_sm(), _tensorrt()
     return [
         Finding("machine", f"{platform.machine()}, {platform.system()} {platform.release()}"),
         Finding("python", platform.python_version()),
-        *_asked_for(target, gpu is not None or gpu_sm() is not None, settings),
+        *_asked_for(target, gpu is not None or sm is not None, settings),
         _optional("GPU and driver", gpu),
         _optional("CUDA", _cuda()),
         _optional("L4T", l4t),
         _optional("JetPack", _jetpack(l4t)),
-        _optional("TensorRT", _tensorrt()),
+        _optional("TensorRT", tensorrt),
         Finding(
             "ONNX Runtime",
             f"{onnxruntime.__version__}: {', '.join(onnxruntime.get_available_providers())}",
         ),
-        _fitting_image(gpu, l4t),
+        _fitting_image(sm, l4t, target, has_gpu=gpu is not None),
         _repository(settings),
-        *_plans(settings.model_repository),
+        *_plans(settings.model_repository, sm, tensorrt),
         *(asyncio.run(_tritons(settings, target)) if settings.backend == "triton" else ()),
     ]
 
@@ -97,35 +104,54 @@ def _asked_for(target: Target, has_gpu: bool, settings: Settings) -> Iterator[Fi
         yield Finding(what, "ok")
 
 
-def _plans(repository: Path) -> Iterator[Finding]:
-    """Plans of `models build` that this GPU or the ONNX file beside them does not fit."""
-    sm = gpu_sm()
+def _plans(repository: Path, sm: str | None, tensorrt: str | None) -> Iterator[Finding]:
+    """Plans of `models build` that this machine or the ONNX file beside them does not fit."""
     for plan in sorted(repository.glob(f"*/1/{PLAN_NAME}")):
-        name, record = f"plan of {plan.parents[1].name}", read_record(plan.parent)
-        if record is None:
-            yield Finding(name, "not made by `posegate models build`, nothing known", "absent")
-        elif sm is not None and record.get("sm") != sm:
-            found = f"for SM {record.get('sm')}, this GPU has {sm}: run `posegate models build`"
-            yield Finding(name, found, "wrong")
-        elif record.get("onnx_sha256") != sha256_of(plan.with_name("model.onnx")):
-            found = "of another model.onnx: run `posegate models build`"
-            yield Finding(name, found, "wrong")
+        what, record = f"plan of {plan.parents[1].name}", read_record(plan.parent)
+        if plan.stat().st_size == 0:
+            yield Finding(what, "the file is empty: run `posegate models build`", "wrong")
+        elif record is None:
+            yield Finding(what, "not made by `posegate models build`, nothing known", "absent")
+        elif reason := _misfit(plan, record, sm, tensorrt):
+            yield Finding(what, f"{reason}: run `posegate models build`", "wrong")
         else:
-            yield Finding(name, f"TensorRT {record.get('tensorrt')}, {record.get('precision')}")
+            yield Finding(what, f"TensorRT {record.get('tensorrt')}, {record.get('precision')}")
+
+
+def _misfit(plan: Path, record: dict[str, Any], sm: str | None, tensorrt: str | None) -> str | None:
+    """What a plan is tied to and is not here; what this machine lacks is not compared."""
+    if sm is not None and record.get("sm") != sm:
+        return f"for SM {record.get('sm')}, this GPU has {sm}"
+    built_by = tensorrt_release(str(record.get("tensorrt")))
+    known = tensorrt is not None and (built_by + tensorrt).replace(".", "").isdigit()
+    if known and built_by != tensorrt:
+        return f"of TensorRT {built_by}, here is {tensorrt}"
+    if record.get("onnx_sha256") != sha256_of(plan.with_name("model.onnx")):
+        return "of another model.onnx"
+    return None
 
 
 def _architectures(row: dict[str, Any]) -> set[str]:
     return {"amd64": {"x86_64", "AMD64"}, "arm64": {"aarch64", "arm64"}}[row["architecture"]]
 
 
-def _fitting_image(gpu: str | None, l4t: str | None) -> Finding:
+def _fitting_image(sm: str | None, l4t: str | None, target: Target, *, has_gpu: bool) -> Finding:
+    what = "Triton image"
+    unfit: Verdict = "absent" if target == "cpu" else "wrong"
     row = fitting_platform(machine=platform.machine(), l4t=l4t, platforms=_platforms())
-    if gpu is None and l4t is None:
-        return Finding("Triton image", "none: no NVIDIA GPU, use backend onnx here", "absent")
+    if sm is None and l4t is None and not has_gpu:
+        return Finding(what, "none: no NVIDIA GPU, use backend onnx here", "absent")
     if row is None:
-        return Finding("Triton image", f"none known for {platform.machine()}, L4T {l4t}", "absent")
+        return Finding(what, f"none known for {platform.machine()}, L4T {l4t}", unfit)
+    least = row.get("minimum_compute_capability")
+    if sm is not None and least is not None and _numbers(sm) < _numbers(least):
+        return Finding(what, f"none: {row['triton']} needs SM {least}, this GPU has {sm}", unfit)
     tried = "tried" if row["tried"] else "not tried by this project yet"
-    return Finding("Triton image", f"{row['triton']} ({row['name']}, {tried})")
+    return Finding(what, f"{row['triton']} ({row['name']}, {tried})")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version)))
 
 
 def _repository(settings: Settings) -> Finding:
@@ -168,13 +194,22 @@ async def _tritons(settings: Settings, target: Target) -> list[Finding]:
             except InferenceServerException as error:
                 findings.append(Finding(f"Triton {url}", error.message(), "wrong"))
                 continue
-        findings.append(Finding(f"Triton {url}", server.version))
+        findings.append(_old_or_not(url, server.version, target))
         findings += _served(url, states, settings)
         if shared is not None:
             what = f"{shared} shared memory at {url}"
             findings.append(Finding(what, refused or "taken", "wrong" if refused else "ok"))
         findings += [Finding(f"{name} at {url}", "runs on the CPU", "wrong") for name in on_cpu]
     return findings
+
+
+def _old_or_not(url: str, server: str, target: Target) -> Finding:
+    """Older ones have known holes in their Python backend; a test on a CPU may use one."""
+    matrix = _matrix()
+    if _numbers(server) >= _numbers(matrix["server"]):
+        return Finding(f"Triton {url}", server)
+    found = f"{server}, older than {matrix['server']} of release {matrix['release']}"
+    return Finding(f"Triton {url}", found, "absent" if target == "cpu" else "wrong")
 
 
 async def _on_cpu(client: Any, states: dict[str, str]) -> list[str]:
@@ -215,10 +250,15 @@ def _l4t() -> str | None:
 
 
 def _tensorrt() -> str | None:
+    """Version of what `models build` would use, of the Python module where trtexec tells none."""
+    program = find_trtexec()
+    told = Trtexec(program).version if program is not None else "unknown"
+    if told != "unknown":
+        return tensorrt_release(told)
     try:
-        return version("tensorrt")
+        return tensorrt_release(version("tensorrt"))
     except PackageNotFoundError:
-        return shutil.which("trtexec")
+        return None if program is None else f"{program}, version unknown"
 
 
 def _cuda() -> str | None:
@@ -235,5 +275,9 @@ def _jetpack(l4t: str | None) -> str | None:
 
 
 def _platforms() -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = tomllib.loads(PLATFORMS.read_text(encoding="utf-8"))["platform"]
+    rows: list[dict[str, Any]] = _matrix()["platform"]
     return rows
+
+
+def _matrix() -> dict[str, Any]:
+    return tomllib.loads(PLATFORMS.read_text(encoding="utf-8"))

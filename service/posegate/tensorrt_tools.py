@@ -63,6 +63,14 @@ def find_trtexec() -> str | None:
     return shutil.which("trtexec") or shutil.which("trtexec", path=places)
 
 
+def tensorrt_release(version: str) -> str:
+    """TensorRT's version as 10.13.0, from what trtexec (101300, formerly 8601) or Python says."""
+    if not version.isdigit():
+        return ".".join(version.split(".")[:3])
+    major, rest = divmod(int(version), 10_000 if len(version) > 5 else 1000)
+    return f"{major}.{rest // 100}.{rest % 100}"
+
+
 def gpu_sm() -> str | None:
     """Compute capability of the first GPU, such as 8.7; None without a GPU."""
     lines = output_of("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader").split()

@@ -1,17 +1,25 @@
 """doctor says what cannot work, with the exit status too."""
 
 import json
+import stat
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from fakes import POSE_NAME, make_repository
+from made_tensorrt import MADE_TRTEXEC
 from posegate import doctor
+from posegate.catalog import load_catalog
 from posegate.cli import app
+from posegate.plan_files import write_record
 from posegate.settings import Settings
+from posegate.tensorrt_tools import tensorrt_release
 
-ROWS = tomllib.loads(doctor.PLATFORMS.read_text())["platform"]
+MATRIX = tomllib.loads(doctor.PLATFORMS.read_text())
+ROWS = MATRIX["platform"]
 
 
 # machine, L4T release, the row that fits
@@ -100,3 +108,75 @@ def test_asking_for_a_gpu_where_there_is_none_exits_with_one(monkeypatch, reposi
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 1
     assert "no NVIDIA GPU is here" in result.stdout
+
+
+def test_every_tag_is_of_the_release():
+    tags = {row[kind] for row in ROWS for kind in ("triton", "tensorrt")}
+    assert {tag.split("-")[0] for tag in tags} == {MATRIX["release"]}
+
+
+# what trtexec or the Python module says, and the version that is meant
+@pytest.mark.parametrize(
+    ("said", "release"),
+    [("101300", "10.13.0"), ("8601", "8.6.1"), ("10.13.2.6", "10.13.2"), ("unknown", "unknown")],
+)
+def test_one_version_of_tensorrt_is_written_in_several_ways(said, release):
+    assert tensorrt_release(said) == release
+
+
+# compute capability, the target, and the verdict on the image
+@pytest.mark.parametrize(
+    ("sm", "target", "verdict"),
+    [
+        ("3.7", "cpu", "absent"),
+        ("3.7", "desktop", "wrong"),
+        ("7.5", "desktop", "ok"),
+        ("12.0", "desktop", "ok"),  # as numbers, not as text
+    ],
+)
+def test_no_image_fits_a_gpu_that_is_too_old(monkeypatch, tmp_path, sm, target, verdict):
+    monkeypatch.setattr(doctor, "gpu_sm", lambda: sm)
+    monkeypatch.setattr(doctor.platform, "machine", lambda: "x86_64")
+    found = doctor.examine(Settings(model_repository=tmp_path), target=target)
+    (image,) = [one for one in found if one.what == "Triton image"]
+    assert image.verdict == verdict
+    assert ("needs SM 7.5" in image.found) == (verdict != "ok")
+
+
+def test_trtexec_is_found_where_containers_have_it_and_asked_for_its_version(monkeypatch, tmp_path):
+    program = tmp_path / "trtexec"
+    program.write_text(MADE_TRTEXEC.format(python=sys.executable))
+    program.chmod(stat.S_IRWXU)
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    monkeypatch.setattr("posegate.tensorrt_tools.TRTEXEC_PLACES", (str(tmp_path),))
+    found = {one.what: one.found for one in doctor.examine(Settings(model_repository=tmp_path))}
+    assert found["TensorRT"] == "10.13.0"
+
+
+# what lies there, and the words of the finding; None where nothing is wrong
+@pytest.mark.parametrize(
+    ("plan", "changes", "words"),
+    [
+        (b"a plan", {}, None),
+        (b"a plan", {"tensorrt": "101200"}, "of TensorRT 10.12.0, here is 10.13.0"),
+        (b"a plan", {"tensorrt": "10.13.0.35"}, None),  # the same, as the Python module says it
+        (b"a plan", {"sm": "12.0"}, "for SM 12.0, this GPU has 8.9"),
+        (b"a plan", {"onnx_sha256": "0" * 64}, "of another model.onnx"),
+        (b"", {}, "empty"),
+    ],
+)
+def test_a_plan_that_does_not_fit_this_machine_is_wrong(
+    monkeypatch, tmp_path, plan, changes, words
+):
+    repository = make_repository(tmp_path)
+    model = load_catalog(repository).models[POSE_NAME]
+    version = model.onnx_path.parent
+    (version / "model.plan").write_bytes(plan)
+    tied = {"onnx_sha256": model.card.sha256, "tensorrt": "101300", "sm": "8.9"}
+    write_record(version, tied | {"precision": "fp32"} | changes)
+    monkeypatch.setattr(doctor, "gpu_sm", lambda: "8.9")
+    monkeypatch.setattr(doctor, "_tensorrt", lambda: "10.13.0")
+    found = {one.what: one for one in doctor.examine(Settings(model_repository=repository))}
+    finding = found[f"plan of {POSE_NAME}"]
+    assert finding.verdict == ("ok" if words is None else "wrong")
+    assert words is None or words in finding.found

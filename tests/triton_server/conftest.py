@@ -19,7 +19,7 @@ from triton_server.serving import (
     triton_folder,
 )
 
-collect_ignore = ["served_model.py"]  # imports what only Triton has
+collect_ignore = ["plan_backend.py", "served_model.py"]  # they import what only Triton has
 
 
 @pytest.fixture(scope="session", autouse=True)

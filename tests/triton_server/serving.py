@@ -40,6 +40,14 @@ def make_backends(folder: Path) -> Path:
     return target.parent
 
 
+def add_plan_backends(backends: Path) -> Path:
+    """Stand-ins for the backends that Triton takes for `model.plan` and for `model.onnx`."""
+    for name in ("tensorrt", "onnxruntime"):
+        (backends / name).mkdir()
+        shutil.copy2(Path(__file__).with_name("plan_backend.py"), backends / name / "model.py")
+    return backends
+
+
 def make_triton_repository(
     repository: Path, folder: Path, *, change: Callable[[str], str] = lambda config: config
 ) -> Path:
