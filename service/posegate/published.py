@@ -61,10 +61,13 @@ def find_published(name: str, path: Path = LIST) -> Published:
     networks = published_networks(path)
     if name in networks:
         return networks[name]
-    checkpoint = tomllib.loads(path.read_text(encoding="utf-8"))["checkpoints"].get(name)
-    if checkpoint is not None:
-        raise UnknownModel(
-            f"{name} is published as a PyTorch checkpoint only ({checkpoint}); export it to ONNX "
-            "and write a card for it"
-        )
+    checkpoints = tomllib.loads(path.read_text(encoding="utf-8"))["checkpoints"]
+    for network, files in checkpoints["files"].items():
+        asked = [file for file in files if name == network or file.startswith(f"{name}-")]
+        if asked:
+            raise UnknownModel(
+                f"{name} is published as a PyTorch checkpoint only: fetch "
+                f"{checkpoints['folder']}{asked[0]} and run `posenets export {asked[0]} "
+                f"--network {network} --repository model_repository`"
+            )
     raise UnknownModel(f"no published network {name!r} is known; known: {', '.join(networks)}")

@@ -1,10 +1,12 @@
 """The commands that make and prove files to serve: `posenets export` and `posenets compare`."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 from posegate.card import Training
@@ -15,16 +17,27 @@ from posenets.export.checkpoint import CheckpointExport, export_checkpoint
 from posenets.export.compare import compare_with_torch
 from posenets.export.forms import BASE, FORMS, INT8_FORMS, write_form
 from posenets.export.in_graph import export_decoded
+from posenets.export.published import KNOWN
+from posenets.training.recipe import first_fault
 from posenets.training.records import BadData
 
 _console = Console()
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What a model card takes for a name."""
 
 
 def export_command(
-    checkpoint: Annotated[Path, typer.Argument(exists=True, help="checkpoint of `train`")],
+    checkpoint: Annotated[
+        Path, typer.Argument(exists=True, help="checkpoint of `train`, or a published HRNet's .pth")
+    ],
     repository: Annotated[Path, typer.Option(help="model repository to write into")],
-    name: Annotated[str, typer.Option(help="name of the model")],
-    about: Annotated[Path, typer.Option(exists=True, help="training facts for the card, JSON")],
+    name: Annotated[str | None, typer.Option(help="name of the model; else the network's")] = None,
+    about: Annotated[
+        Path | None, typer.Option(exists=True, help="training facts for the card, JSON")
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(help=f"of a published checkpoint: {', '.join(KNOWN)}")
+    ] = None,
     forms: Annotated[str, typer.Option(help=f"comma-separated, of {', '.join(FORMS)}")] = BASE,
     calibrate: Annotated[
         Path | None, typer.Option(help="8-bit forms: crop cache or COCO-form folder")
@@ -32,12 +45,29 @@ def export_command(
 ) -> None:
     """Write the network as ONNX with its card into a model repository, and prove them equal.
 
-    Forms other than fp32 go beside it as `NAME-<form>`.
+    Forms other than fp32 go beside it as `NAME-<form>`. With --network the checkpoint is another's
+    HRNet, in the names of mmpose or of HRNet's own code; the card names the file and its hash.
 
     Example: `posenets export runs/goatpose.pt --repository model_repository
     --name goatpose-bl-256x192 --about goatpose.json --forms fp32,int8 --calibrate cache/pose`
+
+    Example: `posenets export td-hm_hrnet-w32_8xb64-210e_coco-256x192-81c58e40_20220909.pth
+    --network hrnet-w32 --repository model_repository`
     """
-    or_exit(lambda: _export(checkpoint, repository, name, about, forms.split(","), calibrate))
+
+    def run() -> None:
+        description, training = ("", Training()) if about is None else _facts(about)
+        if network is None and (name is None or about is None):
+            raise BadData("a checkpoint of train needs --name and --about; another's, --network")
+        called = name or network or ""
+        if not _NAME.fullmatch(called):
+            raise BadData(f"--name: {called!r} is more than letters, digits, '.', '_' and '-'")
+        if network is not None and not description:
+            description = f"{network} with the weights of {checkpoint.name}."
+        job = CheckpointExport(checkpoint, repository, called, description, training, network)
+        _export(job, forms.split(","), calibrate)
+
+    or_exit(run)
 
 
 def export_decoded_command(
@@ -47,7 +77,7 @@ def export_decoded_command(
 
     Example: `posenets export-decoded model_repository`
     """
-    for path in export_decoded(repository):
+    for path in or_exit(lambda: export_decoded(repository)):
         typer.echo(path)
 
 
@@ -68,21 +98,13 @@ def compare_command(
         )
 
 
-def _export(
-    checkpoint: Path,
-    repository: Path,
-    name: str,
-    about: Path,
-    forms: list[str],
-    calibrate: Path | None,
-) -> None:
+def _export(job: CheckpointExport, forms: list[str], calibrate: Path | None) -> None:
     if unknown := set(forms) - set(FORMS):
         raise BadData(f"--forms: {sorted(unknown)[0]!r} is not one of {', '.join(FORMS)}")
     if calibrate is None and set(forms) & set(INT8_FORMS):
         raise BadData("--forms: 8 bits need --calibrate, a crop cache or a COCO-form folder")
-    job = CheckpointExport(checkpoint, repository, name, *_facts(about))
     difference = export_checkpoint(job)
-    folder = repository / name
+    folder = job.repository / job.name
     _console.print(
         f"{folder}: ONNX differs from torch by {difference:.1e} of the range", soft_wrap=True
     )
@@ -103,5 +125,7 @@ def _facts(about: Path) -> tuple[str, Training]:
         facts = json.loads(about.read_text())
         description = str(facts.pop("description", ""))
         return description, Training(**facts)
+    except ValidationError as error:
+        raise BadData(f"{about}: {first_fault(error)}") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise BadData(f"{about}: not training facts ({error})") from error

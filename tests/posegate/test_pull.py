@@ -289,8 +289,28 @@ def test_every_published_network_makes_a_valid_card(name: str) -> None:
 def test_a_name_that_is_not_known_and_one_that_cannot_be_served() -> None:
     with pytest.raises(UnknownModel, match="rtmpose-t, rtmpose-s"):
         find_published("nothing")
-    with pytest.raises(UnknownModel, match="PyTorch checkpoint only"):
-        find_published("hrnet-w32")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "network"),
+    [
+        ("hrnet-w32", "td-hm_hrnet-w32_8xb64-210e_coco-256x192-81c58e40_20220909.pth", "hrnet-w32"),
+        (  # mmpose's own name of it
+            "td-hm_hrnet-w48_udp-8xb32-210e_coco-384x288",
+            "td-hm_hrnet-w48_udp-8xb32-210e_coco-384x288-70d7ab01_20220913.pth",
+            "hrnet-w48-384x288",
+        ),
+    ],
+)
+def test_a_network_published_as_checkpoint_names_the_command_that_makes_it_servable(
+    name: str, file: str, network: str
+) -> None:
+    with pytest.raises(UnknownModel, match="PyTorch checkpoint only") as caught:
+        find_published(name)
+    command = f"`posenets export {file} --network {network} --repository model_repository`"
+    assert command in caught.value.detail
+    assert "fetch https://download.openmmlab.com/mmpose/v1/" in caught.value.detail
+    assert f"/topdown_heatmap/coco/{file} and run" in caught.value.detail
 
 
 def test_the_command_prints_licence_hash_and_place(

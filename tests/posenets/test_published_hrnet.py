@@ -1,16 +1,44 @@
 """Published HRNet checkpoints: what a network with their names gives, ours gives too."""
 
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnxruntime as ort
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from made_norms import randomise_norms
+from posegate.card import HeatmapSpec, Training
+from posegate.catalog import load_catalog
+from posenets.cli import app
+from posenets.export.card import NetworkFacts, pose_card
+from posenets.export.published import published_state
+from posenets.networks import NETWORKS
 from posenets.networks.hrnet import HRNetNumbers, hrnet
-from posenets.training.checkpoint import BadCheckpoint, load_weights
+from posenets.training.checkpoint import BadCheckpoint, load_checkpoint, load_weights
+from posenets.training.recipe import IMAGENET_MEAN, IMAGENET_STD
 
 NUMBERS = HRNetNumbers(width=4, stem=8, planes=2, bottlenecks=2, modules=(1, 2, 2), blocks=2)
+
+_FACTS = NetworkFacts(
+    name="made",
+    description="",
+    size_wh=(192, 256),
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+    parameters=1,
+    gflops=1.0,
+    training=Training(),
+    sha256="0" * 64,
+)
 
 
 class _Block(nn.Module):
@@ -130,26 +158,152 @@ def published() -> _Published:
     return network
 
 
+def _meta(config: str = "codec = dict(type='MSRAHeatmap', sigma=2)") -> dict[str, Any]:
+    """What mmpose 1.x keeps beside the weights."""
+    return {
+        "epoch": 210,
+        "iter": np.int64(49140),
+        "seed": np.array([3, 1], np.uint32),
+        "cfg": config,
+        "experiment_name": "td-hm_hrnet",
+        "mmengine_version": "0.1.0",
+        "hook_msgs": OrderedDict(best_score=np.float64(0.75)),
+        "dataset_meta": {
+            "dataset_name": "coco",
+            "keypoint_id2name": {0: "nose"},
+            "flip_indices": [0, 2, 1],
+            "skeleton_links": [(15, 13)],
+            "keypoint_colors": np.array([[51, 153, 255]] * 17, np.uint8),
+            "dataset_keypoint_weights": np.ones(17, np.float32),
+            "sigmas": np.full(17, 0.026),
+            "CLASSES": np.array(["person"]),
+            "num_keypoints": 17,
+        },
+    }
+
+
+def _version_1(name: str) -> str:
+    return name.replace("keypoint_head.", "head.")
+
+
+@pytest.mark.parametrize("zipped", [True, False])  # mmpose's publishing script writes no zip
 @pytest.mark.parametrize(
-    ("renamed", "nested"),
+    ("renamed", "beside"),
     [
-        (lambda name: name, True),  # mmpose 0.x
-        (lambda name: name.replace("keypoint_head.", "head."), True),  # mmpose 1.x
-        (lambda name: name.split(".", 1)[1], False),  # HRNet's own code
+        (lambda name: name, {"meta": {"epoch": 210}}),  # mmpose 0.x
+        (_version_1, {"meta": _meta()}),  # mmpose 1.x
+        (lambda name: name.split(".", 1)[1], None),  # HRNet's own code
     ],
 )
 def test_published_weights_give_the_published_heatmaps(
-    published: _Published, tmp_path: Path, renamed: object, nested: bool
+    published: _Published,
+    tmp_path: Path,
+    renamed: Callable[[str], str],
+    beside: dict[str, Any] | None,
+    zipped: bool,
 ) -> None:
-    assert callable(renamed)
     weights = {renamed(name): weight for name, weight in published.state_dict().items()}
     path = tmp_path / "hrnet.pth"
-    torch.save({"meta": {"epoch": 210}, "state_dict": weights} if nested else weights, path)
+    state = weights if beside is None else {**beside, "state_dict": weights}
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
     ours = hrnet(17, NUMBERS)
     load_weights(ours, path)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(ours.eval()(images), published.eval()(images))
+
+
+def test_arrays_of_numpy_1_are_read_too(tmp_path: Path) -> None:
+    path = tmp_path / "hrnet.pth"
+    torch.save({"meta": _meta()}, path, _use_new_zipfile_serialization=False)
+    written = path.read_bytes()
+    assert b"numpy._core.mult" in written
+    path.write_bytes(written.replace(b"numpy._core.mult", b"numpy.core.mult"))
+    meta = load_checkpoint(path)["meta"]
+    assert meta["dataset_meta"]["keypoint_colors"].tolist() == [[51, 153, 255]] * 17
+
+
+class HistoryBuffer:
+    """Stands for mmengine's, which its message hub keeps losses in."""
+
+
+def test_what_cannot_be_loaded_safely_is_named_with_the_way_out(
+    published: _Published, tmp_path: Path
+) -> None:
+    path = tmp_path / "epoch_210.pth"
+    hub = {"log_scalars": OrderedDict(loss=HistoryBuffer())}
+    torch.save({"state_dict": published.state_dict(), "message_hub": hub}, path)
+    with pytest.raises(BadCheckpoint, match=r"holds a \S*HistoryBuffer, .*'state_dict'") as caught:
+        load_weights(hrnet(17, NUMBERS), path)
+    assert "weights_only" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_published_file_becomes_a_served_network_whose_card_names_it(
+    published: _Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = replace(NETWORKS["hrnet-w32"], constructor=lambda joints, _: hrnet(joints, NUMBERS))
+    monkeypatch.setitem(NETWORKS, "hrnet-w32", tiny)
+    weights = {_version_1(name): weight for name, weight in published.state_dict().items()}
+    path, repository = tmp_path / "td-hm_hrnet-w32.pth", tmp_path / "models"
+    torch.save({"meta": _meta(), "state_dict": weights}, path)
+    arguments = ["export", path, "--network", "hrnet-w32", "--repository", repository]
+    result = CliRunner().invoke(app, [*map(str, arguments)])
+    assert result.exit_code == 0, result.output
+
+    model = load_catalog(repository).get("hrnet-w32", "pose")
+    digest = sha256(path.read_bytes()).hexdigest()
+    assert f"not trained here: from {path.name}, sha256 {digest}" in model.card.training.notes
+    assert model.card.training.data == ()
+    assert isinstance(model.card.codec, HeatmapSpec)
+    assert (model.card.codec.scale, model.card.codec.sigma) == ((4.0, 4.0), 2.0)
+    images = torch.randn(2, 3, 256, 192)
+    (heatmaps,) = ort.InferenceSession(model.onnx_path).run(None, {"input": images.numpy()})
+    with torch.no_grad():
+        expected = published.eval()(images)
+    torch.testing.assert_close(torch.from_numpy(heatmaps), expected, rtol=1e-3, atol=1e-4)
+    result = CliRunner().invoke(app, ["compare", str(model.folder)])
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "udp"),
+    [
+        ("hrnet.pth", "codec = dict(type='MSRAHeatmap', sigma=2)", False),
+        ("hrnet.pth", "codec = dict(type='UDPHeatmap', sigma=2)", True),
+        ("td-hm_hrnet-w32_udp-8xb64-210e_coco.pth", "", True),  # its config was left out
+    ],
+)
+def test_heatmaps_drawn_by_udp_are_read_so(
+    published: _Published, tmp_path: Path, name: str, config: str, udp: bool
+) -> None:
+    path = tmp_path / name
+    torch.save({"meta": _meta(config), "state_dict": published.state_dict()}, path)
+    assert published_state(path, "hrnet-w32")["udp"] is udp
+    card = pose_card(_FACTS, sigma=2.0, to_corners=udp)
+    assert card["codec"]["scale"] == ([191 / 47, 255 / 63] if udp else [4.0, 4.0])
+
+
+@pytest.mark.parametrize(
+    ("state", "network", "named"),
+    [
+        (None, "goatpose-bl", "--network: 'goatpose-bl' has no key map"),
+        (None, "hrnet-w32", r"does not fit HighResolutionNet: size mismatch for \S+"),  # tiny one
+        ({"recipe": "{}"}, "hrnet-w32", "is a checkpoint of train"),
+        ({"state_dict": {"a": torch.zeros(1)}}, "hrnet-w32", "no HRNet's weights under published"),
+        ({"state_dict": [1]}, "hrnet-w32", "field 'state_dict' holds no weights by name"),
+    ],
+)
+def test_export_refuses_what_is_no_such_published_file(
+    published: _Published, tmp_path: Path, state: object, network: str, named: str
+) -> None:
+    path = tmp_path / "hrnet.pth"
+    torch.save(published.state_dict() if state is None else state, path)
+    arguments = ["export", path, "--network", network, "--repository", tmp_path / "models"]
+    result = CliRunner().invoke(app, [*map(str, arguments)])
+    assert result.exit_code == 1, result.output
+    assert re.search(named, result.stderr), result.stderr
+    assert not (tmp_path / "models").exists()
 
 
 @pytest.mark.parametrize(

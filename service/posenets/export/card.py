@@ -38,16 +38,26 @@ class NetworkFacts:
 
 
 def pose_card(
-    facts: NetworkFacts, *, sigma: float, joint_names: tuple[str, ...] = COCO_KEYPOINTS
+    facts: NetworkFacts,
+    *,
+    sigma: float,
+    joint_names: tuple[str, ...] = COCO_KEYPOINTS,
+    to_corners: bool = False,
 ) -> dict[str, Any]:
-    """Card of a heatmap network with stride 4; `sigma` in heatmap px."""
+    """Card of a heatmap network with stride 4; `sigma` in heatmap px.
+
+    `to_corners`: the maps' outermost pixels lie on the input's, as UDP draws them.
+    """
     width, height = facts.size_wh
+    scale = [float(STRIDE), float(STRIDE)]
+    if to_corners:
+        scale = [(side - 1) / (side // STRIDE - 1) for side in facts.size_wh]
     codec = {
         "kind": "heatmap",
         "width": width // STRIDE,
         "height": height // STRIDE,
         "sigma": sigma,
-        "scale": [float(STRIDE), float(STRIDE)],
+        "scale": scale,
         "offset": [0.0, 0.0],
     }
     return _card(

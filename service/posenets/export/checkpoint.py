@@ -1,6 +1,6 @@
 """A training checkpoint -> a folder of the model repository: ONNX file and card."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,19 @@ from posenets.export.card import (
 )
 from posenets.export.in_graph import write_decoded
 from posenets.export.onnx import export_onnx
+from posenets.export.published import published_state, published_training
 from posenets.networks.folding import fold_for_export
 from posenets.networks.person_detector import DetectorExport, PersonDetector
 from posenets.training.checkpoint import (
     BadCheckpoint,
     fit_weights,
     load_checkpoint,
+    recipe_in,
     save_checkpoint,
+    weights_in,
 )
 from posenets.training.pose_task import sigma_for
-from posenets.training.recipe import RECIPE, DetectionRecipe, PoseRecipe, Recipe
+from posenets.training.recipe import BadRecipe, DetectionRecipe, PoseRecipe, Recipe
 from posenets.training.start import joints_of, make_network
 
 START_FILE = "training.pt"
@@ -36,13 +39,17 @@ START_FILE = "training.pt"
 
 @dataclass(frozen=True, slots=True)
 class CheckpointExport:
-    """What to export, where to, and what the card says of its making."""
+    """What to export, where to, and what the card says of its making.
+
+    `published` names the network of the table that another's checkpoint holds; None for ours.
+    """
 
     checkpoint: Path
     repository: Path
     name: str
-    description: str
-    training: Training
+    description: str = ""
+    training: Training = field(default_factory=Training)
+    published: str | None = None
 
 
 def export_checkpoint(job: CheckpointExport) -> float:
@@ -52,13 +59,18 @@ def export_checkpoint(job: CheckpointExport) -> float:
     average of the weights is exported at the size of the recipe's last phase. Returns the largest
     difference between network and file as a fraction of the outputs' range.
     """
-    state = _start(load_checkpoint(job.checkpoint))
+    training = job.training
+    if job.published is None:
+        state = _start(load_checkpoint(job.checkpoint), job.checkpoint)
+    else:
+        state = published_state(job.checkpoint, job.published)
+        training = published_training(job.checkpoint, training)
     recipe, network = _network_of(state, job.checkpoint)
     size_wh = _size_of(recipe)
     folder = job.repository / job.name
     path = folder / "1" / "model.onnx"
     detects = isinstance(network, PersonDetector)
-    served = _served(network, state)
+    served = _served(network, state, job.checkpoint)
     names = ("boxes", "scores") if detects else ("heatmaps",)
     difference = export_onnx(served, path, size_wh=size_wh, output_names=names)
     facts = NetworkFacts(
@@ -69,12 +81,14 @@ def export_checkpoint(job: CheckpointExport) -> float:
         std=recipe.std,
         parameters=count_parameters(network),
         gflops=count_operations(network, size_wh).gflops("A"),
-        training=job.training,
+        training=training,
         sha256=sha256_of(path),
     )
     if isinstance(recipe, PoseRecipe):
         sigma = recipe.sigma or sigma_for(size_wh[0] // 4)
-        card = pose_card(facts, sigma=sigma, joint_names=joints_of(recipe.network))
+        names = joints_of(recipe.network)
+        udp = bool(state.get("udp"))
+        card = pose_card(facts, sigma=sigma, joint_names=names, to_corners=udp)
     else:
         card = detect_card(facts, calibrated="calibration" in state)
     card["verification"] = [{"form": "onnx-fp32", "max_abs_diff": float(f"{difference:.2e}")}]
@@ -88,23 +102,33 @@ def export_checkpoint(job: CheckpointExport) -> float:
 def served_network(state: dict[str, Any], path: Path) -> nn.Module:
     """The network of a checkpoint in the form that is exported; raises BadCheckpoint."""
     _, network = _network_of(state, path)
-    return _served(network, state)
+    return _served(network, state, path)
 
 
 def _network_of(
     state: dict[str, Any], path: Path
 ) -> tuple[PoseRecipe | DetectionRecipe, nn.Module]:
-    if missing := [field for field in ("recipe", "ema") if field not in state]:
-        raise BadCheckpoint(f"{path}: field {missing[0]!r} is missing; not made by train")
-    recipe = RECIPE.validate_json(state["recipe"])
-    network = make_network(recipe.network, _size_of(recipe))
+    recipe = recipe_in(state, path)
+    if "ema" not in state:
+        raise BadCheckpoint(f"{path}: field 'ema' is missing; not made by train")
+    try:
+        network = make_network(recipe.network, _size_of(recipe))
+    except BadRecipe as error:
+        raise BadCheckpoint(f"{path}: field 'recipe': {error}") from error
+    if isinstance(network, PersonDetector) != isinstance(recipe, DetectionRecipe):
+        raise BadCheckpoint(
+            f"{path}: field 'recipe': network: {recipe.network} is not for the task {recipe.task!r}"
+        )
     fit_weights(network, state["ema"], path)
     return recipe, network
 
 
-def _served(network: nn.Module, state: dict[str, Any]) -> nn.Module:
+def _served(network: nn.Module, state: dict[str, Any], path: Path) -> nn.Module:
     if isinstance(network, PersonDetector):
-        return DetectorExport(network.eval(), **state.get("calibration", {}))
+        try:
+            return DetectorExport(network.eval(), **state.get("calibration", {}))
+        except TypeError as error:
+            raise BadCheckpoint(f"{path}: field 'calibration': {error}") from error
     return fold_for_export(network)
 
 
@@ -112,7 +136,7 @@ def _size_of(recipe: Recipe) -> tuple[int, int]:
     return recipe.phases[-1].width, recipe.phases[-1].height
 
 
-def _start(state: dict[str, Any]) -> dict[str, Any]:
+def _start(state: dict[str, Any], path: Path) -> dict[str, Any]:
     """What is exported, and what a later run starts from: the moving average and its recipe.
 
     Kernels are rounded to half precision, so that the file is half the size and still the exported
@@ -122,6 +146,6 @@ def _start(state: dict[str, Any]) -> dict[str, Any]:
     if "ema" in kept:
         kept["ema"] = {
             name: value.half() if value.is_floating_point() and value.ndim > 1 else value
-            for name, value in kept["ema"].items()
+            for name, value in weights_in(kept, path).items()
         }
     return kept
