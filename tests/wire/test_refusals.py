@@ -140,6 +140,20 @@ def test_bad_option_is_refused_before_the_picture_is_looked_at(
         assert query.partition("=")[0] in detail
 
 
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("min_score=0.1&min_score=0.9", "'min_score' is given twice"),
+        ("decode=dark&min_score=0.5&decode=dark", "'decode' is given twice"),
+        ("max_people=1&max_people=2&max_people=3", "'max_people' is given 3 times"),
+    ],
+)
+def test_an_option_given_twice_is_refused(still_serving: httpx.Client, query: str, told: str):
+    for route in ("/v1/poses", "/v1/poses:batch"):
+        response = still_serving.post(f"{route}?{query}", content=b"no picture")
+        assert told in str(problem_of(response, 422, "bad-option")["detail"])
+
+
 def test_unknown_option_is_refused_and_the_known_ones_are_named(still_serving: httpx.Client):
     response = still_serving.post("/v1/poses?minscore=0.5", content=JPEG)
     detail = str(problem_of(response, 422, "bad-option")["detail"])
@@ -201,7 +215,11 @@ def test_bad_multipart_is_refused(
 
 def test_two_parts_are_too_many_for_one_picture(still_serving: httpx.Client):
     files = [("image", ("a.jpg", JPEG)), ("image", ("b.jpg", JPEG))]
-    problem_of(still_serving.post("/v1/poses", files=files), 422, "bad-option")
+    problem = problem_of(still_serving.post("/v1/poses", files=files), 422, "bad-option")
+    assert "/v1/poses:batch" in str(problem["detail"])
+    response = still_serving.post("/v1/poses:batch", files=files * 17)
+    assert "at most 32" in (detail := str(problem_of(response, 422, "bad-option")["detail"]))
+    assert ":batch" not in detail
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "soon", ""])

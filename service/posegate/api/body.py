@@ -135,13 +135,18 @@ class _Parts:
                 f"{PART_NAME!r}, and options go into the query"
             )
         if len(self.uploads) == self.max_images:
-            raise BadOption(f"too many parts: this route takes at most {self.max_images} image(s)")
+            raise BadOption(_too_many(self.max_images))
 
     def part_data(self, data: bytes, start: int, end: int) -> None:
         self._data.append(data[start:end])
 
     def part_end(self) -> None:
         self.uploads.append(Upload(b"".join(self._data), self._filename))
+
+
+def _too_many(max_images: int) -> str:
+    elsewhere = "; send several to /v1/poses:batch" if max_images == 1 else ""
+    return f"too many parts: this route takes at most {max_images} image(s){elsewhere}"
 
 
 def _text(value: bytes | None) -> str | None:

@@ -93,15 +93,25 @@ def people(
     ]
 
 
-def coco_results(poses: Poses, *, min_keypoint_score: float, image_id: int) -> list[dict[str, Any]]:
-    """COCO keypoint results: flat x, y, score; the score is the box's times the joints' mean."""
-    keypoints = _rounded_keypoints(poses.keypoints)
-    keypoints[..., 2][poses.keypoints.scores < min_keypoint_score] = 0.0
+def coco_results(
+    poses: Poses, *, min_keypoint_score: float, image_id: int, tracks: Tracks | None = None
+) -> list[dict[str, Any]]:
+    """COCO keypoint results: flat x, y, score; the score is the box's times the joints' mean.
+
+    With `tracks` each row has an `id` and `smoothed` keypoints, flat as the raw ones.
+    """
+    flat_rows = _flat_keypoints(poses.keypoints, min_keypoint_score)
     scores = _rounded(poses.boxes.scores * poses.keypoints.scores.mean(axis=1), SCORE_DECIMALS)
-    flat_rows = keypoints.reshape(len(poses), 3 * len(poses.names)).tolist()
-    return [
+    rows = [
         {"image_id": image_id, "category_id": PERSON_CATEGORY, "keypoints": flat, "score": score}
         for flat, score in zip(flat_rows, scores, strict=True)
+    ]
+    if tracks is None:
+        return rows
+    smoothed = _flat_keypoints(tracks.smoothed, min_keypoint_score)
+    return [
+        {"id": number, **row, "smoothed": flat}
+        for number, row, flat in zip(tracks.ids.tolist(), rows, smoothed, strict=True)
     ]
 
 
@@ -129,6 +139,15 @@ def _named_keypoints(
         {name: row for name, row, show in zip(names, rows, shows, strict=True) if show}
         for rows, shows in zip(_rounded_keypoints(keypoints).tolist(), shown, strict=True)
     ]
+
+
+def _flat_keypoints(keypoints: Keypoints, minimum: float) -> list[list[float]]:
+    """Of each person x, y, score of every joint in a row; the score is 0 where it is lower."""
+    people, joints = keypoints.scores.shape
+    rows = _rounded_keypoints(keypoints)
+    rows[..., 2][keypoints.scores < minimum] = 0.0
+    flat: list[list[float]] = rows.reshape(people, 3 * joints).tolist()
+    return flat
 
 
 def _rounded_keypoints(keypoints: Keypoints) -> F64:

@@ -33,7 +33,12 @@ def _result(event: Result, query: StreamQuery) -> str:
         return poses_json(
             event.estimate, min_keypoint_score=minimum, tracks=event.tracks, head=head
         )
-    rows = coco_results(event.estimate.poses, min_keypoint_score=minimum, image_id=event.frame)
+    rows = coco_results(
+        event.estimate.poses,
+        min_keypoint_score=minimum,
+        image_id=event.frame,
+        tracks=event.tracks,
+    )
     event.estimate.clock.mark("encode")
     return dump_json(
         {**head, "results": rows, "stages_ms": rounded_ms(event.estimate.clock.stages_ms)}

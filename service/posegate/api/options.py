@@ -1,10 +1,19 @@
 """Query options and headers -> what the pipeline and the renderer are asked for."""
 
 import json
+from collections import Counter
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+)
 from pydantic_core import ErrorDetails
 
 from posegate.errors import BadOption
@@ -22,6 +31,22 @@ PICTURE_TYPES: dict[str, PictureFormat] = {
     "image/*": "jpeg",
 }
 DATA_TYPES = ("application/json", "application/*", "*/*")
+
+
+BOXES_SCHEMA: dict[str, object] = {
+    "anyOf": [
+        {
+            "type": "array",
+            "items": {
+                "type": "array",
+                "items": {"type": "number"},
+                "minItems": 4,
+                "maxItems": 4,
+            },
+        },
+        {"type": "null"},
+    ]
+}
 
 
 class PoseQuery(BaseModel):
@@ -70,6 +95,11 @@ class PoseQuery(BaseModel):
 class StreamQuery(PoseQuery):
     """The options that the first message of a stream may hold."""
 
+    boxes: Annotated[str | None, WithJsonSchema(BOXES_SCHEMA)] = Field(
+        None,
+        description="List of `[x, y, width, height]` in pixels of the upright frame: the detector "
+        "is skipped.",
+    )
     mode: Literal["live", "every"] = Field(
         "live", description="live: the newest frame wins; every: no frame is dropped."
     )
@@ -113,6 +143,14 @@ def _wrong_option(item: ErrorDetails) -> str:
     if not name:
         return f"the first text message must be a JSON object of options: {item['msg']}"
     return f"option {name!r}: {item['msg']}, got {str(item['input'])[:100]!r}"
+
+
+def check_given_once(items: Iterable[tuple[str, str]]) -> None:
+    """BadOption where an option comes twice: which of its values was meant is anybody's guess."""
+    for name, count in Counter(name for name, _ in items).items():
+        if count > 1:
+            times = "twice" if count == 2 else f"{count} times"
+            raise BadOption(f"query option {name[:80]!r} is given {times}; give it once")
 
 
 def parse_boxes(text: str) -> F32:

@@ -11,7 +11,7 @@ from posegate.api import openapi
 from posegate.api.body import Upload, read_image, read_images
 from posegate.api.documents import coco_image_id, coco_json, poses_json, server_timing
 from posegate.api.limits import Deadline, Slots, unless_gone
-from posegate.api.options import PictureFormat, PoseQuery, picture_format
+from posegate.api.options import PictureFormat, PoseQuery, check_given_once, picture_format
 from posegate.api.problems import INTERNAL, problem_of
 from posegate.metrics import Metrics
 from posegate.pipeline import Estimate, EstimateOptions, Pipeline, StageClock
@@ -50,7 +50,7 @@ def poses_router(
     @router.post("/v1/poses", **openapi.POSES)
     async def estimate_poses(request: Request, query: Options, timeout: Timeout = None) -> Response:
         clock = follow(StageClock())
-        options = _checked_options(pipeline, query)
+        options = _checked_options(pipeline, query, request)
         picture = picture_format(request.headers.get("accept", "*/*"))
         deadline = Deadline.after(timeout, limit_s=settings.request_timeout_s)
 
@@ -75,7 +75,7 @@ def poses_router(
 
     @router.post("/v1/poses:batch", **openapi.BATCH)
     async def estimate_batch(request: Request, query: Options, timeout: Timeout = None) -> Response:
-        options = _checked_options(pipeline, query)
+        options = _checked_options(pipeline, query, request)
         deadline = Deadline.after(timeout, limit_s=settings.request_timeout_s)
         turns = asyncio.Semaphore(BATCH_CONCURRENCY)
 
@@ -107,8 +107,9 @@ def poses_router(
     return router
 
 
-def _checked_options(pipeline: Pipeline, query: PoseQuery) -> EstimateOptions:
+def _checked_options(pipeline: Pipeline, query: PoseQuery, request: Request) -> EstimateOptions:
     """The options, refused before the body is read where they or the service cannot work."""
+    check_given_once(request.query_params.multi_items())
     options = query.to_options()
     pipeline.check(options)
     return options

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from posegate.api.documents import coco_json, poses_json
+from posegate.api.documents import coco_json, coco_results, poses_json
 from posegate.pipeline import Estimate
 from posegate.stages import StageClock
+from posegate.tracking import Tracks
 from posegate.types import Boxes, Image, Keypoints, Poses
 
 
@@ -50,3 +51,14 @@ def test_unsure_keypoints_are_left_out_and_are_zero_in_coco_form(estimate: Estim
         "keypoints": [3.14, 4.0, 0.9877, 5.0, 6.67, 0.0],
         "score": pytest.approx(0.87654 * (0.98766 + 0.2) / 2, abs=1e-4),
     }
+
+
+def test_tracked_people_have_their_id_and_smoothed_joints_in_coco_form(estimate: Estimate):
+    poses = estimate.poses
+    smoothed = Keypoints(poses.keypoints.xy + 1, poses.keypoints.scores)
+    tracks = Tracks(np.array([4]), smoothed, poses.boxes)
+    (row,) = coco_results(poses, min_keypoint_score=0.5, image_id=7, tracks=tracks)
+    (plain,) = coco_results(poses, min_keypoint_score=0.5, image_id=7)
+    assert row.pop("id") == 4
+    assert row.pop("smoothed") == [4.14, 5.0, 0.9877, 6.0, 7.67, 0.0]
+    assert row == plain
