@@ -19,6 +19,7 @@ from posegate.api.grpc import Health, PoseService, create_grpc_server
 from posegate.api.keys import ApiKeys
 from posegate.api.limits import Slots
 from posegate.api.rest import create_app
+from posegate.api.websocket import taking
 from posegate.build import build_pipeline, build_tracing
 from posegate.errors import BadOption, PosegateError
 from posegate.logs import configure_logs
@@ -43,8 +44,6 @@ REFRESH_S = 1.0
 CLOSING_S = 3.0
 UNREAD_ROOM_S = 5.0
 """How much later than a stream the kernel gives up on a client that does not read."""
-WS_MESSAGE_ROOM = 2
-"""As for gRPC messages: a frame over the limit costs one error event, not the connection."""
 
 
 def serve(settings: Settings) -> int:
@@ -231,8 +230,7 @@ def _http_config(app: FastAPI, settings: Settings, tls: Tls | None, door: Door) 
         **(tls.http_options() if tls else {}),
         lifespan="off",
         http=behind(door),  # h11 bounds a head; httptools took 26 MB of headers into 440 MB
-        ws_max_size=WS_MESSAGE_ROOM * settings.max_body_bytes,
-        ws_per_message_deflate=False,  # photos do not shrink, and bombs do grow
+        ws=taking(settings.max_body_bytes),
         ws_ping_timeout=None,  # a sender held up by back-pressure has its pong behind its frames
         log_config=None,
         log_level="warning",

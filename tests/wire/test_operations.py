@@ -63,7 +63,7 @@ def test_openapi_describes_every_route_option_and_problem(client: httpx.Client):
     document = client.get("/openapi.json").json()
     assert document["openapi"].startswith("3.1")
     assert set(document["paths"]) == {
-        "/v1/poses", "/v1/poses:batch", "/v1/models", "/v1/models/{name}",
+        "/v1/poses", "/v1/poses:batch", "/v1/stream", "/v1/models", "/v1/models/{name}",
         "/livez", "/readyz", "/metrics",
     }  # fmt: skip
     post = document["paths"]["/v1/poses"]["post"]
@@ -80,6 +80,46 @@ def test_openapi_describes_every_route_option_and_problem(client: httpx.Client):
     for status, answer in post["responses"].items():
         for kind, content in answer["content"].items():
             assert kind.startswith("image/") or content["examples"], (status, kind)
+
+
+def test_openapi_lets_generated_clients_send_a_key(client: httpx.Client):
+    document = client.get("/openapi.json").json()
+    schemes = document["components"]["securitySchemes"]
+    assert {scheme["type"] for scheme in schemes.values()} == {"http", "apiKey"}
+    assert schemes["apiKey"]["name"] == "X-API-Key"
+    for path, methods in document["paths"].items():
+        for route in methods.values():
+            if path.startswith("/v1/"):
+                assert route["security"] == [{}, *({name: []} for name in schemes)]
+                assert "401" in route["responses"]
+            else:
+                assert "security" not in route
+
+
+def test_openapi_describes_the_stream(client: httpx.Client):
+    document = client.get("/openapi.json").json()
+    route = document["paths"]["/v1/stream"]["get"]
+    assert set(route["responses"]) == {"101", "401", "422", "426", "429", "500", "503"}
+    assert '{"end": true}' in route["description"]
+    assert "max_body_bytes" in route["description"]
+    examples = route["responses"]["101"]["content"]["application/json"]["examples"]
+    assert {e["value"]["event"] for e in examples.values()} == {
+        "result", "dropped", "error", "summary",
+    }  # fmt: skip
+    schemas = document["components"]["schemas"]
+    name = route["x-first-message"]["$ref"].rpartition("/")[2]
+    assert {"mode", "track", "detect_every", "min_score"} < set(schemas[name]["properties"])
+    assert schemas["EndMessage"]["properties"]["end"] == {
+        "const": True, "title": "End", "type": "boolean",
+    }  # fmt: skip
+
+
+def test_every_reference_of_the_document_leads_somewhere(client: httpx.Client):
+    text = client.get("/openapi.json").text
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    names = set(re.findall(r'"#/components/schemas/([^"]+)"', text))
+    assert "StreamEvent" in names
+    assert names <= set(schemas)
 
 
 def test_every_example_fits_its_schema(client: httpx.Client):

@@ -13,6 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from fakes import POSE_NAME, encode, make_photo
+from posegate.api.stream_schemas import StreamEvent
 from wire.running import Service, running_service
 
 END = json.dumps({"end": True})
@@ -50,6 +51,8 @@ def check(events: list[dict], frames: int) -> dict:
     assert [event["frame"] for event in numbered] == list(range(frames))
     assert all(event["event"] in KINDS and event["age_ms"] >= 0 for event in events)
     assert all("stages_ms" in event for event in events)
+    for event in (*events, summary):
+        StreamEvent.model_validate(event)
     kinds = Counter(event["event"] for event in numbered)
     reasons = Counter(event["reason"] for event in numbered if event["event"] == "dropped")
     assert summary["event"] == "summary"
@@ -165,6 +168,18 @@ async def test_tracked_people_keep_their_ids(free_service: Service, photo: bytes
         assert [person["id"] for person in event["people"]] == [0, 1]
         for person in event["people"]:
             assert person["smoothed"].keys() == person["keypoints"].keys()
+
+
+async def test_tracked_people_keep_their_ids_in_coco_form(free_service: Service, photo: bytes):
+    async with stream(free_service, mode="every", track=True, format="coco") as socket:
+        events = await converse(socket, [photo] * 3)
+    check(events, 3)
+    for event in events[:-1]:
+        assert [row["id"] for row in event["results"]] == [0, 1]
+        for row in event["results"]:
+            assert row["image_id"] == event["frame"]
+            assert len(row["smoothed"]) == len(row["keypoints"]) == 51
+            assert row["smoothed"] == pytest.approx(row["keypoints"], abs=0.05)  # it stands still
 
 
 async def test_a_stream_of_nothing_ends_with_its_summary(free_service: Service):

@@ -4,20 +4,24 @@ To refuse through the whole application costs a good part of what it costs to se
 more requests than can be served would starve those that are. While every slot is taken, a request
 for poses is therefore answered from the bytes of its head alone. Its body is read to the end and
 thrown away: the connection stays good for the next request, and nobody is reset while sending.
+What is no HTTP at all is refused here as well, as a problem that is counted and logged.
 """
 
 import json
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from posegate.api.envelope import UNMATCHED
 from posegate.api.exchange import chosen_id, record
 from posegate.api.keys import ApiKeys
 from posegate.api.limits import Slots
-from posegate.api.problems import MEDIA_TYPE, problem_of
+from posegate.api.malformed import malformed
+from posegate.api.problems import LINGER_S, MEDIA_TYPE, Problem, problem_of
 from posegate.errors import Unauthenticated
 from posegate.metrics import Metrics
 
@@ -71,15 +75,21 @@ class Door:
             return None
         closes = headers.get("connection", "").lower() == "close"
         request_id = chosen_id(headers.get("x-request-id", ""))
-        answer = self._answer(found["route"].decode(), request_id, closes)
+        problem = problem_of(self.slots.refusal())
+        answer = self._answer(problem, "POST", found["route"].decode(), request_id, closes)
         return Refused(answer, found.end(), int(length), closes)
 
-    def _answer(self, route: str, request_id: str, closes: bool) -> bytes:
-        problem = problem_of(self.slots.refusal())
+    def refuse_malformed(self, error: BaseException | None) -> bytes:
+        """The answer to bytes that h11 refused with `error`."""
+        return self._answer(malformed(error), "MALFORMED", UNMATCHED, chosen_id(""), closes=True)
+
+    def _answer(
+        self, problem: Problem, method: str, route: str, request_id: str, closes: bool
+    ) -> bytes:
         record(
             self.metrics,
             face="http",
-            method="POST",
+            method=method,
             route=route,
             code=str(problem.status),
             seconds=0.0,
@@ -127,6 +137,25 @@ class EarlyProtocol(H11Protocol):
     def _between_requests(self) -> bool:
         idle = self.conn.our_state is h11.IDLE and self.conn.their_state is h11.IDLE
         return idle and not self.conn.trailing_data[0]
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, if nothing was answered yet; uvicorn calls it where h11 raised.
+
+        What the client still sends is thrown away for a moment, as a close with unread bytes would
+        reset the connection and the answer with it.
+        """
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.close()
+            return
+        self.transport.write(self.door.refuse_malformed(sys.exception()))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._unread = self.door.max_body_bytes
+        self._closes = True
+        self.loop.call_later(LINGER_S, self.transport.close)
 
     def _refuse(self, refused: Refused) -> None:
         """Answer; what is left of the body and the next head have the keep-alive time to come."""

@@ -78,6 +78,7 @@ class Envelope:
             nonlocal status
             if message["type"] == "websocket.http.response.start":
                 status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = connection.state.request_id
             await send(message)
 
         started = time.perf_counter()

@@ -2,32 +2,31 @@
 
 from typing import Any
 
-from posegate.api.problems import MEDIA_TYPE, Problem
+from pydantic.json_schema import models_json_schema
+
+from posegate.api.guard import GUARDED
+from posegate.api.problem_examples import EXAMPLE_ID, PROBLEMS, problems
 from posegate.api.schemas import BatchAnswer, CocoResult, Health, ModelsAnswer, PosesAnswer
+from posegate.api.stream_schemas import MESSAGES
 from posegate.card import ModelCard
 from posegate.skeleton import COCO_KEYPOINTS
 
-EXAMPLE_ID = "5b0c2f4e9d1a4c6f8e7d3b2a1c0f9e8d"
-
-PROBLEMS = (
-    Problem("bad-image", "Not a readable image", 415, "the bytes are not JPEG, PNG or WebP"),
-    Problem("bad-image", "Not a readable image", 422, "the JPEG is truncated; send it whole"),
-    Problem("bad-option", "Invalid option", 422, "min_score must lie in [0, 1], got 7"),
-    Problem("too-large", "Input over a limit", 413, "the body is over the limit of 20971520 bytes"),
-    Problem("unknown-model", "Unknown model", 404, "no network 'x'; known: posefpn-small-256x192"),
-    Problem("unauthenticated", "API key needed", 401, "this service needs an API key"),
-    Problem("overloaded", "Too many requests", 429, "64 requests are already in flight"),
-    Problem("deadline", "Deadline passed", 504, "no answer within 2 s"),
-    Problem("unavailable", "Backend unavailable", 503, "the service is not ready: warming up"),
-    Problem("internal", "Internal error", 500, "The service failed in a way it did not foresee."),
-)
+TEMPLATE = "#/components/schemas/{model}"
+KEYS: dict[str, Any] = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "Where the service has keys."},
+    "apiKey": {
+        "type": "apiKey", "in": "header", "name": "X-API-Key",
+        "description": "The same key, in a header of its own.",
+    },
+}  # fmt: skip
+SECURITY: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"apiKey": []}]
 
 _PERSON = {
     "score": 0.93,
     "box": [12.0, 40.5, 210.3, 400.9],
     "keypoints": {"nose": [101.2, 77.9, 0.88], "left_eye": [106.0, 73.1, 0.91]},
 }
-_POSES = {
+POSES_EXAMPLE: dict[str, Any] = {
     "model": "posefpn-small-256x192",
     "detector": "person-detector",
     "image": {"width": 640, "height": 480},
@@ -70,25 +69,29 @@ _CARD = {
 }  # fmt: skip
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The problem answers of a route, each with its examples."""
-    answers: dict[int | str, dict[str, Any]] = {}
-    for status in statuses:
-        rows = [problem for problem in PROBLEMS if problem.status == status]
-        answers[status] = {
-            "description": " or ".join(dict.fromkeys(row.title for row in rows)),
-            "content": {
-                MEDIA_TYPE: {
-                    "schema": {"$ref": "#/components/schemas/ProblemAnswer"},
-                    "examples": {row.slug: {"value": row.document(EXAMPLE_ID)} for row in rows},
-                }
-            },
-        }
-        if status in (429, 503):
-            answers[status]["headers"] = {
-                "Retry-After": {"description": "seconds", "schema": {"type": "integer"}}
-            }
-    return answers
+def reference(model: str) -> dict[str, str]:
+    """A reference to the schema of that name."""
+    return {"$ref": TEMPLATE.format(model=model)}
+
+
+def complete(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with what signatures do not say: API keys, and the messages of the stream.
+
+    A key is needed only where keys are set, so that each is a choice beside none.
+    """
+    _, messages = models_json_schema([(m, "validation") for m in MESSAGES], ref_template=TEMPLATE)
+    components = document["components"]
+    schemas = {**messages["$defs"], **components["schemas"]}
+    paths = {
+        path: {method: _with_keys(path, route) for method, route in methods.items()}
+        for path, methods in document["paths"].items()
+    }
+    components = {**components, "schemas": schemas, "securitySchemes": KEYS}
+    return {**document, "paths": paths, "components": components}
+
+
+def _with_keys(path: str, route: dict[str, Any]) -> dict[str, Any]:
+    return {**route, "security": SECURITY} if path.startswith(GUARDED) else route
 
 
 def answer(model: type, description: str, **examples: object) -> dict[int | str, dict[str, Any]]:
@@ -121,8 +124,8 @@ def _poses_answer() -> dict[int | str, dict[str, Any]]:
     ok = answer(
         PosesAnswer | list[CocoResult],  # type: ignore[arg-type]
         "Everybody in the picture; nobody is a normal answer",
-        poses=_POSES,
-        nobody={**_POSES, "people": []},
+        poses=POSES_EXAMPLE,
+        nobody={**POSES_EXAMPLE, "people": []},
         coco=_COCO,
     )
     ok[200]["content"] |= {"image/jpeg": _BINARY, "image/png": _BINARY}
@@ -132,7 +135,8 @@ def _poses_answer() -> dict[int | str, dict[str, Any]]:
 POSES: dict[str, Any] = {
     "summary": "Every person's keypoints in one picture",
     "description": "The body is the image itself, or multipart with one `image` part. With "
-    "`Accept: image/jpeg` or `image/png` the answer is the picture with boxes and skeletons.",
+    "`Accept: image/jpeg` or `image/png` (`image/*` means JPEG) the answer is the picture with "
+    "boxes and skeletons; that wins over `format`, so that `format=coco` gets a picture as well.",
     "responses": _poses_answer() | _POST_PROBLEMS,
     "openapi_extra": _body(
         dict.fromkeys(_IMAGES, _BINARY) | _multipart({"type": "string", "format": "binary"})
@@ -142,11 +146,12 @@ POSES: dict[str, Any] = {
 BATCH: dict[str, Any] = {
     "summary": "The same for 1 to 32 pictures",
     "description": "Each result is a Poses or a problem, in the order of the parts; one bad "
-    "picture does not fail the others.",
+    "picture does not fail the others. The answer is JSON whatever `Accept` says: drawn pictures "
+    "come from `/v1/poses` alone.",
     "responses": answer(
         BatchAnswer,
         "One result per picture",
-        mixed={"results": [_POSES, PROBLEMS[1].document(EXAMPLE_ID)]},
+        mixed={"results": [POSES_EXAMPLE, PROBLEMS[1].document(EXAMPLE_ID)]},
     )
     | _POST_PROBLEMS,
     "openapi_extra": _body(

@@ -148,10 +148,13 @@ def _one_validation(item: Mapping[str, Any]) -> str:
 def _routing_problem(error: HTTPException) -> Problem:
     phrase = HTTPStatus(error.status_code).phrase
     slug = phrase.lower().replace(" ", "-")
+    headers = dict(error.headers or {})
+    if headers.get("Allow") == "GET":
+        headers["Allow"] = "GET, HEAD"
     details = {
         404: "There is no such address. The routes are listed at /docs.",
-        405: f"This address does not take that method; allowed: "
-        f"{(error.headers or {}).get('Allow', 'see /docs')}.",
+        405: "This address does not take that method; allowed: "
+        f"{headers.get('Allow', 'see /docs')}.",
     }
     detail = details.get(error.status_code, str(error.detail))
-    return Problem(slug, phrase, error.status_code, detail, headers=error.headers)
+    return Problem(slug, phrase, error.status_code, detail, headers=headers)

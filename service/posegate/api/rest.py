@@ -10,13 +10,15 @@ from starlette.requests import ClientDisconnect
 
 from posegate.api.envelope import Envelope
 from posegate.api.guard import Guard
+from posegate.api.head import Heads
 from posegate.api.keys import ApiKeys
 from posegate.api.limits import Slots
+from posegate.api.openapi import complete
 from posegate.api.operations import operations_router
 from posegate.api.pages import pages_router
 from posegate.api.poses import poses_router
 from posegate.api.problems import answer_error, answer_nobody
-from posegate.api.stream import stream_router
+from posegate.api.stream import no_such_address, stream_router
 from posegate.errors import PosegateError
 from posegate.metrics import Metrics
 from posegate.pipeline import Pipeline
@@ -52,6 +54,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.add_middleware(Guard, keys=keys)
+    app.add_middleware(Heads)
     app.add_middleware(Envelope, metrics=metrics, tracing=tracing or Untraced())
     for kind in (PosegateError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer_error)
@@ -61,7 +64,8 @@ def create_app(
     )
     app.include_router(stream_router(streams, keys))
     app.include_router(operations_router(pipeline, metrics, streams, others))
-    app.include_router(pages_router(app.openapi))
+    app.include_router(pages_router(lambda: complete(app.openapi())))
+    app.router.default = no_such_address
     return app
 
 

@@ -18,6 +18,13 @@ KeypointRow = Annotated[
 ]
 
 
+IMAGE_ID = (
+    "The part's file name where that is a number (139 of `000000000139.jpg`), else the place of "
+    "the part in the request, from 0: always 0 on /v1/poses. On a stream, the number of the frame. "
+    "Name all parts of a batch by numbers or none: mixed, a place may equal another part's number."
+)
+
+
 class _Answer(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -51,7 +58,7 @@ class PosesAnswer(_Answer):
 class CocoResult(_Answer):
     """One person in COCO's keypoint results form."""
 
-    image_id: int = Field(description="the file name of the part if that is a number, else 0")
+    image_id: int = Field(description=IMAGE_ID)
     category_id: int = Field(description="1, person")
     keypoints: list[float] = Field(description="x, y, score of every joint in the card's order")
     score: float

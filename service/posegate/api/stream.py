@@ -5,30 +5,41 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from posegate.api import stream_document
 from posegate.api.events import event_json, refusal_json
 from posegate.api.keys import ApiKeys
 from posegate.api.options import DEFAULT_STREAM, parse_stream_query
-from posegate.api.problems import ProblemResponse, problem_of
-from posegate.errors import PosegateError, status_of
+from posegate.api.problems import Problem, ProblemResponse, problem_of
+from posegate.errors import BadOption, PosegateError, status_of
 from posegate.events import Event
 from posegate.streams import StreamOptions, Streams
 
 NORMAL, GOING_AWAY, POLICY, TRY_LATER = 1000, 1001, 1008, 1013
 """Close codes (RFC 6455 and its registry)."""
 LAST_WORD_S = 1.0
+STREAM = "/v1/stream"
 
 
 def stream_router(streams: Streams, keys: ApiKeys) -> APIRouter:
     """The one WebSocket route. What is refused before the handshake is a problem document."""
     router = APIRouter()
 
-    @router.websocket("/v1/stream")
+    @router.get(STREAM, tags=["poses"], **stream_document.STREAM)
+    async def ask_for_upgrade() -> Response:
+        headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
+        raise HTTPException(426, stream_document.UPGRADE_NEEDED, headers)
+
+    @router.websocket(STREAM)
     async def stream(socket: WebSocket) -> None:
         try:
             keys.check(socket.headers)
+            if socket.scope["query_string"]:
+                raise BadOption(stream_document.NO_QUERY)
             with streams.slot():
                 await socket.accept()
                 await _converse(socket, streams)
@@ -36,6 +47,16 @@ def stream_router(streams: Streams, keys: ApiKeys) -> APIRouter:
             await socket.send_denial_response(ProblemResponse(problem_of(error), socket))
 
     return router
+
+
+async def no_such_address(scope: Scope, receive: Receive, send: Send) -> None:
+    """ASGI application of every address that no route takes."""
+    if scope["type"] != "websocket":
+        raise HTTPException(404)
+    socket = WebSocket(scope, receive, send)
+    detail = f"There is no WebSocket at this address; the stream is at {STREAM}."
+    problem = Problem("not-found", "Not Found", 404, detail)
+    await socket.send_denial_response(ProblemResponse(problem, socket))
 
 
 async def _converse(socket: WebSocket, streams: Streams) -> None:

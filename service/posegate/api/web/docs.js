@@ -26,10 +26,11 @@ function routeCard(path, method, route) {
   ]));
   if (route.description) card.append(element("p", prose(route.description)));
   if (method === "post") card.append(element("pre", curl(path)));
-  if (route.parameters?.length) {
+  const options = [...(route.parameters ?? []), ...firstMessage(route)];
+  if (options.length) {
     card.append(element("h3", "Options"), table(
       ["name", "in", "type", "default", "meaning"],
-      route.parameters.map((option) => [
+      options.map((option) => [
         option.name, option.in, typeOf(option.schema), JSON.stringify(option.schema.default) ?? "", prose(option.description ?? ""),
       ]),
     ));
@@ -42,6 +43,13 @@ function routeCard(path, method, route) {
   if (refused.length) card.append(element("h3", "Problems"), table(["status", "type", "for example"], refused));
   card.open = method === "post";
   return card;
+}
+
+// The options of a stream, which stand in its first message, as parameters of its route.
+function firstMessage(route) {
+  const message = route["x-first-message"];
+  const properties = message ? spec.components.schemas[typeOf(message)].properties : {};
+  return Object.entries(properties).map(([name, schema]) => ({ name, in: "first message", schema, description: schema.description }));
 }
 
 function curl(path) {

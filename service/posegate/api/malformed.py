@@ -1,0 +1,32 @@
+"""Bytes that are no request of HTTP/1.1 -> the problem that is told about them.
+
+What h11 says of them may quote a header, and a header may hold a key: only its first words are
+looked at, and none of them are shown or logged.
+"""
+
+from posegate.api.problems import Problem
+
+ENCODE = (
+    "the first line must be `METHOD ADDRESS HTTP/1.1`, and whatever is special in the address must "
+    "be percent-encoded (a space is %20)"
+)
+REASONS = {
+    "missing mandatory host": "a Host header is needed",
+    "found multiple host": "more than one Host header was sent",
+    "bad content-length": "Content-Length must be one whole number of bytes, 0 or more",
+    "conflicting content-length": "Content-Length was sent twice, with two numbers",
+    "multiple transfer-encoding": "Transfer-Encoding was sent twice",
+    "only transfer-encoding": "the only Transfer-Encoding taken is chunked",
+    "illegal header": "every header must be a line `Name: value` without control characters",
+    "receive buffer too long": "the head is too long; send fewer or shorter headers",
+    "illegal chunk": "a chunk of the body must begin with its length in hexadecimal digits",
+    "malformed chunk": "a chunk of the body must be as long as it says and end with CRLF",
+}
+"""How h11's words begin, in lower case, and what a caller is told instead."""
+
+
+def malformed(error: BaseException | None) -> Problem:
+    """The problem of a request that h11 refused with `error`."""
+    words = str(error).lower()
+    reason = next((told for start, told in REASONS.items() if words.startswith(start)), ENCODE)
+    return Problem("bad-request", "Bad Request", 400, f"this is no HTTP/1.1 request: {reason}")

@@ -1,0 +1,115 @@
+"""Bytes that are no HTTP/1.1, over a real socket: a problem like any other, counted and logged."""
+
+import json
+import socket
+from contextlib import suppress
+
+import pytest
+
+from wire.running import PROBLEM_FIELDS, Service
+from wire.test_limits import read_all
+from wire.test_logged_ids import line_of
+
+ENCODED = "percent-encoded"
+CASES = {
+    "no request line": (b"GARBAGE\r\n\r\n", ENCODED),
+    "a space in the query": (
+        b"POST /v1/poses?boxes=[[1, 2, 3, 4]] HTTP/1.1\r\nHost: x\r\n\r\n",
+        ENCODED,
+    ),
+    "a letter beyond ASCII": ("GET /é HTTP/1.1\r\nHost: x\r\n\r\n".encode(), ENCODED),
+    "no host": (b"GET /livez HTTP/1.1\r\n\r\n", "Host"),
+    "two hosts": (b"GET /livez HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", "Host"),
+    "a negative length": (
+        b"POST /v1/poses HTTP/1.1\r\nHost: x\r\nContent-Length: -4\r\n\r\nabcd",
+        "Content-Length",
+    ),
+    "two lengths": (
+        b"POST /v1/poses HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcd",
+        "Content-Length",
+    ),
+    "an unknown coding": (
+        b"POST /v1/poses HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n",
+        "chunked",
+    ),
+    "a header without colon": (b"GET /livez HTTP/1.1\r\nHost: x\r\nsecret word\r\n\r\n", "header"),
+    "a header with a space": (
+        b"GET /livez HTTP/1.1\r\nHost: x\r\nX-API-Key : secret\r\n\r\n",
+        "header",
+    ),
+    "a long head": (b"GET /livez HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 50_000, "too long"),
+    "a broken chunk": (
+        b"POST /v1/poses HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        "hexadecimal",
+    ),
+}
+
+
+def answer_to(service: Service, data: bytes) -> tuple[str, dict[str, str], dict[str, object]]:
+    """Status line, headers in lower case, and the document, after which the service must close."""
+    with service.connect() as connection:
+        connection.sendall(data)
+        head, _, content = read_all(connection).partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    assert int(headers["content-length"]) == len(content)
+    return status, headers, json.loads(content)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_no_http_gets_a_problem_that_is_logged(service: Service, name: str):
+    data, hint = CASES[name]
+    status, headers, problem = answer_to(service, data)
+    assert status == "HTTP/1.1 400 Bad Request"
+    assert headers["content-type"] == "application/problem+json"
+    assert set(problem) == PROBLEM_FIELDS
+    assert (problem["type"], problem["status"]) == ("bad-request", 400)
+    assert hint in str(problem["detail"])
+    assert problem["request_id"] == headers["x-request-id"]
+    line = line_of(service, headers["x-request-id"])
+    assert "MALFORMED unmatched 400 " in line
+    assert hint in line
+    log = service.log.read_text()
+    assert "secret" not in log
+    assert "Traceback" not in log
+
+
+def test_what_is_no_http_is_counted(service: Service):
+    def counts() -> tuple[float, float]:
+        lines = dict(line.rpartition(" ")[::2] for line in service.metrics().splitlines())
+        asked = 'posegate_request_seconds_count{code="400",face="http",route="unmatched"}'
+        refused = 'posegate_rejected_total{reason="bad-request"}'
+        return float(lines.get(asked, 0)), float(lines[refused])
+
+    asked, refused = counts()
+    for _ in range(3):
+        answer_to(service, b"GARBAGE\r\n\r\n")
+    assert counts() == (asked + 3, refused + 3)
+
+
+def test_a_caller_that_sends_a_photo_after_it_still_reads_the_problem(service: Service):
+    head = (
+        b"POST /v1/poses?boxes=[[1, 2, 3, 4]] HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n"
+    )
+    with service.connect() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+        connection.sendall(head)
+        for _ in range(9):
+            connection.sendall(bytes(100_000))
+        assert ENCODED.encode() in read_all(connection)
+
+
+def test_nobody_may_send_for_ever(tight_service: Service):
+    with tight_service.connect() as connection, suppress(OSError):
+        connection.sendall(b"GARBAGE\r\n\r\n")
+        for _ in range(100):
+            connection.sendall(bytes(100_000))
+        raise AssertionError("10 MB were taken after a refusal")
+
+
+def test_a_connection_may_break_after_good_requests(service: Service):
+    with service.connect() as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGARBAGE\r\n\r\n")
+        received = read_all(connection)
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert received.count(b"HTTP/1.1 400 ") == 1
