@@ -205,6 +205,29 @@ async def test_bytes_that_are_no_message_end_the_stream_with_a_clear_error(servi
     assert "StreamRequest" in caught.value.details()
 
 
+@pytest.mark.parametrize("method", ["Estimate", "ListModels"])
+async def test_bytes_that_are_no_message_are_refused_counted_and_logged(
+    service: Service, method: str
+):
+    route = f"/posegate.v1.PoseService/{method}"
+    before = len(service.log.read_text())
+    async with grpc.aio.insecure_channel(service.grpc_address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary(route)(b"\xff\xff\xff")
+        assert await channel.unary_unary("/posegate.v1.PoseService/ListModels")(b"")
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert (
+        caught.value.details()
+        == f"the message is not {'an' if method == 'Estimate' else 'a'} {method}Request"
+    )
+    assert details(caught.value) == ("bad-option", False)
+    count = f'_seconds_count{{code="INVALID_ARGUMENT",face="grpc",route="{route}"}}'
+    assert count in service.metrics()
+    told = service.log.read_text()[before:]
+    assert f"GRPC {route} INVALID_ARGUMENT" in told
+    assert "Traceback" not in told
+
+
 async def test_calls_are_counted_by_method_and_code(stub: Stub, client: httpx.Client, photo: bytes):
     await stub.Estimate(request(photo))
     text = client.get("/metrics").text

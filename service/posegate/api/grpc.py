@@ -119,8 +119,12 @@ class PoseService(services.PoseServiceServicer):
                 await self._streams.run(items, send)
 
     async def ListModels(  # noqa: N802
-        self, request: pb.ListModelsRequest, context: Context
+        self, request: bytes, context: Context
     ) -> pb.ListModelsResponse:
+        try:
+            pb.ListModelsRequest.FromString(request)
+        except DecodeError as error:
+            raise BadOption("the message is not a ListModelsRequest") from error
         return pb.ListModelsResponse(models=self._models)
 
     async def _received(
@@ -197,7 +201,9 @@ def create_grpc_server(
 
 
 def _handlers(methods: SimpleNamespace) -> "grpc.GenericRpcHandler[Any, Any]":
-    """As the generated ones, but for `Estimate`, whose message would be read before it is asked."""
+    """As the generated ones, but for messages that would be read before a method is asked: that of
+    `Estimate`, and that of `ListModels`, where gRPC would answer for us if it cannot be read.
+    """
     return grpc.method_handlers_generic_handler(
         POSE_SERVICE,
         {
@@ -213,7 +219,7 @@ def _handlers(methods: SimpleNamespace) -> "grpc.GenericRpcHandler[Any, Any]":
             ),
             "ListModels": grpc.unary_unary_rpc_method_handler(
                 methods.ListModels,
-                request_deserializer=pb.ListModelsRequest.FromString,
+                request_deserializer=None,
                 response_serializer=pb.ListModelsResponse.SerializeToString,
             ),
         },
