@@ -81,9 +81,19 @@ class Model:
 class Catalog:
     """The networks of one repository and the default one of each task."""
 
-    def __init__(self, models: Mapping[str, Model], *, defaults: Mapping[Task, str | None]) -> None:
-        """`defaults` may name the default network of a task; None leaves it to the cards."""
+    def __init__(
+        self,
+        models: Mapping[str, Model],
+        *,
+        defaults: Mapping[Task, str | None],
+        without_card: Mapping[str, Path] | None = None,
+    ) -> None:
+        """`defaults` may name the default network of a task; None leaves it to the cards.
+
+        `without_card` are folders of the repository with a network file and no card, by name.
+        """
         self.models = dict(sorted(models.items()))
+        self._without_card = dict(without_card or {})
         self._defaults = {task: name for task, name in defaults.items() if name is not None}
         for task, name in self._defaults.items():
             self.get(name, task)
@@ -96,10 +106,18 @@ class Catalog:
         if name is None and candidates:
             return min(candidates.values(), key=_preference)
         if name not in candidates:
+            if name is not None:
+                self.require_card(name)
             known = ", ".join(candidates) or "none"
             asked = "no network" if name is None else f"no network {name!r}"
             raise UnknownModel(f"there is {asked} for task {task!r}; known: {known}")
         return candidates[name]
+
+    def require_card(self, name: str) -> None:
+        """UnknownModel where the network of that name lacks nothing but its card."""
+        file = self._without_card.get(name)
+        if file is not None:
+            raise UnknownModel(_no_card(file))
 
 
 def load_catalog(
@@ -112,10 +130,16 @@ def load_catalog(
     if not repository.is_dir():
         raise BadCard(f"there is no model repository at {repository}; set model_repository")
     folders = sorted(path.parent for path in repository.glob(f"*/{CARD_NAME}"))
+    without_card = _without_card(repository)
     if not folders:
-        raise BadCard(f"the model repository {repository} holds no <name>/{CARD_NAME}")
+        hint = "".join(f"; {_no_card(file)}" for file in list(without_card.values())[:1])
+        raise BadCard(f"the model repository {repository} holds no <name>/{CARD_NAME}{hint}")
     models = {folder.name: _load_model(folder) for folder in folders}
-    return Catalog(models, defaults={"pose": model, "detect": detector})
+    for model_of in models.values():
+        for form in model_of.forms:
+            without_card.pop(form.name, None)
+    defaults: dict[Task, str | None] = {"pose": model, "detect": detector}
+    return Catalog(models, defaults=defaults, without_card=without_card)
 
 
 def load_card(path: Path) -> ModelCard:
@@ -134,6 +158,26 @@ def sha256_of(path: Path) -> str:
     """Hex sha256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _without_card(repository: Path) -> dict[str, Path]:
+    """The network file, relative to the repository, of each folder that has no card."""
+    found = {}
+    for folder in sorted(path for path in repository.iterdir() if path.is_dir()):
+        if not (folder / CARD_NAME).is_file():
+            files = sorted([*folder.glob("*.onnx"), *folder.glob("*/*.onnx")])
+            if files:
+                found[folder.name] = files[0].relative_to(repository)
+    return found
+
+
+def _no_card(file: Path) -> str:
+    name = file.parts[0]
+    return (
+        f"network {name!r} has a file {file} and no card {name}/{CARD_NAME}, which says how it is "
+        f"fed and read; `posenets export` writes one, and another network's card shows the fields "
+        f"(sha256 is that of {name}/{ONNX_NAME})"
+    )
 
 
 def _load_model(folder: Path) -> Model:

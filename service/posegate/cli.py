@@ -147,6 +147,7 @@ def models_show(
     catalog = _catalog(config, model_repository)
     with reported():
         if name not in catalog.models:
+            catalog.require_card(name)
             known = ", ".join(catalog.models)
             raise UnknownModel(f"there is no network {name!r}; known: {known}")
     card = catalog.models[name].card

@@ -31,7 +31,10 @@ COCO_BOXES = 100
 
 
 def evaluate_command(
-    data: Annotated[Path, typer.Option(help="Folder with images/ and person_keypoints.json.")],
+    data: Annotated[
+        Path,
+        typer.Option(help="Folder with images/ and person_keypoints.json, or COCO's label file."),
+    ],
     boxes: Annotated[
         Literal["truth", "detector"], typer.Option(help="Whose boxes the pose network gets.")
     ] = "truth",

@@ -23,7 +23,7 @@ def evaluate_command(
     repository: Annotated[Path, typer.Option(help="model repository")],
     out: Annotated[Path, typer.Option(help="folder to write the report into")],
     model: Annotated[list[str] | None, typer.Option(help="networks; else all for poses")] = None,
-    data: Annotated[Path | None, typer.Option(help="COCO-form folder")] = None,
+    data: Annotated[Path | None, typer.Option(help="COCO-form folder or label file")] = None,
     boxes: Annotated[
         Path | None, typer.Option(help="detector's boxes, COCO results file; else the true ones")
     ] = None,

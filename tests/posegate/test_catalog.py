@@ -145,6 +145,37 @@ def test_missing_repository_and_missing_network_are_named(tmp_path: Path) -> Non
         load_catalog(repository)
 
 
+@pytest.mark.parametrize("place", ["1/model.onnx", "net.onnx"])
+def test_a_network_without_a_card_is_told_what_it_lacks(tmp_path: Path, place: str) -> None:
+    repository = make_repository(tmp_path)
+    file = repository / "bare" / place
+    file.parent.mkdir(parents=True)
+    file.write_bytes((repository / POSE_NAME / "1" / "model.onnx").read_bytes())
+    (repository / "empty").mkdir()
+    lacks = f"'bare' has a file bare/{place} and no card bare/posegate.json.*posenets export"
+    catalog = load_catalog(repository)
+    with pytest.raises(UnknownModel, match=lacks):
+        catalog.get("bare", "pose")
+    with pytest.raises(UnknownModel, match=lacks):
+        load_catalog(repository, model="bare")
+    with pytest.raises(UnknownModel, match="no network 'empty'"):
+        catalog.get("empty", "pose")
+    for folder in (POSE_NAME, DETECTOR_NAME):
+        (repository / folder / "posegate.json").unlink()
+    with pytest.raises(BadCard, match=r"holds no <name>/posegate\.json; network 'bare' has a file"):
+        load_catalog(repository)
+
+
+def test_the_form_that_decodes_in_the_graph_needs_no_card(tmp_path: Path) -> None:
+    repository = make_repository(tmp_path)
+    decoded = repository / f"{POSE_NAME}-decoded" / "1" / "model.onnx"
+    decoded.parent.mkdir(parents=True)
+    decoded.write_bytes((repository / POSE_NAME / "1" / "model.onnx").read_bytes())
+    rewrite(repository, POSE_NAME, decoded={"sha256": sha256_of(decoded)})
+    with pytest.raises(UnknownModel, match=f"no network '{POSE_NAME}-decoded'"):
+        load_catalog(repository).get(f"{POSE_NAME}-decoded", "pose")
+
+
 def test_a_simcc_card_needs_two_outputs() -> None:
     card = {**pose_card(), "sha256": "0" * 64, "codec": {"kind": "simcc"}}
     with pytest.raises(ValueError, match="must hold 2 name"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from fakes import DETECTOR_NAME, POSE_NAME, encode, make_photo
+from fakes import DETECTOR_NAME, POSE_NAME, encode, make_photo, make_repository
 from posegate.cli import app
 
 
@@ -112,6 +112,18 @@ def test_a_mistake_is_one_sentence_and_status_2(run, arguments: list[str], words
     result = run(*arguments)
     assert result.exit_code == 2
     assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["models show bare", "serve --model bare"])
+def test_a_network_without_a_card_is_told_what_it_lacks(tmp_path: Path, command: str, run) -> None:
+    repository = make_repository(tmp_path)
+    file = repository / "bare" / "1" / "model.onnx"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"onnx")
+    result = run(*command.split(), "--model-repository", repository)
+    assert result.exit_code in (1, 2)
+    assert "no card bare/posegate.json" in result.stderr
     assert "Traceback" not in result.stderr
 
 
