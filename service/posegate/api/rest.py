@@ -1,7 +1,6 @@
 """The HTTP face: one application over one pipeline."""
 
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -25,6 +24,7 @@ from posegate.pipeline import Pipeline
 from posegate.settings import Settings
 from posegate.streams import Streams
 from posegate.tracing import Tracing, Untraced
+from posegate.version import installed_version
 
 
 def create_app(
@@ -46,7 +46,7 @@ def create_app(
     streams = streams or Streams(pipeline, settings, metrics)
     app = FastAPI(
         title="posegate",
-        version=_version(),
+        version=installed_version(),
         description="A photo in, every person's keypoints out.",
         openapi_url=None,
         docs_url=None,
@@ -67,10 +67,3 @@ def create_app(
     app.include_router(pages_router(lambda: complete(app.openapi())))
     app.router.default = no_such_address
     return app
-
-
-def _version() -> str:
-    try:
-        return version("posegate")
-    except PackageNotFoundError:
-        return "0"
