@@ -1,15 +1,54 @@
-"""The claims about load that hold on any machine, by the benchmarks themselves, kept short."""
+"""The claims about load that hold on any machine, by the benchmarks themselves, kept short.
 
+The aims are the contract's and stand in the benchmarks; a test leaves room for a slow machine that
+client and service share, and none for a queue that grows, a refusal that waits its turn, a service
+that does nothing but refuse, or memory that is not given back.
+"""
+
+import asyncio
+import itertools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import grpc
+import grpc.aio
 import pytest
+
+from fakes import encode, make_photo
+from posegate.api.pb import pose_pb2 as pb
+from posegate.api.pb import pose_pb2_grpc as services
+from posegate.loadclient import Connection
+from wire.running import Service, running_service
 
 PROGRAMS = Path(__file__).parents[2] / "benchmarks"
 MAX_MEMORY_MB = 60.0
+
+LIVE_S = 4.0
+MAX_LIVE_MEMORY_MB = 30.0
+MAX_AGE_RATIO = 5.0
+"""Aim 2.5, and 2.24 where cores are free: one frame is worked on and one waits. Four would be 5."""
+AGE_ROOM_MS = 50.0
+"""Growth over the run where pictures take a few ms; a queue would grow by two thirds of LIVE_S."""
+LEAST_LIVE_SHARE = 0.4
+
+OVERLOAD_S = 3.0
+LEAST_OFFERED = 3.0
+"""Times the peak; of the ten that are asked for, the client's own cores allow no more on some."""
+REFUSED_MS, REFUSED_TO_ALONE = 100.0, 5.0
+"""Aim 50 ms, and 2 where cores are free. Where they are not, the time of a request without load
+says how slow everything is; who is served under load waits thirty times as long."""
+LEAST_GOODPUT = 0.4
+"""Aim 0.9 of the peak, and 0.75 to 0.84 where the client takes its part of two cores."""
+MAX_RECOVERY_S = 5.0
+
+CALLERS = 4
+WARM_UP, MEASURED = 400, 2000
+MAX_LEAK_BYTES = 2500
+"""Growth per request; about 600 where nothing leaks, as malloc goes on finding uses for memory."""
 
 
 def rows(program: str, repository: Path, *arguments: str) -> list[dict]:
@@ -31,20 +70,85 @@ def rows(program: str, repository: Path, *arguments: str) -> list[dict]:
 def test_an_overloaded_live_stream_has_an_event_per_frame_and_flat_memory(
     repository: Path, face: str
 ):
-    (row,) = rows("live.py", repository, "--seconds", "4", "--face", face)
+    (row,) = rows("live.py", repository, "--seconds", str(LIVE_S), "--face", face)
     assert row["events"] == row["frames"]
-    assert row["results"] > 0
-    assert row["errors"] == 0
-    assert row["rss_growth_mb"] < MAX_MEMORY_MB
+    assert row["results"] + row["dropped"] == row["frames"]
+    assert row["results"] > LEAST_LIVE_SHARE * row["served_per_s"] * LIVE_S
+    assert row["age_ratio"] <= MAX_AGE_RATIO
+    grown_ms = row["age_growth_ms_per_min"] * LIVE_S / 60
+    assert grown_ms <= max(AGE_ROOM_MS, 2 * row["alone_ms"])
+    assert row["rss_growth_mb"] < MAX_LIVE_MEMORY_MB
 
 
 @pytest.mark.slow
 def test_an_overloaded_service_answers_or_refuses_with_429(repository: Path):
-    (row,) = rows("overload.py", repository, "--seconds", "3")
+    (row,) = rows("overload.py", repository, "--seconds", str(OVERLOAD_S))
     assert row["other_errors"] == 0, row["outcomes"]
-    assert "'200'" in row["outcomes"]
-    assert row["refused_p50_ms"] <= row["served_p95_ms"]  # in ms only where cores are free
-    assert row["recovery_s"] < 30
+    assert row["offered_per_s"] > LEAST_OFFERED * row["peak_per_s"]
+    assert row["refused"] > 0
+    assert row["goodput_to_peak"] >= LEAST_GOODPUT
+    assert row["refused_p50_ms"] <= max(REFUSED_MS, REFUSED_TO_ALONE * row["alone_ms"])
+    assert row["recovery_s"] <= MAX_RECOVERY_S
+
+
+@pytest.mark.slow
+async def test_a_leak_of_a_few_kilobytes_a_request_would_show(repository: Path, tmp_path: Path):
+    with running_service(repository, tmp_path / "log") as service:
+        await ask(service, WARM_UP)
+        before = service.rss_bytes(), service.threads(), service.handles()
+        await ask(service, MEASURED)
+        after = service.rss_bytes(), service.threads(), service.handles()
+    assert (after[0] - before[0]) / MEASURED < MAX_LEAK_BYTES
+    assert after[1] <= before[1] + CALLERS
+    assert after[2] <= before[2] + CALLERS
+
+
+Act = Callable[[], Awaitable[None]]
+
+
+async def ask(service: Service, count: int) -> None:
+    """So many requests by a few callers: answered and refused, half of them over each face."""
+    async with grpc.aio.insecure_channel(service.grpc_address) as channel:
+        acts = acts_of(service, services.PoseServiceStub(channel))
+        turns = itertools.islice(itertools.cycle(acts), count)
+
+        async def call() -> None:
+            for act in turns:
+                await act()
+
+        await asyncio.gather(*(call() for _ in range(CALLERS)))
+
+
+def acts_of(service: Service, stub: services.PoseServiceStub) -> list[Act]:
+    photo = encode(make_photo(width=64, height=48), ".jpg")
+
+    def http(query: str, body: bytes, status: int) -> Act:
+        async def act() -> None:
+            connection = Connection(service.url)
+            await connection.open()
+            answer, _ = await connection.request("POST", f"/v1/poses{query}", body)
+            assert answer == status
+            await connection.close()
+
+        return act
+
+    def rpc(code: grpc.StatusCode, **asked: object) -> Act:
+        async def act() -> None:
+            assert await stub.Estimate(pb.EstimateRequest(**asked)).code() is code
+
+        return act
+
+    unknown = pb.EstimateOptions(model="nobody")
+    return [
+        http("", photo, 200),
+        rpc(grpc.StatusCode.OK, image=photo),
+        http("?boxes=[]", photo, 200),
+        rpc(grpc.StatusCode.INVALID_ARGUMENT, image=photo[:100]),
+        http("", photo[:100], 422),
+        rpc(grpc.StatusCode.NOT_FOUND, image=photo, options=unknown),
+        http("?min_score=x", photo, 422),
+        rpc(grpc.StatusCode.OK, image=photo, options=pb.EstimateOptions(boxes=pb.Boxes())),
+    ]
 
 
 @pytest.mark.slow
