@@ -1,5 +1,7 @@
 # Builds TensorRT plans on the machine that will run them; see docker/README.md.
 #   docker build -f docker/plan-builder.Dockerfile -t posegate-plan-builder:0.1.0 .
+#   docker build -f docker/plan-builder.Dockerfile --build-arg TAG=25.08-py3-igpu \
+#       -t posegate-plan-builder:0.1.0-jetpack-6 .
 ARG TAG=25.08-py3
 FROM nvcr.io/nvidia/tensorrt:${TAG}
 
@@ -8,7 +10,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY service/posegate service/posegate
 COPY service/posenets service/posenets
 COPY model_repository model_repository
-RUN python3 -m pip install --no-cache-dir --no-compile . \
+RUN python3 -m pip install --no-cache-dir --no-compile '.[triton]' \
     && mv model_repository /onnx \
     && mkdir --parents /models /cache && chown 10001:10001 /models /cache
 USER 10001:10001

@@ -13,6 +13,7 @@ from deploy.tools import ROOT, objects, run
 from fakes import DETECTOR_NAME, POSE_NAME, make_repository
 from posegate import cli_build
 from posegate.cli import app
+from posegate.settings import Settings
 
 DOCKER = ROOT / "docker"
 DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
@@ -87,6 +88,26 @@ def test_the_table_of_images_is_the_matrix():
         assert f"| {' | '.join(cells)} |" in text
 
 
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.jetson.yaml"])
+def test_every_setting_that_is_named_exists(name: str):
+    known = {f"POSEGATE_{field.upper()}" for field in Settings.model_fields}
+    services = yaml.safe_load((DOCKER / name).read_text())["services"]
+    named = {
+        variable
+        for service in services.values()
+        for variable in service.get("environment", {})
+        if variable.startswith("POSEGATE_")
+    }
+    assert named
+    assert named <= known
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
+def test_settings_of_images_exist(path: Path):
+    named = set(re.findall(r"\bPOSEGATE_[A-Z_]+(?==)", path.read_text()))
+    assert named <= {f"POSEGATE_{field.upper()}" for field in Settings.model_fields}
+
+
 def test_mounted_files_exist():
     services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
     for service in services.values():
@@ -107,27 +128,42 @@ def test_triton_is_never_older_than_the_one_that_mended_the_python_backend():
         assert tuple(map(int, platform["triton"].split("-")[0].split("."))) >= (25, 8)
 
 
-def plan_commands() -> dict[str, str]:
-    """Where plans are built, and by what command."""
-    compose = yaml.safe_load((DOCKER / "compose.jetson.yaml").read_text())
-    commands = {"compose.jetson": compose["services"]["plans"]["entrypoint"][-1]}
+def plan_commands(service: str = "plans") -> dict[str, str]:
+    """Where plans are built, or networks copied, and by what command."""
     text = (DOCKER / "plan-builder.Dockerfile").read_text().replace("\\\n", "")
-    words = [
+    entrypoint, default = (
         json.loads(re.search(rf"^{kind} (\[.*)$", text, re.M)[1]) for kind in ("ENTRYPOINT", "CMD")
-    ]
-    commands["plan-builder"] = " ".join(words[0] + words[1])
+    )
+    compose = yaml.safe_load((DOCKER / "compose.jetson.yaml").read_text())
+    commands = {
+        "plan-builder": " ".join(entrypoint + default),
+        "compose.jetson": " ".join(entrypoint + compose["services"][service]["command"]),
+    }
     for overlay in ("gpu", "jetson"):
         for deployment in objects(overlay, "Deployment"):
             for one in deployment["spec"]["template"]["spec"].get("initContainers", []):
-                commands[overlay] = one["args"][-1]
+                if one["name"] == service:
+                    words = " ".join(one["args"] if "command" in one else entrypoint + one["args"])
+                    commands[overlay] = re.search(r"python3 -m posegate [^|&;]+", words)[0].strip()
     return commands
+
+
+@pytest.mark.parametrize("place", ["compose.jetson", "jetson"])
+def test_networks_are_copied_before_a_triton_that_plans_are_built_beside(place, tmp_path):
+    repository = make_repository(tmp_path)
+    command = plan_commands("networks")[place]
+    for folder, ours in (("/onnx", repository), ("/models", tmp_path / "models")):
+        command = command.replace(folder, str(ours))
+    result = CliRunner().invoke(app, command.split()[3:])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "models" / POSE_NAME / "1" / "model.onnx").is_file()
 
 
 @pytest.mark.parametrize("place", ["compose.jetson", "plan-builder", "gpu", "jetson"])
 def test_the_plan_builder_is_called_with_options_that_it_has(place, tmp_path, monkeypatch):
     """Here, without a GPU, it copies the networks, then says what is missing."""
     repository = make_repository(tmp_path)
-    command = plan_commands()[place].removesuffix(" || true")
+    command = plan_commands()[place]
     assert ("--target jetson" in command) == ("jetson" in place)
     for folder, ours in (("/onnx", repository), ("/models", tmp_path / "models")):
         command = command.replace(folder, str(ours))

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.tools import OVERLAYS, objects, run
+from deploy.tools import OVERLAYS, ROOT, objects, run
 from posegate.api.rest import create_app
 from posegate.build import build_pipeline
+from posegate.catalog import load_catalog
 from posegate.metrics import Metrics
 from posegate.settings import Settings
 
@@ -89,7 +90,9 @@ def test_service_and_probe_ports_exist_in_the_container(overlay):
         (container,) = pod["spec"]["containers"]
         names = {port["name"] for port in container["ports"]}
         for probe in PROBES:
-            assert container[f"{probe}Probe"]["httpGet"]["port"] in names
+            assert "exec" in container[f"{probe}Probe"] or (
+                container[f"{probe}Probe"]["httpGet"]["port"] in names
+            )
 
 
 def test_service_monitors_find_a_service_and_its_port(overlay):
@@ -105,20 +108,28 @@ def test_service_monitors_find_a_service_and_its_port(overlay):
 
 
 def test_probes_ask_for_what_is_served(overlay, repository):
-    """Triton's paths are those that tests/triton_server asks a real one for."""
+    """Triton's paths are asked of a real one in test_triton_probes.py."""
     settings, metrics = Settings(model_repository=repository, threads=1), Metrics()
     gateway = create_app(build_pipeline(settings, metrics), settings, metrics)
-    served = {
-        "gateway": set(gateway.openapi()["paths"]),
-        "triton": {"/v2/health/live", "/v2/health/ready"},
+    asked = {
+        container["name"]: [path_of(container[f"{kind}Probe"]) for kind in PROBES]
+        for pod in pods(overlay)
+        for container in pod["spec"]["containers"]
     }
-    for pod in pods(overlay):
-        (container,) = pod["spec"]["containers"]
-        paths = {kind: container[f"{kind}Probe"]["httpGet"]["path"] for kind in PROBES}
-        assert set(paths.values()) <= served[container["name"]]
-        assert "live" in paths["liveness"]
-        assert "ready" in paths["readiness"]
-        assert paths["startup"] == paths["readiness"]
+    assert asked["gateway"] == ["/readyz", "/readyz", "/livez"]
+    assert set(asked["gateway"]) <= set(gateway.openapi()["paths"])
+    if overlay != "cpu":
+        catalog = load_catalog(ROOT / "model_repository")
+        defaults = sorted(catalog.get(None, task).name for task in ("pose", "detect"))
+        ready = f"/v2/models/{{{','.join(defaults)}}}/ready"
+        assert asked["triton"] == ["/v2/health/live", ready, "/v2/health/live"]
+
+
+def path_of(probe: dict[str, Any]) -> str:
+    """What the probe asks for, itself or by curl."""
+    if "exec" not in probe:
+        return probe["httpGet"]["path"]
+    return probe["exec"]["command"][-1].removeprefix("http://127.0.0.1:8000")
 
 
 def test_no_request_is_over_its_limit(overlay):
@@ -179,9 +190,47 @@ def test_a_new_gateway_is_ready_before_an_old_one_goes(overlay):
 def test_scalers_name_a_deployment(overlay):
     names = {each["metadata"]["name"] for each in objects(overlay, "Deployment")}
     scalers = objects(overlay, "HorizontalPodAutoscaler", "ScaledObject")
-    assert len(scalers) == (0 if overlay == "jetson" else 1)
-    for scaler in scalers:
-        assert scaler["spec"]["scaleTargetRef"]["name"] in names
+    scaled = [scaler["spec"]["scaleTargetRef"]["name"] for scaler in scalers]
+    assert sorted(scaled) == ([] if overlay == "jetson" else sorted(names))
+
+
+def test_applying_again_does_not_shrink_what_a_scaler_has_grown(overlay):
+    scalers = objects(overlay, "HorizontalPodAutoscaler", "ScaledObject")
+    scaled = {scaler["spec"]["scaleTargetRef"]["name"] for scaler in scalers}
+    for each in objects(overlay, "Deployment"):
+        assert ("replicas" in each["spec"]) != (each["metadata"]["name"] in scaled)
+
+
+def test_keda_knows_where_to_go_when_prometheus_is_down(overlay):
+    """Its fallback is refused before KEDA 2.18 unless some figure is an AverageValue."""
+    for scaler in objects(overlay, "ScaledObject"):
+        triggers = [one for one in scaler["spec"]["triggers"] if one["type"] == "prometheus"]
+        assert {one["metricType"] for one in triggers} == {"AverageValue"}
+        assert scaler["spec"]["fallback"]["behavior"] == "currentReplicasIfHigher"
+    if overlay == "gpu-keda":
+        (gateway,) = [
+            one
+            for one in objects(overlay, "ScaledObject")
+            if one["metadata"]["name"] == "posegate-gateway"
+        ]
+        assert [one["type"] for one in gateway["spec"]["triggers"]] == ["prometheus", "cpu"]
+
+
+def test_every_setting_that_is_named_exists(overlay):
+    known = {f"POSEGATE_{name.upper()}" for name in Settings.model_fields}
+    named = {
+        variable["name"]
+        for container in containers(overlay)
+        for variable in container.get("env", [])
+        if variable["name"].startswith("POSEGATE_")
+    }
+    assert named <= known
+
+
+def test_every_image_is_built_by_a_command_that_is_written_down(overlay):
+    heads = "".join(path.read_text() for path in (ROOT / "docker").glob("*.Dockerfile"))
+    built = set(re.findall(r"^#.* -t (\S+) \.$", heads, re.M))
+    assert {container["image"] for container in containers(overlay)} <= built
 
 
 def test_the_gateway_asks_the_triton_that_is_deployed(overlay):
@@ -246,16 +295,26 @@ def test_policies_name_pods_and_ports_that_exist(overlay):
                     assert {port["port"] for port in rule["ports"]} <= names
 
 
-def test_plans_are_built_before_triton_starts_and_outlive_it(overlay):
+def test_plans_are_built_before_or_beside_triton_and_outlive_it(overlay):
     for deployment in objects(overlay, "Deployment"):
         if deployment["metadata"]["name"] != "posegate-triton":
             continue
         pod = deployment["spec"]["template"]["spec"]
-        (job,), (triton,) = pod["initContainers"], pod["containers"]
-        where = {mount["mountPath"]: mount["name"] for mount in job["volumeMounts"]}
+        (*before, builder), (triton,) = pod["initContainers"], pod["containers"]
+        where = {mount["mountPath"]: mount["name"] for mount in builder["volumeMounts"]}
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         assert "persistentVolumeClaim" in volumes[where["/cache"]]
+        assert volumes[where["/photos"]]["configMap"]["optional"] is True
         assert {"name": where["/models"], "mountPath": "/models", "readOnly": True} in triton[
             "volumeMounts"
         ]
         assert "--model-repository=/models" in triton["args"]
+        beside = builder.get("restartPolicy") == "Always"
+        assert beside == (overlay == "jetson")
+        assert [one["name"] for one in before] == (["networks"] if beside else [])
+        assert ("--triton-urls" in builder["args"][-1]) == beside
+        assert {"--model-control-mode=explicit", "--load-model=*"} <= set(triton["args"]) or (
+            not beside
+        )
+        asked = [one["resources"]["limits"].get("nvidia.com/gpu") for one in (builder, triton)]
+        assert asked == [None if beside else "1", "1"], "a pod may ask for one GPU"

@@ -23,6 +23,8 @@ from triton_server.serving import (
 
 RULES = ROOT / "monitoring" / "rules.yaml"
 COMPONENTS = ROOT / "k8s" / "components"
+SCALED = ("", "-triton")
+"""Endings of the autoscaling components: of the gateways, of the Tritons."""
 DASHBOARD = COMPONENTS / "monitoring" / "dashboard.json"
 TRITON = {
     "nv_inference_request_success", "nv_inference_request_failure", "nv_inference_count",
@@ -37,23 +39,34 @@ def expressions() -> list[str]:
         rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]
     ]
     panels = json.loads(DASHBOARD.read_text())["panels"]
-    keda = yaml.safe_load((COMPONENTS / "autoscaling-keda" / "scaledobject.yaml").read_text())
     return [
         *(rule["expr"] for rule in rules),
         *(target["expr"] for panel in panels for target in panel["targets"]),
-        *(trigger["metadata"]["query"] for trigger in keda["spec"]["triggers"]),
-        adapter_query(),
+        *(keda_trigger(scaled)["metadata"]["query"] for scaled in SCALED),
+        *(adapter_query(rule) for rule in adapter_rules()),
     ]
 
 
-def adapter_query() -> str:
-    """prometheus-adapter's query, its templates filled in as the adapter does."""
+def adapter_rules() -> list[dict]:
+    """Of the gateways, of the Tritons."""
     path = COMPONENTS / "autoscaling-hpa" / "prometheus-adapter.yaml"
-    (rule,) = yaml.safe_load(path.read_text())["rules"]["custom"]
+    return yaml.safe_load(path.read_text())["rules"]["custom"]
+
+
+def adapter_query(rule: dict) -> str:
+    """prometheus-adapter's query, its templates filled in as the adapter does."""
     matchers = 'namespace="posegate",pod=~"a|b"'
     return (
         rule["metricsQuery"].replace("<<.LabelMatchers>>", matchers).replace("<<.GroupBy>>", "pod")
     )
+
+
+def keda_trigger(scaled: str) -> dict:
+    """The one that asks Prometheus."""
+    path = COMPONENTS / f"autoscaling-keda{scaled}" / "scaledobject.yaml"
+    triggers = yaml.safe_load(path.read_text())["spec"]["triggers"]
+    (found,) = [trigger for trigger in triggers if trigger["type"] == "prometheus"]
+    return found
 
 
 def known_series() -> set[str]:
@@ -82,17 +95,46 @@ def test_triton_really_has_the_series_asked_for(repository: Path, tmp_path: Path
     assert {name for name in TRITON if not name.startswith("nv_gpu")} <= has
 
 
-def test_autoscalers_ask_for_the_same_age():
-    hpa = yaml.safe_load((COMPONENTS / "autoscaling-hpa" / "hpa.yaml").read_text())
-    keda = yaml.safe_load((COMPONENTS / "autoscaling-keda" / "scaledobject.yaml").read_text())
-    adapter = COMPONENTS / "autoscaling-hpa" / "prometheus-adapter.yaml"
-    (rule,) = yaml.safe_load(adapter.read_text())["rules"]["custom"]
+@pytest.mark.parametrize(
+    ("scaled", "rule", "target", "seconds"),
+    [("", 0, "100m", 0.1), ("-triton", 1, "50m", 0.05)],
+    ids=["gateway", "triton"],
+)
+def test_autoscalers_ask_for_the_same_age(scaled: str, rule: int, target: str, seconds: float):
+    hpa = yaml.safe_load((COMPONENTS / f"autoscaling-hpa{scaled}" / "hpa.yaml").read_text())
+    adapter = adapter_rules()[rule]
     (age,) = [one["pods"] for one in hpa["spec"]["metrics"] if one["type"] == "Pods"]
-    (trigger,) = keda["spec"]["triggers"]
-    assert age["metric"]["name"] == rule["name"]["as"]
-    assert re.fullmatch(rule["name"]["matches"], rule["seriesQuery"].partition("{")[0])
-    assert age["target"]["averageValue"] == "100m"
-    assert float(trigger["metadata"]["threshold"]) == 0.1
+    assert age["metric"]["name"] == adapter["name"]["as"]
+    assert re.fullmatch(adapter["name"]["matches"], adapter["seriesQuery"].partition("{")[0])
+    assert age["target"]["averageValue"] == target
+    assert float(keda_trigger(scaled)["metadata"]["threshold"]) == seconds
+
+
+def test_scalers_see_what_waits_in_tritons_queue(tmp_path: Path):
+    """Two Tritons: the slower of a's networks waits 0.3 s, b's waits 0.1 s."""
+    waits_us = {("a", "pose"): 300_000, ("a", "detect"): 10_000, ("b", "pose"): 100_000}
+    series = [
+        {"series": f'{name}{{namespace="posegate",pod="{pod}",model="{model}"}}', "values": values}
+        for (pod, model), wait_us in waits_us.items()
+        for name, values in (
+            ("nv_inference_queue_duration_us", f"0+{wait_us * 150}x20"),
+            ("nv_inference_request_success", "0+150x20"),
+        )
+    ]
+    asked = {
+        adapter_query(adapter_rules()[1]): [
+            {"labels": '{pod="a"}', "value": 0.3},
+            {"labels": '{pod="b"}', "value": 0.1},
+        ],
+        keda_trigger("-triton")["metadata"]["query"]: [{"labels": "{}", "value": 0.4}],
+    }
+    tests = [
+        {"expr": expression, "eval_time": "4m", "exp_samples": samples}
+        for expression, samples in asked.items()
+    ]
+    test = {"interval": "15s", "input_series": series, "promql_expr_test": tests}
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump({"tests": [test]}))
+    run("promtool", "test", "rules", tmp_path / "test.yaml")
 
 
 def test_promtool_understands_every_expression(tmp_path: Path):

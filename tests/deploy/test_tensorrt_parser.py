@@ -8,33 +8,43 @@ import os
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from torch import nn
 
+from deploy.tiny_networks import DETECTOR, FAMILIES, JOINTS, SIZE, tiny_network
 from deploy.tools import ROOT
 from fakes import POSE_NAME, POSE_SIZE_WH, make_repository
 from posegate.card import HeatmapSpec
+from posegate.catalog import Model, load_card, sha256_of
+from posenets.export.forms import write_form
 from posenets.export.in_graph import append_decode
-from posenets.networks import build_network
+from posenets.export.onnx import INPUT_NAME, OPSET
+from posenets.networks import NETWORKS
 from posenets.networks.folding import fold_for_export
 
 PYTHON = ROOT / ".venv-deploy" / "bin" / "python"
 SHIPPED = sorted((ROOT / "model_repository").glob("*/1/model.onnx"))
-FAMILIES = ("posefpn-small", "litedeconv")
-SIZE = 64
+CODEC = HeatmapSpec(kind="heatmap", width=SIZE // 4, height=SIZE // 4)
+MISSING = "tensorrt-rtx-cu13 is not installed; make test-deploy does it"
 PARSE = """
 import json, sys
 import tensorrt_rtx as trt
 logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
-network = trt.Builder(logger).create_network(0)
-parser = trt.OnnxParser(network, logger)
-parsed = parser.parse_from_file(sys.argv[1])
-errors = [parser.get_error(number).desc() for number in range(parser.num_errors)]
-outputs = [network.get_output(number).name for number in range(network.num_outputs)]
-print(json.dumps({"parsed": parsed, "errors": errors, "outputs": outputs}))
+answers = []
+for path in sys.argv[1:]:
+    network = trt.Builder(logger).create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    parsed = parser.parse_from_file(path)
+    errors = [parser.get_error(number).desc() for number in range(parser.num_errors)]
+    outputs = [network.get_output(number).name for number in range(network.num_outputs)]
+    answers.append({"parsed": parsed, "errors": errors, "outputs": outputs})
+print(json.dumps(answers))
 """
 BUILD = """
 import json, sys
@@ -62,10 +72,10 @@ def parser_is_missing() -> bool:
     return not PYTHON.exists() or subprocess.run(command, capture_output=True).returncode != 0
 
 
-def ask(program: str, *arguments: object) -> dict:
+def ask(program: str, *arguments: object) -> Any:
     """The last line that a program prints where TensorRT-RTX is, read as JSON."""
     if parser_is_missing():
-        pytest.skip("tensorrt-rtx-cu13 is not installed; make test-deploy does it")
+        pytest.skip(MISSING)
     command = [str(PYTHON), "-c", program, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "service")}
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
@@ -73,37 +83,83 @@ def ask(program: str, *arguments: object) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def parse(path: Path) -> dict:
-    return ask(PARSE, path)
+def parse(*paths: Path) -> list[dict]:
+    """What the parser says of each file."""
+    return ask(PARSE, *paths)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parents[1].name)
 def test_shipped_files(path: Path):
-    answer = parse(path)
+    (answer,) = parse(path)
     assert answer["parsed"], answer["errors"]
+
+
+def export(family: str, path: Path) -> None:
+    names = ["boxes", "scores"] if family == DETECTOR else ["heatmaps"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.onnx.export(
+        fold_for_export(tiny_network(family)),
+        (torch.zeros(2, 3, SIZE, SIZE),),
+        str(path),
+        input_names=[INPUT_NAME],
+        output_names=names,
+        opset_version=OPSET,
+        dynamic_axes={name: {0: "n"} for name in (INPUT_NAME, *names)},
+        dynamo=False,
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the exporter's own
-@pytest.mark.parametrize("name", FAMILIES)
-def test_every_network_that_can_be_exported(name: str, tmp_path: Path):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_with_and_without_decoding_in_the_graph(family: str, tmp_path: Path):
+    if parser_is_missing():
+        pytest.skip(MISSING)
     path, decoded_path = tmp_path / "model.onnx", tmp_path / "decoded.onnx"
-    torch.onnx.export(
-        fold_for_export(build_network(name, 17, (SIZE, SIZE))),
-        (torch.zeros(2, 3, SIZE, SIZE),),
-        str(path),
-        input_names=["input"],
-        output_names=["heatmaps"],
-        opset_version=17,
-        dynamic_axes={"input": {0: "n"}, "heatmaps": {0: "n"}},
-        dynamo=False,
-    )
-    codec = HeatmapSpec(kind="heatmap", width=SIZE // 4, height=SIZE // 4)
-    onnx.save(append_decode(onnx.load(path), codec, joints=17), decoded_path)
-    for file, output in ((path, "heatmaps"), (decoded_path, "decoded")):
-        answer = parse(file)
+    export(family, path)
+    if family == DETECTOR:
+        expected = {path: ["boxes", "scores"]}
+    else:
+        onnx.save(append_decode(onnx.load(path), CODEC, joints=JOINTS), decoded_path)
+        expected = {path: ["heatmaps"], decoded_path: ["decoded"]}
+    for answer, outputs in zip(parse(*expected), expected.values(), strict=True):
         assert answer["parsed"], answer["errors"]
-        assert answer["outputs"] == [output]
+        assert sorted(answer["outputs"]) == outputs
+
+
+def kind_of(network: nn.Module) -> tuple[type, type]:
+    return type(network), type(getattr(network, "backbone", None))
+
+
+def test_every_network_of_the_table_belongs_to_a_family():
+    with torch.device("meta"):
+        tried = {kind_of(tiny_network(family)) for family in FAMILIES}
+        assert {kind_of(network.build()) for network in NETWORKS.values()} <= tried
+
+
+@pytest.fixture(scope="module")
+def hrnet_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A network in a repository, of which smaller forms can be written."""
+    if parser_is_missing():
+        pytest.skip(MISSING)
+    folder = make_repository(tmp_path_factory.mktemp("forms"), detector=False) / POSE_NAME
+    export("hrnet", folder / "1" / "model.onnx")
+    card = json.loads((folder / "posegate.json").read_text())
+    card["input"] |= {"width": SIZE, "height": SIZE}
+    card["codec"] |= {"width": CODEC.width, "height": CODEC.height}
+    card["sha256"] = sha256_of(folder / "1" / "model.onnx")
+    (folder / "posegate.json").write_text(json.dumps(card))
+    return Model(load_card(folder / "posegate.json"), folder)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", ["fp16", "fp16-storage", "half-outputs", "int8-trt"])
+def test_smaller_forms(form: str, hrnet_model: Model):
+    crops = np.random.default_rng(1).normal(size=(2, 3, SIZE, SIZE)).astype(np.float32)
+    (answer,) = parse(write_form(hrnet_model, form, crops))
+    assert answer["parsed"], answer["errors"]
+    assert answer["outputs"] == ["heatmaps"]
 
 
 def test_an_operator_that_tensorrt_lacks_is_noticed(tmp_path: Path):
@@ -113,7 +169,8 @@ def test_an_operator_that_tensorrt_lacks_is_noticed(tmp_path: Path):
     imports = [helper.make_opsetid("", 17), helper.make_opsetid("made.up", 1)]
     path = tmp_path / "wrong.onnx"
     onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), path)
-    assert not parse(path)["parsed"]
+    (answer,) = parse(path)
+    assert not answer["parsed"]
 
 
 def test_plans_are_built_by_the_module(tmp_path: Path):
