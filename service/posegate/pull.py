@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 
 from posegate.backends.onnx import OnnxBackend
-from posegate.backends.triton_config import CONFIG_NAME, render_config
+from posegate.backends.triton_config import write_config
 from posegate.backends.workers import Workers
 from posegate.catalog import CARD_NAME, ONNX_NAME, Model, load_card, sha256_of
 from posegate.errors import PosegateError
@@ -184,8 +184,9 @@ def _describe(network: Published, folder: Path, *, expected: str | None) -> Mode
         )
     card = network.card(actual)
     (folder / CARD_NAME).write_text(card.model_dump_json(indent=2, exclude_none=True) + "\n")
-    (folder / CONFIG_NAME).write_text(render_config(card), encoding="utf-8")
-    return Model(card, folder)
+    model = Model(card, folder)
+    write_config(model)
+    return model
 
 
 async def _check_network(model: Model) -> None:

@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from posegate.backends.base import BackendInfo
 from posegate.backends.workers import Workers
@@ -59,21 +60,34 @@ def expected_shapes(card: ModelCard, batch: int) -> tuple[tuple[int | None, ...]
     return ((batch, None, 4), (batch, None))
 
 
+def half_outputs(model: Model) -> frozenset[str]:
+    """Names of the outputs that leave the network's file as float16; raises BadCard."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    outputs = _open(model, options).get_outputs()
+    return frozenset(node.name for node in outputs if node.type == "tensor(float16)")
+
+
 def _open_checked(model: Model) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = _open(model, options)
+    _check_names(session, model)
+    _check_shapes(session, model)
+    return session
+
+
+def _open(model: Model, options: ort.SessionOptions) -> ort.InferenceSession:
     try:
-        session = ort.InferenceSession(str(model.onnx_path), options, providers=[PROVIDER])
+        return ort.InferenceSession(str(model.onnx_path), options, providers=[PROVIDER])
     except Exception as error:  # ONNX Runtime's errors share no public base class
         raise BadCard(
             f"{model.onnx_path} is not a network ONNX Runtime can load: {error}"
         ) from error
-    _check_names(session, model)
-    _check_shapes(session, model)
-    return session
 
 
 def _check_names(session: ort.InferenceSession, model: Model) -> None:
@@ -104,12 +118,12 @@ def _check_shapes(session: ort.InferenceSession, model: Model) -> None:
     card = model.card
     for batch in (1, 2):
         try:
-            outputs = _run(session, card, np.zeros((batch, *card.input_shape), np.float32))
+            outputs = _run_raw(session, card, np.zeros((batch, *card.input_shape), np.float32))
         except Exception as error:  # ONNX Runtime's errors share no public base class
             raise BadCard(f"{model.onnx_path} fails on {batch} empty crop(s): {error}") from error
         promised = expected_shapes(card, batch)
         for name, output, shape in zip(card.output.names, outputs, promised, strict=True):
-            if output.dtype != np.float32 or not _fits(output.shape, shape):
+            if output.dtype not in (np.float32, np.float16) or not _fits(output.shape, shape):
                 raise BadCard(
                     f"{model.onnx_path} gives {output.dtype} {output.shape} as {name!r} for "
                     f"{batch} crop(s), its card promises float32 {shape}"
@@ -123,4 +137,11 @@ def _fits(shape: tuple[int, ...], promised: tuple[int | None, ...]) -> bool:
 
 
 def _run(session: ort.InferenceSession, card: ModelCard, tensor: F32) -> tuple[F32, ...]:
+    outputs = _run_raw(session, card, tensor)
+    return tuple(output.astype(np.float32, copy=False) for output in outputs)
+
+
+def _run_raw(
+    session: ort.InferenceSession, card: ModelCard, tensor: F32
+) -> tuple[F32 | NDArray[np.float16], ...]:
     return tuple(session.run(list(card.output.names), {card.input.name: tensor}))

@@ -6,11 +6,12 @@ repository: `python -m posegate.backends.triton_config model_repository`.
 """
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
-from posegate.backends.onnx import expected_shapes
+from posegate.backends.onnx import expected_shapes, half_outputs
 from posegate.card import ModelCard
-from posegate.catalog import load_catalog
+from posegate.catalog import Model, load_catalog
 
 CONFIG_NAME = "config.pbtxt"
 MAX_BATCH = 32
@@ -23,20 +24,25 @@ WARM_UP_BATCHES = (1, 8)
 
 def write_configs(repository: Path) -> list[Path]:
     """Write every network's `config.pbtxt`, decoded variants too; returns what was written."""
-    paths = []
-    for model in load_catalog(repository).models.values():
-        for form in model.forms:
-            path = form.folder / CONFIG_NAME
-            path.write_text(render_config(form.card), encoding="utf-8")
-            paths.append(path)
-    return paths
+    models = load_catalog(repository).models.values()
+    return [write_config(form) for model in models for form in model.forms]
 
 
-def render_config(card: ModelCard) -> str:
-    """Text of the network's `config.pbtxt`; sizes without the batch axis, -1 where they vary."""
+def write_config(model: Model) -> Path:
+    """Write the network's `config.pbtxt`; its ONNX file says which outputs are halves."""
+    path = model.folder / CONFIG_NAME
+    path.write_text(render_config(model.card, half=half_outputs(model)), encoding="utf-8")
+    return path
+
+
+def render_config(card: ModelCard, *, half: Collection[str] = ()) -> str:
+    """Text of the network's `config.pbtxt`; sizes without the batch axis, -1 where they vary.
+
+    The outputs named in `half` are float16, all else is float32.
+    """
     _, height, width = card.input_shape
     outputs = ",\n".join(
-        _tensor(name, shape[1:])
+        _tensor(name, shape[1:], "FP16" if name in half else "FP32")
         for name, shape in zip(card.output.names, expected_shapes(card, 1), strict=True)
     )
     warm_up = ",\n".join(_warm_up(card, batch) for batch in WARM_UP_BATCHES)
@@ -45,7 +51,7 @@ def render_config(card: ModelCard) -> str:
 name: "{card.name}"
 max_batch_size: {MAX_BATCH}
 input [
-{_tensor(card.input.name, (3, height, width))}
+{_tensor(card.input.name, (3, height, width), "FP32")}
 ]
 output [
 {outputs}
@@ -67,9 +73,9 @@ model_warmup [
 """
 
 
-def _tensor(name: str, shape: tuple[int | None, ...]) -> str:
+def _tensor(name: str, shape: tuple[int | None, ...], kind: str) -> str:
     dims = ", ".join("-1" if size is None else str(size) for size in shape)
-    return f'  {{ name: "{name}" data_type: TYPE_FP32 dims: [ {dims} ] }}'
+    return f'  {{ name: "{name}" data_type: TYPE_{kind} dims: [ {dims} ] }}'
 
 
 def _warm_up(card: ModelCard, batch: int) -> str:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from posegate.backends.triton_config import CONFIG_NAME, render_config
+from posegate.backends.triton_config import write_config
 from posegate.card import ModelCard, Training
+from posegate.catalog import Model
 from posegate.skeleton import COCO_KEYPOINTS
 
 SCORE_POSE = (
@@ -99,7 +100,7 @@ def write_card(folder: Path, card: dict[str, Any]) -> None:
             kept = ("accuracy", "verification", "default")
             card = card | {key: former[key] for key in kept if key in former}
     path.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
-    (folder / CONFIG_NAME).write_text(render_config(ModelCard.model_validate(card)))
+    write_config(Model(ModelCard.model_validate(card), folder))
 
 
 def sha256_of(path: Path) -> str:

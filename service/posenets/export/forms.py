@@ -2,6 +2,7 @@
 
 `<name>-fp16`          weights and arithmetic in half precision; input and outputs stay float32
 `<name>-fp16-storage`  weights stored as halves, arithmetic in float32 as before
+`<name>-half-outputs`  arithmetic in float32, heatmaps leave as halves: half the bytes from Triton
 `<name>-int8`          U8S8, per-channel weights: what CPUs run fast
 `<name>-int8-trt`      symmetric S8S8 without quantised biases: what TensorRT takes; slow on CPUs
 
@@ -35,10 +36,11 @@ from posenets.export.card import write_card
 
 BASE = "fp32"
 INT8_FORMS = ("int8", "int8-trt")
-FORMS = (BASE, "fp16", "fp16-storage", *INT8_FORMS)
+FORMS = (BASE, "fp16", "fp16-storage", "half-outputs", *INT8_FORMS)
 _SAID = {
     "fp16": "half precision",
     "fp16-storage": "weights stored in half precision",
+    "half-outputs": "single precision with heatmaps in half precision",
     "int8": "8 bits (U8S8), for CPUs",
     "int8-trt": "8 bits (symmetric S8S8), for TensorRT",
 }
@@ -58,8 +60,7 @@ def write_form(model: Model, form: str, crops: F32 | None = None) -> Path:
         assert crops is not None, "8-bit forms are calibrated on crops"
         _quantise(model, path, crops, for_tensorrt=form == "int8-trt")
     else:
-        convert = _halved if form == "fp16" else _stored_in_halves
-        onnx.save(convert(onnx.load(model.onnx_path)), path)
+        onnx.save(_CONVERTERS[form](onnx.load(model.onnx_path)), path)
     card = json.loads((model.folder / CARD_NAME).read_text())
     card |= {
         "name": folder.name,
@@ -139,3 +140,28 @@ def _stored_in_halves(network: onnx.ModelProto) -> onnx.ModelProto:
     del graph.node[:]
     graph.node.extend(nodes)
     return network
+
+
+def _with_half_outputs(network: onnx.ModelProto) -> onnx.ModelProto:
+    """Every output goes through a Cast to float16, under the name that it had."""
+    graph = network.graph
+    for output in graph.output:
+        name = output.name
+        inner = f"{name}/float"
+        for node in graph.node:
+            for names in (node.input, node.output):
+                names[:] = [inner if one == name else one for one in names]
+        cast = helper.make_node(
+            "Cast", [inner], [name], name=f"{name}/half", to=TensorProto.FLOAT16
+        )
+        graph.node.append(cast)
+        output.type.tensor_type.elem_type = TensorProto.FLOAT16
+    onnx.checker.check_model(network, full_check=True)
+    return network
+
+
+_CONVERTERS = {
+    "fp16": _halved,
+    "fp16-storage": _stored_in_halves,
+    "half-outputs": _with_half_outputs,
+}

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from posegate.backends.triton_config import CONFIG_NAME, render_config
+from posegate.backends.triton_config import write_config
 from posegate.card import PEAK_ROW, HeatmapSpec
 from posegate.catalog import CARD_NAME, Model, load_card, sha256_of
 from posegate.codecs.dark import REACH, blur_matrix, blur_radius
@@ -52,7 +52,7 @@ def write_decoded(model: Model) -> Path:
     )
     card = load_card(card_path).with_decoding_in_the_graph()
     assert card is not None
-    (path.parents[1] / CONFIG_NAME).write_text(render_config(card), encoding="utf-8")
+    write_config(Model(card, path.parents[1]))
     return path
 
 
