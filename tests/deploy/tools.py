@@ -1,5 +1,7 @@
 """The outside programs of these checks; a test says so and is skipped where one is missing."""
 
+import json
+import re
 import shutil
 import subprocess
 from functools import cache
@@ -11,16 +13,21 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 OVERLAYS = ("cpu", "gpu", "gpu-keda", "jetson")
-FROM_DEBIAN = {"promtool": "prometheus", "prometheus": "prometheus"}
+SOURCES = {
+    "promtool": "Debian: prometheus",
+    "prometheus": "Debian: prometheus",
+    "docker-compose": "Debian: docker-compose",
+    "kubectl": "1.21 or newer; Debian 13: kubectl, else Kubernetes' own binary",
+}
 
 
 def tool(name: str) -> str:
     """Path of a program."""
     path = shutil.which(name) or shutil.which(name, path=str(ROOT / ".venv-deploy" / "bin"))
     if path is None:
-        source = FROM_DEBIAN.get(name)
+        source = SOURCES.get(name)
         pytest.skip(
-            f"{name} is not installed (Debian: {source})"
+            f"{name} is not installed ({source})"
             if source
             else f"{name} is not installed; make test-deploy installs what the index has"
         )
@@ -38,7 +45,16 @@ def run(name: str, *arguments: object, cwd: Path = ROOT) -> str:
 
 
 @cache
+def kubectl_is_too_old() -> bool:
+    """Whether it is older than 1.21, whose kustomize does not know components."""
+    version = json.loads(run("kubectl", "version", "--client", "--output=json"))["clientVersion"]
+    return (int(version["major"]), int(re.match(r"\d+", version["minor"])[0])) < (1, 21)
+
+
+@cache
 def rendered(overlay: str) -> str:
+    if kubectl_is_too_old():
+        pytest.skip(f"kubectl is too old ({SOURCES['kubectl']})")
     return run("kubectl", "kustomize", ROOT / "k8s" / "overlays" / overlay)
 
 
