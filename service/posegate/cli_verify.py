@@ -27,8 +27,9 @@ def verify_command(
 ) -> None:
     """Compare torch, ONNX, its smaller forms and the service; exit status 1 where one is too far.
 
-    torch and ONNX may differ by 1e-4 of the outputs' range, a smaller form may lose 0.010 of AP,
-    and an answer over HTTP may lie 0.02 px from the one in this process. Pixels are the photo's.
+    torch and ONNX may differ by 1e-4 of the outputs' range, a smaller form or a plan in Triton may
+    lose 0.010 of AP, and an answer over HTTP may lie 0.02 px, one of the ONNX file in Triton
+    0.01 px from the one in this process. Pixels are the photo's.
     """
 
     async def run(settings: Settings) -> list[Check]:

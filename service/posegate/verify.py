@@ -1,8 +1,8 @@
 """One network of the repository -> how far each of its forms and ways lies from the trained one.
 
 torch against ONNX (a subprocess of posenets, where that is installed), the smaller forms
-`<name>-fp16`, `<name>-int8` and the like against fp32, and what arrives over HTTP or from Triton
-against what comes out in this process.
+`<name>-fp16`, `<name>-int8` and the like against fp32, what arrives over HTTP or from Triton
+against what comes out in this process, and what is known of a TensorRT plan.
 """
 
 import asyncio
@@ -10,9 +10,9 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ from posegate.evaluate import KEYPOINT_FIGURES, Data, Photo, coco_scorer, load_d
 from posegate.loadclient import Connection, poses_path, running_server
 from posegate.options import EstimateOptions
 from posegate.pipeline import Pipeline
+from posegate.plan_check import PlanCheck
+from posegate.plan_files import PLAN_NAME, RECORD_NAME, read_record
+from posegate.plans import Limits
 from posegate.settings import Settings
 from posegate.types import F32, Poses
 
@@ -37,6 +40,8 @@ AP_BOUND = 0.010
 """Most AP that a smaller form may lose."""
 WIRE_BOUND_PX = 0.02
 """JSON keeps two decimals; the rest is float32."""
+TRITON_BOUND_PX = 0.01
+"""For a Triton that runs the ONNX file; a plan may differ as a smaller form may."""
 _TORCH_FORM = "onnx-fp32"
 
 Estimates = list[Poses | None]
@@ -76,7 +81,7 @@ async def verify(
     model = _model_of(settings, name)
     data = load_data(folder)
     hear("torch")
-    checks = [await _against_torch(model)]
+    checks = [await _against_torch(model), *against_plan(model)]
     async with running_pipeline(settings) as pipeline:
         base = await _estimates(pipeline, data.photos, name)
         siblings = [
@@ -94,7 +99,8 @@ async def verify(
         changes = {"backend": "triton", "triton_urls": tuple(triton_urls)}
         async with running_pipeline(settings.model_copy(update=changes)) as pipeline:
             found = await _estimates(pipeline, data.photos, name)
-        checks.append(_form_check("triton", data, base, found))
+        is_plan = await _runs_a_plan(triton_urls, name)
+        checks.append(_triton_check(_form_check("triton", data, base, found), is_plan=is_plan))
     return checks
 
 
@@ -112,6 +118,36 @@ def write_checks(folder: Path, checks: Sequence[Check]) -> None:
     part = path.with_suffix(".part")
     part.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     part.replace(path)
+
+
+def against_plan(model: Model) -> Iterator[Check]:
+    """What `posegate models build` measured on the plan that lies beside the ONNX file, if any."""
+    version = model.onnx_path.parent
+    if not (version / PLAN_NAME).is_file():
+        return
+    record = read_record(version)
+    if record is None:
+        yield Check("plan", False, note="not made by `posegate models build`, nothing known")
+        return
+    form = f"plan-{record.get('precision')}"
+    if record.get("onnx_sha256") != model.card.sha256:
+        yield Check(form, False, note="of another model.onnx: run `posegate models build`")
+        return
+    try:
+        figures = PlanCheck(*(record[field.name] for field in fields(PlanCheck)))
+    except KeyError as error:
+        yield Check(form, False, note=f"its record {RECORD_NAME} lacks {error}")
+        return
+    where = f"SM {record.get('sm')}, TensorRT {record.get('tensorrt')}"
+    note = f"{where}, on {record.get('crops')} crops; pixels of the network's input"
+    reason = Limits().passed_by(figures)
+    yield Check(
+        form,
+        reason is None,
+        max_abs_diff=figures.max_abs_diff,
+        max_pixel_diff=figures.max_pixel_diff,
+        note=f"{reason}; {note}" if reason else note,
+    )
 
 
 def _model_of(settings: Settings, name: str) -> Model:
@@ -140,6 +176,25 @@ async def _against_torch(model: Model) -> Check:
         return Check(_TORCH_FORM, False, note=lines[-1])
     difference = float(f"{json.loads(said)['max_abs_diff']:.2e}")
     return Check(_TORCH_FORM, difference <= TORCH_BOUND, max_abs_diff=difference)
+
+
+async def _runs_a_plan(urls: Sequence[str], name: str) -> bool:
+    """Whether one of these Tritons, which have just answered, does not run the ONNX file."""
+    import tritonclient.grpc.aio as triton
+
+    backends = set()
+    for url in urls:
+        async with triton.InferenceServerClient(url) as client:
+            backends.add((await client.get_model_config(name, client_timeout=5.0)).config.backend)
+    return "tensorrt" in backends
+
+
+def _triton_check(check: Check, *, is_plan: bool) -> Check:
+    """A plan is judged by its AP, the ONNX file by every pixel too."""
+    if is_plan:
+        return replace(check, note="runs a TensorRT plan")
+    assert check.max_pixel_diff is not None
+    return replace(check, ok=check.ok and check.max_pixel_diff <= TRITON_BOUND_PX)
 
 
 async def _estimates(pipeline: Pipeline, photos: Sequence[Photo], model: str) -> Estimates:

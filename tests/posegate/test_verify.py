@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 
 from fakes import POSE_NAME, encode, make_photo, make_repository
 from labelled_folder import BOXES, label, write
-from posegate.catalog import load_card, sha256_of
+from posegate.catalog import load_card, load_catalog, sha256_of
 from posegate.cli import app
-from posegate.verify import Check, write_checks
+from posegate.plan_files import write_record
+from posegate.verify import Check, against_plan, write_checks
 
 
 @pytest.fixture
@@ -77,12 +78,40 @@ def test_form_and_service_that_agree_pass_and_are_written_into_the_card(
 
 def test_form_that_lost_its_joints_fails(models: Path, folder: Path) -> None:
     add_form(models, "fp16", lambda heatmaps: heatmaps[..., ::-1, ::-1])
+    (models / POSE_NAME / "1" / "model.plan").write_bytes(b"a plan that nobody knows")
     code, rows, _ = run(models, folder)
     assert code == 1
+    assert [row["ok"] for row in rows if row["form"] == "plan"] == [False]
     (form,) = [row for row in rows if row["form"] == "fp16"]
     assert form["ok"] is False
     assert form["ap_diff"] < -0.5
     assert form["max_pixel_diff"] > 10
+
+
+# what the record of a plan says, whether the row is ok, and the words of its note
+@pytest.mark.parametrize(
+    ("changes", "ok", "words"),
+    [
+        ({}, True, "SM 8.9, TensorRT 101300, on photos crops"),
+        ({"max_pixel_diff": 2.8}, False, "2.80 px from the ONNX file"),
+        ({"oks": 0.9}, False, "OKS 0.9000"),
+        ({"onnx_sha256": "0" * 64}, False, "of another model.onnx"),
+        (None, False, "nothing known"),
+    ],
+)
+def test_the_record_of_a_plan_is_a_row(models: Path, changes, ok, words) -> None:
+    model = load_catalog(models).models[POSE_NAME]
+    version = model.onnx_path.parent
+    (version / "model.plan").write_bytes(b"a plan")
+    if changes is not None:
+        tied = {"onnx_sha256": model.card.sha256, "tensorrt": "101300", "sm": "8.9"}
+        told = {"precision": "fp16", "crops": "photos"}
+        figures = {"max_abs_diff": 0.001, "max_pixel_diff": 0.1, "oks": 0.9999}
+        write_record(version, tied | told | figures | changes)
+    (row,) = against_plan(model)
+    assert row.ok is ok
+    assert row.form == ("plan" if changes is None else "plan-fp16")
+    assert words in row.note
 
 
 def test_network_without_a_card_is_named_with_the_file_that_is_missing(
