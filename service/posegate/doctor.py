@@ -4,18 +4,18 @@ import asyncio
 import ctypes
 import platform
 import re
-import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnxruntime
 
 from posegate.catalog import load_catalog, sha256_of
-from posegate.errors import BadOption, PosegateError
+from posegate.doctor_triton import ask_tritons
+from posegate.errors import PosegateError
 from posegate.plan_files import PLAN_NAME, read_record
+from posegate.platforms import Finding, Target, Verdict, matrix, numbers
 from posegate.settings import Settings
 from posegate.tensorrt_tools import (
     Trtexec,
@@ -26,23 +26,9 @@ from posegate.tensorrt_tools import (
     tensorrt_release,
 )
 
-PLATFORMS = Path(__file__).with_name("platforms.toml")
 L4T_RELEASE = Path("/etc/nv_tegra_release")
 JETSON_SM = {"5.3", "6.2", "7.2", "8.7", "10.1", "11.0"}
 """Nano, TX2, Xavier, Orin and, before and after CUDA 13 renamed it, Thor."""
-TRITON_TIMEOUT_S = 5.0
-
-Target = Literal["cpu", "desktop", "jetson"]
-Verdict = Literal["ok", "absent", "wrong"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report; `wrong` means that the service cannot work as it is set."""
-
-    what: str
-    found: str
-    verdict: Verdict = "ok"
 
 
 def examine(settings: Settings, *, target: Target = "cpu") -> list[Finding]:
@@ -67,7 +53,7 @@ def examine(settings: Settings, *, target: Target = "cpu") -> list[Finding]:
         _fitting_image(sm, l4t, target, has_gpu=gpu is not None),
         _repository(settings),
         *_plans(settings.model_repository, sm, tensorrt),
-        *(asyncio.run(_tritons(settings, target)) if settings.backend == "triton" else ()),
+        *(asyncio.run(ask_tritons(settings, target)) if settings.backend == "triton" else ()),
     ]
 
 
@@ -144,14 +130,10 @@ def _fitting_image(sm: str | None, l4t: str | None, target: Target, *, has_gpu: 
     if row is None:
         return Finding(what, f"none known for {platform.machine()}, L4T {l4t}", unfit)
     least = row.get("minimum_compute_capability")
-    if sm is not None and least is not None and _numbers(sm) < _numbers(least):
+    if sm is not None and least is not None and numbers(sm) < numbers(least):
         return Finding(what, f"none: {row['triton']} needs SM {least}, this GPU has {sm}", unfit)
     tried = "tried" if row["tried"] else "not tried by this project yet"
     return Finding(what, f"{row['triton']} ({row['name']}, {tried})")
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", version)))
 
 
 def _repository(settings: Settings) -> Finding:
@@ -165,69 +147,6 @@ def _repository(settings: Settings) -> Finding:
     if missing := {"pose", "detect"} - tasks:
         return Finding("model repository", f"has no network to {', '.join(missing)}", "wrong")
     return Finding("model repository", f"{settings.model_repository}: {', '.join(models)}")
-
-
-async def _tritons(settings: Settings, target: Target) -> list[Finding]:
-    try:
-        import tritonclient.grpc.aio as triton
-        from tritonclient.utils import InferenceServerException
-    except ImportError:
-        return [Finding("tritonclient", "not installed: pip install 'posegate[triton]'", "wrong")]
-    from posegate.backends.triton_memory import check_shared_memory, refusal
-
-    shared = None if settings.triton_shared_memory == "off" else settings.triton_shared_memory
-    findings = []
-    if shared is not None:
-        try:
-            check_shared_memory(shared)
-        except BadOption as error:
-            findings.append(Finding("shared memory", error.detail, "wrong"))
-            shared = None
-    for url in settings.triton_urls:
-        async with triton.InferenceServerClient(url) as client:
-            try:
-                server = await client.get_server_metadata(client_timeout=TRITON_TIMEOUT_S)
-                index = await client.get_model_repository_index(client_timeout=TRITON_TIMEOUT_S)
-                states = {model.name: f"{model.state} {model.reason}" for model in index.models}
-                on_cpu = await _on_cpu(client, states) if target != "cpu" else ()
-                refused = await refusal(client, shared, url) if shared else None
-            except InferenceServerException as error:
-                findings.append(Finding(f"Triton {url}", error.message(), "wrong"))
-                continue
-        findings.append(_old_or_not(url, server.version, target))
-        findings += _served(url, states, settings)
-        if shared is not None:
-            what = f"{shared} shared memory at {url}"
-            findings.append(Finding(what, refused or "taken", "wrong" if refused else "ok"))
-        findings += [Finding(f"{name} at {url}", "runs on the CPU", "wrong") for name in on_cpu]
-    return findings
-
-
-def _old_or_not(url: str, server: str, target: Target) -> Finding:
-    """Older ones have known holes in their Python backend; a test on a CPU may use one."""
-    matrix = _matrix()
-    if _numbers(server) >= _numbers(matrix["server"]):
-        return Finding(f"Triton {url}", server)
-    found = f"{server}, older than {matrix['server']} of release {matrix['release']}"
-    return Finding(f"Triton {url}", found, "absent" if target == "cpu" else "wrong")
-
-
-async def _on_cpu(client: Any, states: dict[str, str]) -> list[str]:
-    """Ready networks that have no instance on a GPU."""
-    names = []
-    for name in (name for name, state in states.items() if state.startswith("READY")):
-        answer = await client.get_model_config(name, client_timeout=TRITON_TIMEOUT_S)
-        kinds = {group.kind for group in answer.config.instance_group}
-        if kinds == {answer.config.instance_group[0].KIND_CPU}:
-            names.append(name)
-    return names
-
-
-def _served(url: str, states: dict[str, str], settings: Settings) -> Iterator[Finding]:
-    for card in sorted(settings.model_repository.glob("*/posegate.json")):
-        name = card.parent.name
-        state = states.get(name, "missing").strip()
-        yield Finding(f"{name} at {url}", state, "ok" if state == "READY" else "wrong")
 
 
 def _optional(what: str, found: str | None) -> Finding:
@@ -275,9 +194,5 @@ def _jetpack(l4t: str | None) -> str | None:
 
 
 def _platforms() -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = _matrix()["platform"]
+    rows: list[dict[str, Any]] = matrix()["platform"]
     return rows
-
-
-def _matrix() -> dict[str, Any]:
-    return tomllib.loads(PLATFORMS.read_text(encoding="utf-8"))

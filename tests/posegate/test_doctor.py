@@ -15,10 +15,11 @@ from posegate import doctor
 from posegate.catalog import load_catalog
 from posegate.cli import app
 from posegate.plan_files import write_record
+from posegate.platforms import PLATFORMS, Finding
 from posegate.settings import Settings
 from posegate.tensorrt_tools import tensorrt_release
 
-MATRIX = tomllib.loads(doctor.PLATFORMS.read_text())
+MATRIX = tomllib.loads(PLATFORMS.read_text())
 ROWS = MATRIX["platform"]
 
 
@@ -85,11 +86,11 @@ def test_a_triton_that_is_not_there_is_wrong(repository: Path):
 def test_a_gpu_that_was_asked_for_and_would_not_be_used_is_wrong(
     monkeypatch, repository: Path, target: str, sm: str | None, backend: str, words: str | None
 ):
-    async def no_tritons(*_: object) -> list[doctor.Finding]:
+    async def no_tritons(*_: object) -> list[Finding]:
         return []
 
     monkeypatch.setattr(doctor, "gpu_sm", lambda: sm)
-    monkeypatch.setattr(doctor, "_tritons", no_tritons)
+    monkeypatch.setattr(doctor, "ask_tritons", no_tritons)
     settings = Settings(model_repository=repository, backend=backend)
     findings = doctor.examine(settings, target=target)
     wrong = [one for one in findings if one.verdict == "wrong"]

@@ -8,10 +8,11 @@ from typer.testing import CliRunner
 
 from posegate import doctor
 from posegate.cli import app
+from posegate.platforms import PLATFORMS
 from posegate.settings import Settings
 from triton_server.serving import TritonProcess
 
-MATRIX = tomllib.loads(doctor.PLATFORMS.read_text())
+MATRIX = tomllib.loads(PLATFORMS.read_text())
 
 
 def test_every_network_of_a_live_triton_is_ready(repository: Path, triton: TritonProcess):
