@@ -27,7 +27,7 @@ _PERSON = {
     "keypoints": {"nose": [101.2, 77.9, 0.88], "left_eye": [106.0, 73.1, 0.91]},
 }
 POSES_EXAMPLE: dict[str, Any] = {
-    "model": "posefpn-small-256x192",
+    "model": "litedeconv-256x192",
     "detector": "person-detector",
     "image": {"width": 640, "height": 480},
     "people": [_PERSON],
