@@ -29,6 +29,7 @@ class ScriptedPipeline:
         self.catalog.get = lambda name, task: SimpleNamespace(name=name)  # type: ignore[method-assign]
         self.failure: Exception | None = None
         self.not_ready: str | None = None
+        self._max_people = 100
         self.working = threading.Event()
         self.cancelled = threading.Event()
 
