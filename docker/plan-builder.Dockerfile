@@ -10,6 +10,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY service/posegate service/posegate
 COPY service/posenets service/posenets
 COPY model_repository model_repository
+# hadolint ignore=DL3013 # what is installed is this project itself
 RUN python3 -m pip install --no-cache-dir --no-compile '.[triton]' \
     && mv model_repository /onnx \
     && mkdir --parents /models /cache && chown 10001:10001 /models /cache
