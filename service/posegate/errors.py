@@ -97,6 +97,9 @@ _STATUS: dict[type[PosegateError], ErrorStatus] = {
     BadCard: ErrorStatus("unavailable", "Model unavailable", 503, "UNAVAILABLE", False),
 }
 
+SLUGS = tuple(dict.fromkeys(status.slug for status in _STATUS.values()))
+"""Every problem type of the table."""
+
 
 def status_of(error: PosegateError) -> ErrorStatus:
     """Wire status of an error: that of its class or of the nearest class above it."""

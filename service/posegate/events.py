@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from posegate.metrics import DROP_REASONS
 from posegate.pipeline import Estimate
 from posegate.tracking import Tracks
-
-DROP_REASONS = ("busy", "rate")
 
 
 @dataclass(frozen=True, slots=True)

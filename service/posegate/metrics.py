@@ -7,6 +7,8 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from posegate.errors import SLUGS
+
 SECONDS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 )  # fmt: skip
@@ -16,13 +18,11 @@ COUNTS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 50, 100)
 STAGES = ("read", "decode", "detect", "crop", "queue", "infer", "keypoints", "encode")
 """The stages of a request, in the order of the contract."""
 
-DROPS = ("busy", "rate")
+DROP_REASONS = ("busy", "rate")
 """Why a frame of a live stream is not estimated."""
 
 REFUSALS = (
-    "bad-image", "too-large", "bad-option", "unknown-model", "overloaded", "deadline",
-    "unavailable", "unauthenticated", "internal", "bad-request", "not-found", "method-not-allowed",
-    "upgrade-required",
+    *SLUGS, "internal", "bad-request", "not-found", "method-not-allowed", "upgrade-required",
 )  # fmt: skip
 """Slugs of the problems a request can end in: the contract's, those of HTTP itself, and the one of
 faults nobody foresaw."""
@@ -101,7 +101,7 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
-        for reason in DROPS:
+        for reason in DROP_REASONS:
             self.frames_dropped.labels(reason)
         for reason in REFUSALS:
             self.rejected.labels(reason)

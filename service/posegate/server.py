@@ -27,7 +27,14 @@ from posegate.metrics import Metrics
 from posegate.pipeline import Pipeline
 from posegate.processes import Seat, supervise
 from posegate.settings import Settings
-from posegate.sockets import address, allow_many, bind, cut_off_unread, why_refused
+from posegate.sockets import (
+    MOST_CONNECTIONS,
+    address,
+    allow_many,
+    bind,
+    cut_off_unread,
+    why_refused,
+)
 from posegate.streams import Streams
 from posegate.tls import Tls, load_tls
 
@@ -38,7 +45,6 @@ BACKLOG = 4096
 ACCEPTS = 8
 """Connections taken per turn of the event loop, each through a handle of its own on the one socket:
 libuv takes one per handle and turn, and in a busy service callers waited seconds to be let in."""
-MANY = 8192
 KEEP_ALIVE_S = 30
 REFRESH_S = 1.0
 CLOSING_S = 3.0
@@ -53,7 +59,7 @@ def serve(settings: Settings) -> int:
     new stream is taken and streams finish their frames and send their summary; then no new
     connection is taken, and requests in flight get `request_timeout_s` to finish.
     """
-    allow_many(MANY)
+    allow_many(MOST_CONNECTIONS)
     try:
         if settings.workers > 1:
             return supervise(settings, _work)

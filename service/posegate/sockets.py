@@ -6,6 +6,9 @@ import sys
 
 from posegate.errors import BadOption
 
+MOST_CONNECTIONS = 8192
+"""Connections of HTTP, and calls of gRPC, that may be open at a time."""
+
 
 def address(host: str, port: int) -> str:
     """`host:port`, as URLs write it."""

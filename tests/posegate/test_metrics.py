@@ -9,10 +9,10 @@ from prometheus_client import generate_latest
 from starlette.exceptions import HTTPException
 
 from posegate import errors
-from posegate.api.messages import DROP_REASONS
+from posegate.api import messages
 from posegate.api.problems import INTERNAL, problem_of
 from posegate.errors import PosegateError, status_of
-from posegate.metrics import DROPS, REFUSALS, SHARED_FOLDER, Metrics, forget_process
+from posegate.metrics import DROP_REASONS, REFUSALS, SHARED_FOLDER, Metrics, forget_process
 from posegate.stages import StageClock
 
 CONTRACT = {
@@ -51,9 +51,9 @@ def test_counters_by_reason_begin_at_zero_for_every_reason() -> None:
     slugs = {status_of(kind("x")).slug for kind in kinds(PosegateError)} | {INTERNAL.slug}
     slugs |= {problem_of(HTTPException(status)).slug for status in (400, 404, 405, 426)}
     assert set(REFUSALS) == slugs
-    assert set(DROPS) == set(DROP_REASONS)
+    assert set(messages.DROP_REASONS) == set(DROP_REASONS)
     registry = Metrics().registry
-    for metric, reasons in (("rejected", REFUSALS), ("frames_dropped", DROPS)):
+    for metric, reasons in (("rejected", REFUSALS), ("frames_dropped", DROP_REASONS)):
         for reason in reasons:
             labels = {"reason": reason}
             assert registry.get_sample_value(f"posegate_{metric}_total", labels) == 0, reason

@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha.reflection import enable_server_reflection
 
 from posegate.api.interceptor import Context, Interceptor
 from posegate.api.keys import ApiKeys
-from posegate.api.limits import Deadline, Slots
+from posegate.api.limits import MESSAGE_ROOM, Deadline, Slots
 from posegate.api.messages import (
     event_message,
     model_message,
@@ -35,17 +35,11 @@ from posegate.events import Event
 from posegate.metrics import Metrics
 from posegate.pipeline import Pipeline, StageClock
 from posegate.settings import Settings
+from posegate.sockets import MOST_CONNECTIONS
 from posegate.streams import StreamOptions, Streams
 from posegate.tracing import Tracing, Untraced, follow
 
 POSE_SERVICE = "posegate.v1.PoseService"
-MESSAGE_ROOM = 2
-"""Messages up to so many times `max_body_bytes` are read, so that a picture over the limit costs
-one clear error and not the whole stream."""
-OPEN_CALLS = 8192
-"""Calls open or waiting to be taken, as many as `posegate.server` takes connections. gRPC itself
-refuses what comes on top, health checks too and without a word of ours, so only a flood of calls
-that are held open may meet it; pictures and streams have their own, far smaller limits."""
 HANG_UP_S = 0.1
 """A message over gRPC's limit, or a client that goes away, ends the messages first and cancels the
 call just after; a call that nobody cancels really had no message."""
@@ -188,10 +182,12 @@ def create_grpc_server(
             ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.so_reuseport", int(settings.workers > 1)),
-            ("grpc.server.max_pending_requests", OPEN_CALLS),
-            ("grpc.server.max_pending_requests_hard_limit", OPEN_CALLS),
+            ("grpc.server.max_pending_requests", MOST_CONNECTIONS),
+            ("grpc.server.max_pending_requests_hard_limit", MOST_CONNECTIONS),
         ),
-        maximum_concurrent_rpcs=OPEN_CALLS,
+        # What comes on top gRPC itself refuses, health checks too and without a word of ours, so
+        # only a flood of calls held open may meet it; pictures and streams have far smaller limits.
+        maximum_concurrent_rpcs=MOST_CONNECTIONS,
     )
     methods = interceptor.wrap(service, pb.DESCRIPTOR.services_by_name["PoseService"])
     server.add_generic_rpc_handlers((_handlers(methods),))

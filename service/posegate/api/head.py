@@ -5,6 +5,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 BODY = "http.response.body"
 
 
+def with_head(allowed: str) -> str:
+    """The methods of an address, as its routes know them, and HEAD beside GET.
+
+    >>> with_head("GET"), with_head("POST")
+    ('GET, HEAD', 'POST')
+    """
+    return allowed.replace("GET", "GET, HEAD")
+
+
 class Heads:
     """ASGI middleware; routes only ever see GET. Whoever logs outside of it still sees HEAD."""
 

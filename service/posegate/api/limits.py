@@ -14,6 +14,10 @@ from posegate.errors import DeadlineExceeded, Overloaded
 
 Result = TypeVar("Result")
 
+MESSAGE_ROOM = 2
+"""Messages of gRPC and WebSocket up to so many times `max_body_bytes` are read, so that a picture
+over the limit costs one clear error and not the whole stream."""
+
 
 class Slots:
     """Bounds the requests in flight. Taken before the body is read, so it bounds memory as well."""

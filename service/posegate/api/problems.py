@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
+from posegate.api.head import with_head
 from posegate.api.options import PoseQuery
 from posegate.errors import PosegateError, status_of
 
@@ -149,8 +150,8 @@ def _routing_problem(error: HTTPException) -> Problem:
     phrase = HTTPStatus(error.status_code).phrase
     slug = phrase.lower().replace(" ", "-")
     headers = dict(error.headers or {})
-    if headers.get("Allow") == "GET":
-        headers["Allow"] = "GET, HEAD"
+    if "Allow" in headers:
+        headers["Allow"] = with_head(headers["Allow"])
     details = {
         404: "There is no such address. The routes are listed at /docs.",
         405: "This address does not take that method; allowed: "

@@ -7,8 +7,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import CloseCode
 from websockets.server import ServerProtocol
 
-WS_MESSAGE_ROOM = 2
-"""As for gRPC messages: a frame over the limit costs one error event, not the connection."""
+from posegate.api.limits import MESSAGE_ROOM
 
 
 class _Connection(ServerProtocol):
@@ -16,7 +15,7 @@ class _Connection(ServerProtocol):
 
     def __init__(self, max_body_bytes: int) -> None:
         super().__init__(
-            max_size=WS_MESSAGE_ROOM * max_body_bytes, logger=logging.getLogger("uvicorn.error")
+            max_size=MESSAGE_ROOM * max_body_bytes, logger=logging.getLogger("uvicorn.error")
         )
         self._max_body_bytes = max_body_bytes
 
