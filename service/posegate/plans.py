@@ -7,7 +7,9 @@ be, Triton serves the ONNX file.
 import re
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -171,18 +173,18 @@ class PlanBuilder:
         crops = self.crops(model)[: self.target.profile[-1]]
         expected = onnx_outputs(model, crops)
         plan = self.cache / key.folder / PLAN_NAME
-        was_there = plan.is_file()
-        for is_last in (False, True) if was_there else (True,):
-            if not plan.is_file():
-                self._build_into(plan, model)
+        run = partial(self.tensorrt.run, plan, model.card.input.name, crops)
+        outputs = None
+        if plan.is_file():
+            with suppress(PlanFailed):
+                outputs = run()
+        if outputs is None:
+            self._build_into(plan, model)
             try:
-                outputs = self.tensorrt.run(plan, model.card.input.name, crops)
+                outputs = run()
             except PlanFailed as error:
                 plan.unlink()
-                if is_last:
-                    raise CannotRun(str(error)) from error
-            else:
-                break
+                raise CannotRun(str(error)) from error
         return plan, compare(model.card, expected, outputs)
 
     def _build_into(self, plan: Path, model: Model) -> None:

@@ -58,6 +58,16 @@ def both(*command: object) -> list[str]:
     return printed
 
 
+def short_recipe(folder: Path, *, examples: int, batch: int) -> Path:
+    recipe = folder / "short.toml"
+    recipe.write_text(
+        f'task = "pose"\nnetwork = "posefpn-small"\nexamples = {examples}\n'
+        "warmup = 4\nseed = 7\n"
+        f"phases = [{{ width = 64, height = 64, share = 1.0, batch = {batch} }}]\n"
+    )
+    return recipe
+
+
 def test_two_processes_lose_what_one_with_the_joined_batch_loses(tmp_path: Path) -> None:
     both(HERE.parent / "two_processes.py", tmp_path)
     alone = Halves(1, 0)
@@ -77,11 +87,7 @@ def test_train_command_in_two_processes_writes_and_prints_once(
     coco_folder: Path, tmp_path: Path
 ) -> None:
     build_cache(coco_folder, tmp_path / "cache")
-    recipe = tmp_path / "short.toml"
-    recipe.write_text(
-        'task = "pose"\nnetwork = "posefpn-small"\nexamples = 24\nwarmup = 4\n'
-        "phases = [{ width = 64, height = 64, share = 1.0, batch = 4 }]\n"
-    )
+    recipe = short_recipe(tmp_path, examples=24, batch=4)
     arguments = ["--cache", tmp_path / "cache", "--out", tmp_path / "run.pt", "--threads", 1]
     printed = both("-m", "posenets", "train", recipe, *arguments)
     assert "24 examples" in printed[0]
@@ -94,11 +100,7 @@ def test_two_fresh_processes_train_the_same_weights_to_the_bit(
     coco_folder: Path, tmp_path: Path
 ) -> None:
     build_cache(coco_folder, tmp_path / "cache")
-    recipe = tmp_path / "short.toml"
-    recipe.write_text(
-        'task = "pose"\nnetwork = "posefpn-small"\nexamples = 8\nwarmup = 4\nseed = 7\n'
-        "phases = [{ width = 64, height = 64, share = 1.0, batch = 4 }]\n"
-    )
+    recipe = short_recipe(tmp_path, examples=8, batch=4)
     shared = ["-m", "posenets", "train", recipe, "--cache", tmp_path / "cache", "--threads", 1]
     runs = [launch([*shared, "--out", tmp_path / f"{run}.pt"]) for run in ("first", "second")]
     printed = [process.communicate(timeout=LIMIT_S)[0] for process in runs]
@@ -135,11 +137,7 @@ def test_run_killed_in_a_step_or_in_a_save_goes_on_from_its_last_whole_checkpoin
     coco_folder: Path, tmp_path: Path
 ) -> None:
     build_cache(coco_folder, tmp_path / "cache")
-    recipe, out = tmp_path / "short.toml", tmp_path / "run.pt"
-    recipe.write_text(
-        'task = "pose"\nnetwork = "posefpn-small"\nexamples = 4000\nwarmup = 4\n'
-        "phases = [{ width = 64, height = 64, share = 1.0, batch = 2 }]\n"
-    )
+    recipe, out = short_recipe(tmp_path, examples=4000, batch=2), tmp_path / "run.pt"
     arguments = ["train", recipe, "--cache", tmp_path / "cache", "--out", out, "--threads", 1]
     often = ["--save-every", 0]
 

@@ -8,11 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import httpx
+
+from posegate.api.pb import pose_pb2_grpc as services
 
 PROGRAM = """
 import sys
@@ -115,6 +119,20 @@ def launch(repository: Path, log: Path, **settings: object) -> "subprocess.Popen
             env={**os.environ, **environment, "PYTHONPATH": paths},
             stderr=stream,
         )
+
+
+@contextmanager
+def answering(servicer: services.PoseServiceServicer) -> Iterator[str]:
+    """A made gRPC server on loopback; yields its URL."""
+    with ThreadPoolExecutor(2) as threads:
+        server = grpc.server(threads)
+        services.add_PoseServiceServicer_to_server(servicer, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            yield f"grpc://127.0.0.1:{port}"
+        finally:
+            server.stop(None).wait()
 
 
 @contextmanager

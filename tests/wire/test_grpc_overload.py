@@ -7,8 +7,7 @@ A slot is held by a call whose picture has not come yet.
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
@@ -24,7 +23,7 @@ from posegate.api.pb import pose_pb2 as pb
 from posegate.api.pb import pose_pb2_grpc as services
 from posegate.client import AsyncClient
 from posegate.errors import Overloaded, PosegateError, TooLarge
-from wire.running import Service, running_service, wait_until
+from wire.running import Service, answering, running_service, wait_until
 
 ESTIMATE = "/posegate.v1.PoseService/Estimate"
 STREAM = "/posegate.v1.PoseService/Stream"
@@ -227,19 +226,6 @@ class Bare(services.PoseServiceServicer):
         return pb.EstimateResponse(poses=pb.Poses(model="second"))
 
 
-@contextmanager
-def listening(servicer: Bare) -> Iterator[str]:
-    with ThreadPoolExecutor(1) as threads:
-        server = grpc.server(threads)
-        services.add_PoseServiceServicer_to_server(servicer, server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        try:
-            yield f"grpc://127.0.0.1:{port}"
-        finally:
-            server.stop(None).wait()
-
-
 @pytest.mark.parametrize(
     ("detail", "error"),
     [
@@ -254,7 +240,7 @@ def listening(servicer: Bare) -> Iterator[str]:
 async def test_a_refusal_without_details_is_overload_unless_it_speaks_of_size(
     detail: str, error: type[PosegateError]
 ):
-    with listening(Bare(detail)) as url:
+    with answering(Bare(detail)) as url:
         async with AsyncClient(url, retries=0) as client:
             with pytest.raises(error) as caught:
                 await client.estimate(b"picture")
@@ -268,7 +254,7 @@ async def test_a_refusal_without_details_is_overload_unless_it_speaks_of_size(
 )
 async def test_only_overload_is_tried_again(detail: str, calls: int):
     bare = Bare(detail)
-    with listening(bare) as url:
+    with answering(bare) as url:
         async with AsyncClient(url, retries=1, timeout_s=LIMIT_S) as client:
             if calls == 2:
                 assert (await client.estimate(b"picture"))["model"] == "second"

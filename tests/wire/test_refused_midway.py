@@ -5,8 +5,6 @@ thirty streams (grpc/grpc issue 36066). The server here says INTERNAL each time 
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import repeat
 
 import grpc
@@ -18,6 +16,7 @@ from posegate.api.pb import pose_pb2 as pb
 from posegate.api.pb import pose_pb2_grpc as services
 from posegate.client import AsyncClient
 from posegate.errors import BadOption, Overloaded, PosegateError, status_of
+from wire.running import answering
 
 
 class Refusing(services.PoseServiceServicer):
@@ -42,19 +41,6 @@ class Refusing(services.PoseServiceServicer):
         yield pb.StreamResponse()
 
 
-@contextmanager
-def listening(refusing: Refusing) -> Iterator[str]:
-    with ThreadPoolExecutor(2) as threads:
-        server = grpc.server(threads)
-        services.add_PoseServiceServicer_to_server(refusing, server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        try:
-            yield f"grpc://127.0.0.1:{port}"
-        finally:
-            server.stop(None).wait()
-
-
 @pytest.mark.parametrize(
     ("code", "slug", "error"),
     [
@@ -66,7 +52,7 @@ async def test_a_frame_that_crosses_the_refusal_does_not_hide_its_reason(
     code: grpc.StatusCode, slug: str, error: type[PosegateError]
 ):
     refusing = Refusing(code, slug, "the reason in words")
-    with listening(refusing) as url:
+    with answering(refusing) as url:
         async with AsyncClient(url) as client:
             with pytest.raises(PosegateError) as caught:
                 await anext(client.stream(repeat(b"a frame"), max_people=3))
