@@ -11,7 +11,7 @@ from typing import Any
 
 import onnxruntime
 
-from posegate.catalog import load_catalog, sha256_of
+from posegate.catalog import ONNX_NAME, load_catalog, sha256_of
 from posegate.doctor_triton import ask_tritons
 from posegate.errors import PosegateError
 from posegate.plan_files import PLAN_NAME, read_record
@@ -98,6 +98,8 @@ def _plans(repository: Path, sm: str | None, tensorrt: str | None) -> Iterator[F
             yield Finding(what, "the file is empty: run `posegate models build`", "wrong")
         elif record is None:
             yield Finding(what, "not made by `posegate models build`, nothing known", "absent")
+        elif not (onnx := plan.with_name(ONNX_NAME.name)).is_file():
+            yield Finding(what, f"{onnx}, which it was made from, is missing", "wrong")
         elif reason := _misfit(plan, record, sm, tensorrt):
             yield Finding(what, f"{reason}: run `posegate models build`", "wrong")
         else:
@@ -112,8 +114,8 @@ def _misfit(plan: Path, record: dict[str, Any], sm: str | None, tensorrt: str | 
     known = tensorrt is not None and (built_by + tensorrt).replace(".", "").isdigit()
     if known and built_by != tensorrt:
         return f"of TensorRT {built_by}, here is {tensorrt}"
-    if record.get("onnx_sha256") != sha256_of(plan.with_name("model.onnx")):
-        return "of another model.onnx"
+    if record.get("onnx_sha256") != sha256_of(plan.with_name(ONNX_NAME.name)):
+        return f"of another {ONNX_NAME.name}"
     return None
 
 

@@ -57,12 +57,12 @@ def _old_or_not(url: str, server: str, target: Target) -> Finding:
 
 
 async def _on_cpu(client: Any, states: dict[str, str]) -> list[str]:
-    """Ready networks that have no instance on a GPU."""
+    """Ready networks all of whose instances run on the CPU; an ensemble has none of its own."""
     names = []
     for name in (name for name, state in states.items() if state.startswith("READY")):
         answer = await client.get_model_config(name, client_timeout=TRITON_TIMEOUT_S)
-        kinds = {group.kind for group in answer.config.instance_group}
-        if kinds == {answer.config.instance_group[0].KIND_CPU}:
+        groups = answer.config.instance_group
+        if groups and all(group.kind == group.KIND_CPU for group in groups):
             names.append(name)
     return names
 

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from posegate.catalog import CARD_NAME, sha256_of
+from posegate.catalog import CARD_NAME, ONNX_NAME, sha256_of
 from posegate.errors import BadOption
 
 PLAN_NAME, RECORD_NAME, CONFIG_NAME = "model.plan", "plan.json", "config.pbtxt"
@@ -83,10 +83,10 @@ def seed(source: Path, repository: Path) -> None:
     """
     if not source.is_dir():
         raise BadOption(f"there is no model repository at {source}")
-    for onnx in sorted(source.glob("*/1/model.onnx")):
+    for onnx in sorted(source.glob(f"*/{ONNX_NAME}")):
         folder = onnx.parents[1]
         target = repository / folder.name
-        version = target / "1"
+        version = (target / ONNX_NAME).parent
         version.mkdir(parents=True, exist_ok=True)
         record = read_record(version)
         if (
@@ -95,7 +95,7 @@ def seed(source: Path, repository: Path) -> None:
             and record.get("onnx_sha256") != sha256_of(onnx)
         ):
             set_aside(version)
-        for name in ("1/model.onnx", CONFIG_NAME, CARD_NAME):
+        for name in (ONNX_NAME, CONFIG_NAME, CARD_NAME):
             if (folder / name).is_file():
                 partial = target / f".{Path(name).name}.partial"
                 shutil.copyfile(folder / name, partial)

@@ -9,7 +9,7 @@ from posegate.errors import BadOption
 from posegate.plan_files import put_back
 
 WAIT_S = 120.0
-"""For a Triton that is starting; counted from the first network on."""
+"""For Tritons that are starting, all networks together; counted from the first try that fails."""
 LOAD_LIMIT_S = 600.0
 PROBE_TIMEOUT_S = 2.0
 MOST_SAID = 300
