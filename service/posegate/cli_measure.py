@@ -45,7 +45,7 @@ def evaluate_command(
     detector: Detector = None,
     flip_test: FlipTest = False,
     decode: Decode = "dark",
-    min_score: Annotated[float, typer.Option(help="Least score of a detected person.")] = 0.05,
+    min_score: Annotated[float, typer.Option(help="Least score of a person.")] = 0.01,
     max_people: Annotated[
         int | None, typer.Option(help=f"Most detected people per picture; else {COCO_BOXES}.")
     ] = None,

@@ -13,8 +13,8 @@ from posegate.card import ModelCard
 from posegate.catalog import Model
 from posegate.codecs import Codec, make_codec
 from posegate.crops import Preprocess, warp_crops
-from posegate.doubles import without_doubles
 from posegate.geometry import apply_affine
+from posegate.people import person_scores, sure_people
 from posegate.pool import Pool
 from posegate.skeleton import flip_order
 from posegate.stages import StageClock
@@ -57,12 +57,13 @@ class Estimator:
         flip_test: bool,
         deadline: float | None,
         clock: StageClock,
-        once: bool = False,
+        min_score: float | None = None,
     ) -> tuple[Poses, float]:
         """The boxes' people with their keypoints, image pixels, and the network's seconds.
 
         There is at least one box. With `flip_test` the mirrored crops run beside the crops and both
-        answers are averaged. With `once` nobody is answered twice; else there is a person per box.
+        answers are averaged. With `min_score` only people of that score are answered, nobody twice
+        and the surest first; else there is a person per box, in their order.
         """
         crops = await self._crop(image, boxes, flip_test)
         clock.mark("crop")
@@ -75,8 +76,10 @@ class Estimator:
         codec, outputs = codecs[decode], inference.outputs
 
         def finish() -> Poses:
-            poses = Poses(boxes, self._decode(outputs, crops, codec, flip_test), self.names)
-            return without_doubles(poses) if once else poses
+            keypoints = self._decode(outputs, crops, codec, flip_test)
+            scores = person_scores(boxes.scores, keypoints.scores)
+            poses = Poses(Boxes(boxes.xyxy, scores), keypoints, self.names)
+            return poses if min_score is None else sure_people(poses, min_score)
 
         poses = await self._pool.run(finish)
         clock.mark("keypoints")

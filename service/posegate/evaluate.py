@@ -104,9 +104,9 @@ async def evaluate(
 ) -> Report:
     """Run every labelled picture of a folder and score the answers as COCO does.
 
-    With `boxes="truth"` the pose network looks at the labelled people; a person's score is then the
-    mean of its keypoint scores. `task="boxes"` scores the detector alone. `on_photo` hears how many
-    of how many pictures are done.
+    With `boxes="truth"` the pose network looks at the labelled people, with boxes of score 1.
+    `task="boxes"` scores the detector alone. `on_photo` hears how many of how many pictures are
+    done.
     """
     data = load_data(folder)
     scorer = coco_scorer(data)

@@ -138,7 +138,7 @@ class Pipeline:
                 flip_test=options.flip_test,
                 deadline=deadline,
                 clock=clock,
-                once=detector is not None,
+                min_score=None if detector is None else options.min_score,
             )
             network_s += infer_s
         else:

@@ -101,7 +101,8 @@ class Keypoints:
 class Poses:
     """Every person of one image: `boxes` (P) and `keypoints` (P, J) in image pixels.
 
-    `names` are the J joint names, in order.
+    The scores of `boxes` are the people's (`posegate.people`). `names` are the J joint names, in
+    order.
     """
 
     boxes: Boxes

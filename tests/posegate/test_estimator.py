@@ -145,7 +145,10 @@ async def test_people_cut_by_several_threads_are_the_people_cut_by_one(
             np.testing.assert_array_equal(crops.tensor[7:], alone.tensor[..., ::-1])
 
 
-async def test_somebody_in_two_boxes_is_answered_once(estimator: Estimator):
+@pytest.mark.parametrize(("min_score", "kept"), [(None, 2), (0.3, 1), (0.75, 0)])
+async def test_somebody_in_two_boxes_is_answered_once_if_at_all(
+    estimator: Estimator, min_score: float | None, kept: int
+):
     twice = Boxes(BOXES.xyxy[[0, 0]], np.array([0.4, 0.7], np.float32))
     poses, _ = await estimator.estimate(
         IMAGE,
@@ -154,6 +157,8 @@ async def test_somebody_in_two_boxes_is_answered_once(estimator: Estimator):
         flip_test=False,
         deadline=None,
         clock=StageClock(),
-        once=True,
+        min_score=min_score,
     )
-    np.testing.assert_allclose(poses.boxes.scores, [0.7])
+    surer = np.sort(poses.keypoints.scores, axis=1)[:, 8:].mean(axis=1)
+    np.testing.assert_allclose(poses.boxes.scores, [[], [0.7], [0.4, 0.7]][kept] * surer, rtol=1e-5)
+    assert len(poses) == kept

@@ -130,6 +130,18 @@ def test_detector_is_trained_by_its_own_recipes_on_photos_with_their_boxes(
             coco_folder)  # fmt: skip
 
 
+@pytest.mark.parametrize("content", [b"no photo", b""])
+def test_a_broken_photo_is_named(
+    cached: Path, detector: Path, coco_folder: Path, content: bytes
+) -> None:
+    (coco_folder.parent / "images" / "0.png").write_bytes(content)
+    named = r"0\.png: not a readable photo"
+    refused(named, "calibrate", detector, "--photos", coco_folder)
+    arguments = ["train", cached / "detect.toml", "--photos", coco_folder]
+    refused(named, *arguments, "--out", cached / "run.pt")
+    refused(named, "cache", coco_folder, cached / "other")
+
+
 @pytest.mark.parametrize("labels", ["[]", '{"images": [], "annotations": []}'])
 def test_labels_without_people_make_no_cache(tmp_path: Path, labels: str) -> None:
     path = tmp_path / "labels.json"

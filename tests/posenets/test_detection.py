@@ -79,7 +79,8 @@ def test_mosaic_moves_boxes_with_their_pictures(coco_folder: Path) -> None:
     white = np.zeros((120, 160, 3), np.uint8)
     white[30:90, 40:100] = 255
     encoded = bytes(cv2.imencode(".png", white)[1])
-    photo = Photo(encoded, np.array([[40, 30, 100, 90]], np.float32), np.zeros((0, 4), "f4"), 1.0)
+    people, ignored = np.array([[40, 30, 100, 90]], np.float32), np.zeros((0, 4), np.float32)
+    photo = Photo("white.png", encoded, people, ignored, 1.0)
     for mosaic in (0.0, 1.0):
         batch = DetectionData([photo], mosaic=mosaic, seed=5).batch(8, 128)
         for image, people, valid in zip(batch.images, batch.people, batch.valid, strict=True):

@@ -105,6 +105,14 @@ def test_missing_photo_is_named(coco_folder: Path) -> None:
         list(read_labelled_images(coco_folder))
 
 
+def test_photos_of_one_name_in_a_shard_are_named(pack: Path) -> None:
+    labels = json.loads(pack.read_text())
+    labels["images"][1]["file_name"] = "0.png"
+    pack.write_text(json.dumps(labels))
+    with pytest.raises(BadData, match=r"pack\.json: image 1 .*: file_name '0\.png' stands twice"):
+        list(read_labelled_images(pack))
+
+
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_shard_cut_short_is_named(pack: Path, share: float) -> None:
     shard = pack.with_name("pack_0.tar")

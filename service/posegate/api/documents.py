@@ -96,12 +96,12 @@ def people(
 def coco_results(
     poses: Poses, *, min_keypoint_score: float, image_id: int, tracks: Tracks | None = None
 ) -> list[dict[str, Any]]:
-    """COCO keypoint results: flat x, y, score; the score is the box's times the joints' mean.
+    """COCO keypoint results: flat x, y, score, and the person's score.
 
     With `tracks` each row has an `id` and `smoothed` keypoints, flat as the raw ones.
     """
     flat_rows = _flat_keypoints(poses.keypoints, min_keypoint_score)
-    scores = _rounded(poses.boxes.scores * poses.keypoints.scores.mean(axis=1), SCORE_DECIMALS)
+    scores = _rounded(poses.boxes.scores, SCORE_DECIMALS)
     rows = [
         {"image_id": image_id, "category_id": PERSON_CATEGORY, "keypoints": flat, "score": score}
         for flat, score in zip(flat_rows, scores, strict=True)

@@ -60,7 +60,7 @@ class PoseQuery(BaseModel):
     detector: str | None = Field(
         None, max_length=128, description="Person detector; the default one when left out."
     )
-    min_score: Score = Field(0.3, description="People the detector is less sure of are left out.")
+    min_score: Score = Field(0.3, description="People of a lower score are left out.")
     min_keypoint_score: Score = Field(
         0.0, description="Keypoints with a lower score are left out (score 0 in `format=coco`)."
     )

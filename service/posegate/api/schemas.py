@@ -25,6 +25,9 @@ IMAGE_ID = (
 )
 
 
+PERSON_SCORE = "the box's score times the mean score of the surer half of the joints"
+
+
 class _Answer(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -37,9 +40,9 @@ class ImageSize(_Answer):
 
 
 class Person(_Answer):
-    """One person: how sure the detector is, where, and each joint by name."""
+    """One person: how sure we are of them, where, and each joint by name."""
 
-    score: float = Field(ge=0, le=1)
+    score: float = Field(ge=0, le=1, description=PERSON_SCORE)
     box: Box
     keypoints: dict[str, KeypointRow]
 
@@ -61,7 +64,7 @@ class CocoResult(_Answer):
     image_id: int = Field(description=IMAGE_ID)
     category_id: int = Field(description="1, person")
     keypoints: list[float] = Field(description="x, y, score of every joint in the card's order")
-    score: float
+    score: float = Field(description=PERSON_SCORE)
 
 
 class ProblemAnswer(_Answer):

@@ -16,7 +16,7 @@ from torch import Tensor
 from posegate.crops import Preprocess, letterbox
 from posegate.types import F32, F64, Image
 from posenets.networks.person_detector import PersonDetector
-from posenets.training.detection_data import FILL, Photo, decode_photo
+from posenets.training.detection_data import FILL, Photo
 from posenets.training.detection_loss import pairwise_iou
 from posenets.training.recipe import Recipe
 
@@ -44,7 +44,7 @@ def calibrate_detector(
     preprocess = Preprocess((size, size), "rgb", recipe.mean, recipe.std)
     logits, right = [], []
     for photo in track(list(photos), description="calibrate"):
-        tensor, input_to_image = letterbox(Image(decode_photo(photo)), preprocess, fill=FILL)
+        tensor, input_to_image = letterbox(Image(photo.pixels_bgr()), preprocess, fill=FILL)
         raw, boxes = network(torch.from_numpy(tensor))
         kept = _suppress(boxes[0], raw[0].sigmoid())
         scale = torch.tensor(input_to_image[[0, 1], [0, 1]], dtype=torch.float32).repeat(2)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from posegate.evaluate import KEYPOINT_FIGURES, PERSON, Data, coco_scorer
+from posegate.people import person_scores
 from posegate.types import F64, Keypoints
 from posenets.evaluation.oks import joint_oks
 from posenets.evaluation.scenes import Scene
@@ -14,11 +15,11 @@ from posenets.evaluation.scenes import Scene
 def coco_figures(
     data: Data, scenes: Sequence[Scene], found: Sequence[Keypoints]
 ) -> dict[str, float]:
-    """COCO's AP and AR, in [0, 1]; a person's score is its box's times its joints' mean."""
+    """COCO's AP and AR, in [0, 1]; people's scores are those of the service."""
     results: list[dict[str, Any]] = []
     for scene, keypoints in zip(scenes, found, strict=True):
         triples = np.concatenate([keypoints.xy, keypoints.scores[..., None]], 2)
-        scores = scene.box_scores * keypoints.scores.mean(1)
+        scores = person_scores(scene.box_scores, keypoints.scores)
         results += [
             {"image_id": scene.image_id, "category_id": PERSON, "keypoints": flat, "score": score}
             for flat, score in zip(

@@ -5,6 +5,7 @@ with 114 at the top left, normalised as MMDetection does, to `dets` (n, D, 5) xy
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -66,11 +67,10 @@ def _with_boxes(photo: Photo, boxes: F32, complete: bool, sure: float) -> Photo:
         new = _iou(xyxy, photo.people).max(1) < _SAME_PERSON_IOU
         xyxy, boxes = xyxy[new], boxes[new]
     person = np.zeros(len(boxes), bool) if complete else boxes[:, 4] >= sure
-    return Photo(
-        photo.jpeg,
-        np.concatenate([photo.people, xyxy[person]]),
-        np.concatenate([photo.ignored, xyxy[~person]]),
-        photo.weight,
+    return replace(
+        photo,
+        people=np.concatenate([photo.people, xyxy[person]]),
+        ignored=np.concatenate([photo.ignored, xyxy[~person]]),
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from posegate.types import F32, F64, U8
-from posenets.training.records import read_labelled_images
+from posenets.training.records import decode_bgr, read_labelled_images
 
 FILL = 114
 MAX_PEOPLE = 40
@@ -23,12 +23,20 @@ _MIN_KEPT = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """One encoded photo: `people` (P, 4) and `ignored` (I, 4) float32 xyxy in its pixels."""
+    """One encoded photo: `people` (P, 4) and `ignored` (I, 4) float32 xyxy in its pixels.
 
+    `weight` is its chance to be drawn, against the others'.
+    """
+
+    name: str
     jpeg: bytes
     people: F32
     ignored: F32
     weight: float
+
+    def pixels_bgr(self) -> U8:
+        """(H, W, 3) uint8; raises BadData."""
+        return decode_bgr(self.jpeg, self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +63,8 @@ def read_photos(
         xyxy[:, 2:] += xyxy[:, :2]
         certain = image.box_scores >= sure
         weight = source_weights.get(image.source, 1.0)
-        photos[image.name] = Photo(image.jpeg, xyxy[certain], xyxy[~certain], weight)
+        people, ignored = xyxy[certain], xyxy[~certain]
+        photos[image.name] = Photo(image.name, image.jpeg, people, ignored, weight)
     return photos
 
 
@@ -95,7 +104,7 @@ class DetectionData:
     def _single(self, size: int) -> tuple[U8, F32, F32]:
         canvas = np.full((size, size, 3), FILL, np.uint8)
         photo = self._draw()
-        pixels = decode_photo(photo)
+        pixels = photo.pixels_bgr()
         fit = size / max(pixels.shape[:2])
         scale = fit * float(np.exp(self.random.uniform(-0.5, 0.6)))
         extent = np.array([pixels.shape[1], pixels.shape[0]]) * scale
@@ -116,7 +125,7 @@ class DetectionData:
             (cut_x, cut_y, size, size),
         ):
             photo = self._draw()
-            pixels = decode_photo(photo)
+            pixels = photo.pixels_bgr()
             cover = max((right - left) / pixels.shape[1], (bottom - top) / pixels.shape[0])
             scale = cover * float(np.exp(self.random.uniform(-0.4, 0.4)))
             extent = np.array([pixels.shape[1], pixels.shape[0]]) * scale
@@ -199,11 +208,3 @@ def _placed(
     clipped = np.clip(placed, np.tile(limits[:2], 2), np.tile(limits[2:], 2))
     shown = np.prod(clipped[:, 2:] - clipped[:, :2], axis=1)
     return clipped, shown / np.maximum(whole, np.float32(1e-6))
-
-
-def decode_photo(photo: Photo) -> U8:
-    """(H, W, 3) uint8 BGR as stored."""
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.frombuffer(photo.jpeg, np.uint8), flags)
-    assert pixels is not None
-    return np.asarray(pixels, np.uint8)

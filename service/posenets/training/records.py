@@ -54,16 +54,24 @@ class LabelledImage:
     head_sizes: F32 | None = None
 
     def pixels_bgr(self) -> U8:
-        """(H, W, 3) uint8 as stored (no EXIF rotation, as COCO's labels are drawn)."""
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        pixels = cv2.imdecode(np.frombuffer(self.jpeg, np.uint8), flags)
-        if pixels is None:
-            raise BadData(f"{self.name}: not a readable photo")
-        return np.asarray(pixels, np.uint8)
+        """(H, W, 3) uint8; raises BadData."""
+        return decode_bgr(self.jpeg, self.name)
+
+
+def decode_bgr(jpeg: bytes, name: str) -> U8:
+    """(H, W, 3) uint8 as stored (no EXIF rotation, as COCO's labels are drawn).
+
+    Raises BadData by the photo's `name`.
+    """
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flags) if jpeg else None
+    if pixels is None:
+        raise BadData(f"{name}: not a readable photo")
+    return np.asarray(pixels, np.uint8)
 
 
 def read_labelled_images(labels: Path) -> Iterator[LabelledImage]:
-    """Every photo of a COCO folder or pack, in file order, crowd boxes left out.
+    """Every photo of a COCO folder, in the file's order, or of a pack, in the shards'; no crowd boxes.
 
     Raises BadData for a missing field or photo, a NaN or a shard that is cut short.
     """
@@ -75,7 +83,11 @@ def read_labelled_images(labels: Path) -> Iterator[LabelledImage]:
             if not annotation.get("iscrowd"):
                 annotations[annotation["image_id"]].append(annotation)
         in_shards = any("shard" in image for image in known.images.values())
-        read = _read_shards(known) if in_shards else _read_folder(known)
+        read = (
+            _read_tars(known.path, _shards(known))
+            if in_shards
+            else _read_folder(known, known.photos())
+        )
     except BadOption as error:
         raise BadData(error.detail) from error
     for image, jpeg in read:
@@ -88,26 +100,26 @@ def _check_scores(labels: Path, annotation: dict[str, Any]) -> None:
     check_number(annotation, "score", where, optional=True)
 
 
-def _read_folder(known: CocoLabels) -> Iterator[tuple[dict[str, Any], bytes]]:
-    photos = known.photos()
-
-    def read() -> Iterator[tuple[dict[str, Any], bytes]]:
-        for number, path in photos.items():
-            try:
-                yield known.images[number], path.read_bytes()
-            except OSError as error:
-                raise BadData(f"{known.path}: photo {path}: {error.strerror}") from error
-
-    return read()
+def _read_folder(
+    known: CocoLabels, photos: Mapping[int, Path]
+) -> Iterator[tuple[dict[str, Any], bytes]]:
+    for number, path in photos.items():
+        try:
+            yield known.images[number], path.read_bytes()
+        except OSError as error:
+            raise BadData(f"{known.path}: photo {path}: {error.strerror}") from error
 
 
-def _read_shards(known: CocoLabels) -> Iterator[tuple[dict[str, Any], bytes]]:
+def _shards(known: CocoLabels) -> dict[int, dict[str, dict[str, Any]]]:
+    """Each shard's images by file name."""
     shards: dict[int, dict[str, dict[str, Any]]] = defaultdict(dict)
     for number, image in known.images.items():
         where = f"{known.path}: image {number} (a pack, as other images name their shard)"
-        shard = check_integer(image, "shard", where)
-        shards[shard][image["file_name"]] = image
-    return _read_tars(known.path, shards)
+        shard = shards[check_integer(image, "shard", where)]
+        if image["file_name"] in shard:
+            raise BadData(f"{where}: file_name {image['file_name']!r} stands twice in its shard")
+        shard[image["file_name"]] = image
+    return shards
 
 
 def _read_tars(
@@ -138,8 +150,7 @@ def _labelled(
     points = points.reshape(people, joints, 3)
     scores = np.array([a.get("keypoint_scores", [1.0] * joints) for a in annotations], np.float32)
     scores = scores.reshape(people, joints)
-    if any("keypoint_scores" in a for a in annotations):
-        scores = np.where(points[..., 2] == 2, 1.0, scores).astype(np.float32)
+    scores[points[..., 2] == 2] = 1
     return LabelledImage(
         name=image["file_name"],
         source=str(image.get("source", "coco")),

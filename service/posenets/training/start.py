@@ -3,6 +3,7 @@
 import math
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -152,7 +153,7 @@ def detection_trainer(
         if boxes:
             read = add_teacher_boxes(read, boxes[index], complete=index < len(labels))
         share = 1.0 if index < len(labels) else recipe.crop_share
-        photos += [Photo(p.jpeg, p.people, p.ignored, p.weight * share) for p in read.values()]
+        photos += [replace(photo, weight=photo.weight * share) for photo in read.values()]
     if not photos:
         raise BadData(f"{', '.join(map(str, [*labels, *crops]))}: name no photo to learn from")
     recipe = recipe.for_data(len(photos))

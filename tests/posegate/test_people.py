@@ -1,10 +1,10 @@
-"""One person in two boxes is answered once; two people near each other stay two."""
+"""How sure a person is; who is answered: nobody unsure, and nobody twice."""
 
 import numpy as np
 import pytest
 
 from posegate.association import SAME_PERSON, first_of_alike
-from posegate.doubles import without_doubles
+from posegate.people import person_scores, sure_people, without_doubles
 from posegate.skeleton import COCO_KEYPOINTS
 from posegate.types import Boxes, Keypoints, Poses
 
@@ -15,13 +15,34 @@ HALF = [0.0, 0.0, 200.0, 200.0]
 
 
 def people(*found: tuple[np.ndarray, list[float], float]) -> Poses:
-    """People of these joints, boxes and box scores, whose joints are all surely seen."""
+    """People of these joints, boxes and scores, whose joints are all surely seen."""
     joints, boxes, scores = zip(*found, strict=True)
     return Poses(
         Boxes(np.array(boxes, np.float32), np.array(scores, np.float32)),
         Keypoints(np.stack(joints), np.full((len(found), 17), 0.9, np.float32)),
         COCO_KEYPOINTS,
     )
+
+
+def test_a_person_is_as_sure_as_box_and_surer_joints_are():
+    joints = np.full((3, 17), 0.8, np.float32)
+    joints[1, :8] = 0.0  # hidden
+    joints[2] = 0.1
+    scores = person_scores(np.array([0.9, 0.9, 0.9], np.float32), joints)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, [0.72, 0.72, 0.09], atol=1e-6)
+    joints[1, 8] = 0.0
+    assert person_scores(np.array([0.9, 0.9, 0.9], np.float32), joints)[1] < 0.65
+
+
+def test_unsure_people_go_and_the_surest_comes_first():
+    beside = [300.0, 0.0, 500.0, 400.0]
+    far = [600.0, 0.0, 800.0, 400.0]
+    three = people((BODY, WHOLE, 0.3), (BODY + 300, beside, 0.29), (BODY + 600, far, 0.8))
+    poses = sure_people(three, 0.3)
+    np.testing.assert_allclose(poses.boxes.scores, [0.8, 0.3])
+    np.testing.assert_array_equal(poses.keypoints.xy, [BODY + 600, BODY])
+    assert len(sure_people(three, 0.9)) == 0
 
 
 def test_the_surer_of_two_boxes_on_one_person_stays():

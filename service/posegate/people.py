@@ -1,0 +1,54 @@
+"""keypoints -> people: how sure each of them is, nobody unsure and nobody twice."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posegate.association import first_of_alike, keypoint_similarity
+from posegate.skeleton import sigmas_of
+from posegate.types import F32, Boxes, Keypoints, Poses
+
+
+def person_scores(box_scores: F32, keypoint_scores: F32) -> F32:
+    """(P,) in [0, 1]: each box's score times the mean score of the surer half of its joints.
+
+    `box_scores` (P,), `keypoint_scores` (P, J), all float32 in [0, 1]. Things that look like people
+    get boxes of middling and joints of low scores, so the product tells them apart better than
+    either. Only half of the joints count, since of most people some are hidden.
+
+    >>> joints = np.array([[0.1, 0.9, 0.7, 0.2]], np.float32)
+    >>> person_scores(np.array([0.5], np.float32), joints).round(2).tolist()
+    [0.4000000059604645]
+    """
+    lesser = keypoint_scores.shape[1] // 2
+    surer = np.partition(keypoint_scores, lesser, axis=1)[:, lesser:]
+    product: F32 = box_scores * surer.mean(axis=1)
+    return product
+
+
+def sure_people(poses: Poses, min_score: float) -> Poses:
+    """The people of at least `min_score`, each of them once, surest first."""
+    poses = without_doubles(_some(poses, poses.boxes.scores >= min_score))
+    return _some(poses, np.argsort(-poses.boxes.scores, kind="stable"))
+
+
+def without_doubles(poses: Poses) -> Poses:
+    """The people of one image, less those whose keypoints are those of a surer one.
+
+    A part of a person in a box of its own often leads the network to the whole person, which the
+    overlap of the boxes does not show. Two are alike by their larger box.
+    """
+    if len(poses) < 2:
+        return poses
+    xy, scores = poses.keypoints.xy, poses.keypoints.scores
+    similarity = keypoint_similarity(
+        xy, scores, poses.keypoints, poses.boxes.xyxy, sigmas_of(poses.names)
+    )
+    return _some(poses, first_of_alike(np.maximum(similarity, similarity.T), poses.boxes.scores))
+
+
+def _some(poses: Poses, which: NDArray[np.bool_] | NDArray[np.int64]) -> Poses:
+    return Poses(
+        Boxes(poses.boxes.xyxy[which], poses.boxes.scores[which]),
+        Keypoints(poses.keypoints.xy[which], poses.keypoints.scores[which]),
+        poses.names,
+    )
