@@ -71,9 +71,10 @@ def decode_bgr(jpeg: bytes, name: str) -> U8:
 
 
 def read_labelled_images(labels: Path) -> Iterator[LabelledImage]:
-    """Every photo of a COCO folder, in the file's order, or of a pack, in the shards'; no crowd boxes.
+    """Every photo of a COCO folder or pack, crowd boxes left out.
 
-    Raises BadData for a missing field or photo, a NaN or a shard that is cut short.
+    A folder is read in the label file's order, a pack in that of its shards. Raises BadData for a
+    missing field or photo, a NaN or a shard that is cut short.
     """
     try:
         known = read_labels(label_file(labels))
