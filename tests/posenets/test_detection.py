@@ -105,6 +105,21 @@ def test_unsure_boxes_become_ignored_regions(coco_folder: Path) -> None:
     assert photos["1.png"].weight == 0.5
 
 
+def test_processes_draw_other_photos_whatever_the_seed(coco_folder: Path) -> None:
+    photos = list(read_photos(coco_folder, source_weights={}).values())
+    phases = (Phase(width=64, height=64, share=1.0, batch=2),)
+    drawn = []
+    for rank in (0, 1):
+        recipe = DetectionRecipe(
+            task="detect", network="person-detector", examples=1, phases=phases, seed=1
+        )
+        task = DetectionTask(DetectionData(photos, seed=1), recipe, torch.device("cpu"))
+        if rank:
+            task.reseed(rank)
+        drawn.append(task.draw(0)[0].images)
+    assert not torch.equal(*drawn)
+
+
 @pytest.mark.parametrize(("complete", "people"), [(True, 1), (False, 2)])
 def test_teacher_adds_people_only_where_labels_are_incomplete(
     coco_folder: Path, tmp_path: Path, complete: bool, people: int

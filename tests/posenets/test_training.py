@@ -256,6 +256,7 @@ def test_another_network_trains_at_its_own_input(
     taken = with_network(read_recipe(find_recipe(recipe)), network)
     assert taken.network == network
     assert [(phase.width, phase.height) for phase in taken.phases] == sizes_wh
+    assert taken.sigma is None, "that of the new heatmaps, not of the former"
 
 
 def test_targets_are_as_wide_as_hrnets() -> None:

@@ -51,4 +51,4 @@ class DetectionTask:
 
     def reseed(self, seed: int) -> None:
         """Start the data's random source anew."""
-        self.data.random = np.random.default_rng(seed)
+        self.data.random = np.random.default_rng(self.recipe.seed + seed)

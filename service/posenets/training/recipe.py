@@ -15,6 +15,10 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 """The recipes that come with posenets; `train` takes them by name."""
 
 
+SIDE_STEP = 32
+"""Input sides are multiples of it."""
+
+
 class BadRecipe(ValueError):
     """The recipe has an unknown key or a value out of range; the message names file and field."""
 
@@ -26,8 +30,8 @@ class _Strict(BaseModel):
 class Phase(_Strict):
     """One input size, its batch, and the share of all examples seen at it."""
 
-    width: int = Field(ge=64, multiple_of=32)
-    height: int = Field(ge=64, multiple_of=32)
+    width: int = Field(ge=64, multiple_of=SIDE_STEP)
+    height: int = Field(ge=64, multiple_of=SIDE_STEP)
     share: float = Field(gt=0, le=1)
     batch: int = Field(default=32, ge=1)
     stride: Literal[4, 8] = Field(
@@ -144,7 +148,7 @@ def read_recipe(path: Path) -> PoseRecipe | DetectionRecipe:
 
 
 def first_fault(error: ValidationError) -> str:
-    """The first thing wrong with a recipe, as `field: what`."""
+    """The first thing wrong with a recipe, or other facts of a user's, as `field: what`."""
     fault = error.errors()[0]
     field = ".".join(str(part) for part in fault["loc"] if part not in ("pose", "detect"))
     return f"{field}: {fault['msg']}" if field else fault["msg"]

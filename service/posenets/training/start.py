@@ -30,6 +30,7 @@ from posenets.training.pose_data import StreamedPeople
 from posenets.training.pose_task import PoseTask
 from posenets.training.recipe import (
     RECIPE,
+    SIDE_STEP,
     BadRecipe,
     DetectionRecipe,
     PoseRecipe,
@@ -40,8 +41,6 @@ from posenets.training.records import BadData
 
 DETECTOR = "person-detector"
 _CALIBRATION_PICTURES = 32
-_STEP = 32
-"""Input sides are multiples of it."""
 
 
 def make_network(name: str, size_wh: tuple[int, int] | None = None) -> nn.Module:
@@ -62,7 +61,7 @@ def with_network(recipe: PoseRecipe | DetectionRecipe, name: str) -> PoseRecipe 
         before, after = NETWORKS[recipe.network].size_wh, NETWORKS[name].size_wh
         for phase in told["phases"]:
             for side, old, new in zip(("width", "height"), before, after, strict=True):
-                phase[side] = _STEP * math.ceil(phase[side] * new / old / _STEP)
+                phase[side] = SIDE_STEP * math.ceil(phase[side] * new / old / SIDE_STEP)
     try:
         return RECIPE.validate_python(told)
     except ValidationError as error:
