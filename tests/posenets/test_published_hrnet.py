@@ -17,9 +17,10 @@ from typer.testing import CliRunner
 
 from made_norms import randomise_norms
 from posegate.card import HeatmapSpec, Training
-from posegate.catalog import load_catalog
+from posegate.catalog import CARD_NAME, load_card, load_catalog
 from posenets.cli import app
 from posenets.export.card import NetworkFacts, pose_card
+from posenets.export.checkpoint import START_FILE, CheckpointExport, export_checkpoint
 from posenets.export.published import published_state
 from posenets.networks import NETWORKS
 from posenets.networks.hrnet import HRNetNumbers, hrnet
@@ -239,11 +240,17 @@ def test_what_cannot_be_loaded_safely_is_named_with_the_way_out(
     assert str(path) in str(caught.value)
 
 
-def test_published_file_becomes_a_served_network_whose_card_names_it(
-    published: _Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def tiny_w32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table's hrnet-w32 is as small as the made one."""
     tiny = replace(NETWORKS["hrnet-w32"], constructor=lambda joints, _: hrnet(joints, NUMBERS))
     monkeypatch.setitem(NETWORKS, "hrnet-w32", tiny)
+
+
+@pytest.mark.usefixtures("tiny_w32")
+def test_published_file_becomes_a_served_network_whose_card_names_it(
+    published: _Published, tmp_path: Path
+) -> None:
     weights = {_version_1(name): weight for name, weight in published.state_dict().items()}
     path, repository = tmp_path / "td-hm_hrnet-w32.pth", tmp_path / "models"
     torch.save({"meta": _meta(), "state_dict": weights}, path)
@@ -282,6 +289,21 @@ def test_heatmaps_drawn_by_udp_are_read_so(
     assert published_state(path, "hrnet-w32")["udp"] is udp
     card = pose_card(_FACTS, sigma=2.0, to_corners=udp)
     assert card["codec"]["scale"] == ([191 / 47, 255 / 63] if udp else [4.0, 4.0])
+
+
+@pytest.mark.usefixtures("tiny_w32")
+def test_weights_beside_the_card_are_exported_again_as_they_were_drawn(
+    published: _Published, tmp_path: Path
+) -> None:
+    path, again = tmp_path / "hrnet_w32_udp-made.pth", tmp_path / "again"
+    torch.save(published.state_dict(), path)
+    export_checkpoint(CheckpointExport(path, tmp_path, "first", published="hrnet-w32"))
+    export_checkpoint(CheckpointExport(tmp_path / "first" / START_FILE, again, "second"))
+    first, second = (
+        load_card(folder / CARD_NAME) for folder in (tmp_path / "first", again / "second")
+    )
+    assert second.codec == first.codec
+    assert first.codec.scale == pytest.approx([191 / 47, 255 / 63])
 
 
 @pytest.mark.parametrize(

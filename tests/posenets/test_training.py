@@ -121,6 +121,7 @@ def test_damaged_and_foreign_checkpoints_are_named(tmp_path: Path) -> None:
     ("damage", "named"),
     [
         (lambda state: state.pop("optimiser"), "field 'optimiser' is missing"),
+        (lambda state: state.update(network=[1]), "field 'network' holds no weights by name"),
         (lambda state: state["network"].pop("0.weight"), r"does not fit _TinyNet.*0\.weight"),
         (lambda state: state["progress"].update(epoch=3), "not a checkpoint of this recipe"),
     ],

@@ -10,6 +10,7 @@ from posenets.evaluation.coco import coco_figures
 from posenets.evaluation.predict import find_keypoints, torch_run
 from posenets.evaluation.scenes import coco_scenes
 from posenets.export.card import NetworkFacts, pose_card
+from posenets.training.augment import HEATMAP_STRIDE
 from posenets.training.pose_task import sigma_for
 from posenets.training.recipe import PoseRecipe
 
@@ -30,7 +31,7 @@ def card_of(recipe: PoseRecipe) -> ModelCard:
         training=Training(),
         sha256="0" * 64,
     )
-    sigma = recipe.sigma or sigma_for(last.width // 4)
+    sigma = recipe.sigma or sigma_for(last.width // HEATMAP_STRIDE)
     return ModelCard.model_validate(pose_card(facts, sigma=sigma))
 
 

@@ -1,6 +1,5 @@
 """The model card of a network trained here, written beside its ONNX file."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +7,9 @@ from typing import Any
 
 from posegate.backends.triton_config import write_config
 from posegate.card import ModelCard, Training
-from posegate.catalog import Model
+from posegate.catalog import CARD_NAME, Model
 from posegate.skeleton import COCO_KEYPOINTS
+from posenets.training.augment import HEATMAP_STRIDE
 
 SCORE_POSE = (
     "Peak of the joint's heatmap, clipped to [0, 1]: near the share of Gaussian height that the "
@@ -19,7 +19,6 @@ SCORE_DETECT = "How well box and person are expected to agree: the predicted IoU
 SCORE_CALIBRATED = (
     "Chance that the box overlaps a person by half, fitted on the training photos (Platt scaling)."
 )
-STRIDE = 4
 LICENCE = "Apache-2.0 (weights: see training.licence)"
 
 
@@ -45,18 +44,18 @@ def pose_card(
     joint_names: tuple[str, ...] = COCO_KEYPOINTS,
     to_corners: bool = False,
 ) -> dict[str, Any]:
-    """Card of a heatmap network with stride 4; `sigma` in heatmap px.
+    """Card of a network with a heatmap pixel to 4 x 4 of the input; `sigma` in heatmap px.
 
     `to_corners`: the maps' outermost pixels lie on the input's, as UDP draws them.
     """
     width, height = facts.size_wh
-    scale = [float(STRIDE), float(STRIDE)]
+    scale = [float(HEATMAP_STRIDE)] * 2
     if to_corners:
-        scale = [(side - 1) / (side // STRIDE - 1) for side in facts.size_wh]
+        scale = [(side - 1) / (side // HEATMAP_STRIDE - 1) for side in facts.size_wh]
     codec = {
         "kind": "heatmap",
-        "width": width // STRIDE,
-        "height": height // STRIDE,
+        "width": width // HEATMAP_STRIDE,
+        "height": height // HEATMAP_STRIDE,
         "sigma": sigma,
         "scale": scale,
         "offset": [0.0, 0.0],
@@ -93,7 +92,7 @@ def write_card(folder: Path, card: dict[str, Any]) -> None:
 
     Figures measured on the same file (sha256) are kept.
     """
-    path = folder / "posegate.json"
+    path = folder / CARD_NAME
     if path.exists():
         former = json.loads(path.read_text())
         if former.get("sha256") == card["sha256"]:
@@ -101,11 +100,6 @@ def write_card(folder: Path, card: dict[str, Any]) -> None:
             card = card | {key: former[key] for key in kept if key in former}
     path.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
     write_config(Model(ModelCard.model_validate(card), folder))
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _card(facts: NetworkFacts, *, task: str, **parts: Any) -> dict[str, Any]:

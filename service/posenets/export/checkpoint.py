@@ -7,20 +7,15 @@ from typing import Any
 from torch import nn
 
 from posegate.card import Training
-from posegate.catalog import CARD_NAME, Model, load_card
+from posegate.catalog import CARD_NAME, ONNX_NAME, Model, load_card, sha256_of
 from posenets.counting import count_operations, count_parameters
-from posenets.export.card import (
-    NetworkFacts,
-    detect_card,
-    pose_card,
-    sha256_of,
-    write_card,
-)
+from posenets.export.card import NetworkFacts, detect_card, pose_card, write_card
 from posenets.export.in_graph import write_decoded
 from posenets.export.onnx import export_onnx
 from posenets.export.published import published_state, published_training
 from posenets.networks.folding import fold_for_export
 from posenets.networks.person_detector import DetectorExport, PersonDetector
+from posenets.training.augment import HEATMAP_STRIDE
 from posenets.training.checkpoint import (
     BadCheckpoint,
     fit_weights,
@@ -68,11 +63,11 @@ def export_checkpoint(job: CheckpointExport) -> float:
     recipe, network = _network_of(state, job.checkpoint)
     size_wh = _size_of(recipe)
     folder = job.repository / job.name
-    path = folder / "1" / "model.onnx"
-    detects = isinstance(network, PersonDetector)
+    path = folder / ONNX_NAME
+    detects = isinstance(recipe, DetectionRecipe)
     served = _served(network, state, job.checkpoint)
-    names = ("boxes", "scores") if detects else ("heatmaps",)
-    difference = export_onnx(served, path, size_wh=size_wh, output_names=names)
+    outputs = ("boxes", "scores") if detects else ("heatmaps",)
+    difference = export_onnx(served, path, size_wh=size_wh, output_names=outputs)
     facts = NetworkFacts(
         name=job.name,
         description=job.description,
@@ -84,19 +79,26 @@ def export_checkpoint(job: CheckpointExport) -> float:
         training=training,
         sha256=sha256_of(path),
     )
-    if isinstance(recipe, PoseRecipe):
-        sigma = recipe.sigma or sigma_for(size_wh[0] // 4)
-        names = joints_of(recipe.network)
-        udp = bool(state.get("udp"))
-        card = pose_card(facts, sigma=sigma, joint_names=names, to_corners=udp)
-    else:
-        card = detect_card(facts, calibrated="calibration" in state)
+    card = _card(facts, recipe, state)
     card["verification"] = [{"form": "onnx-fp32", "max_abs_diff": float(f"{difference:.2e}")}]
     write_card(folder, card)
     if not detects:
         write_decoded(Model(load_card(folder / CARD_NAME), folder))
     save_checkpoint(folder / START_FILE, state)
     return difference
+
+
+def _card(
+    facts: NetworkFacts, recipe: PoseRecipe | DetectionRecipe, state: dict[str, Any]
+) -> dict[str, Any]:
+    if isinstance(recipe, DetectionRecipe):
+        return detect_card(facts, calibrated="calibration" in state)
+    return pose_card(
+        facts,
+        sigma=recipe.sigma or sigma_for(facts.size_wh[0] // HEATMAP_STRIDE),
+        joint_names=joints_of(recipe.network),
+        to_corners=bool(state.get("udp")),
+    )
 
 
 def served_network(state: dict[str, Any], path: Path) -> nn.Module:
@@ -109,8 +111,6 @@ def _network_of(
     state: dict[str, Any], path: Path
 ) -> tuple[PoseRecipe | DetectionRecipe, nn.Module]:
     recipe = recipe_in(state, path)
-    if "ema" not in state:
-        raise BadCheckpoint(f"{path}: field 'ema' is missing; not made by train")
     try:
         network = make_network(recipe.network, _size_of(recipe))
     except BadRecipe as error:
@@ -119,7 +119,7 @@ def _network_of(
         raise BadCheckpoint(
             f"{path}: field 'recipe': network: {recipe.network} is not for the task {recipe.task!r}"
         )
-    fit_weights(network, state["ema"], path)
+    fit_weights(network, weights_in(state, path, "ema"), path)
     return recipe, network
 
 
@@ -142,10 +142,9 @@ def _start(state: dict[str, Any], path: Path) -> dict[str, Any]:
     Kernels are rounded to half precision, so that the file is half the size and still the exported
     network; scales, shifts and statistics are not.
     """
-    kept = {key: state[key] for key in ("ema", "recipe", "calibration") if key in state}
-    if "ema" in kept:
-        kept["ema"] = {
-            name: value.half() if value.is_floating_point() and value.ndim > 1 else value
-            for name, value in weights_in(kept, path).items()
-        }
-    return kept
+    kept = {key: value for key, value in state.items() if key in ("recipe", "calibration", "udp")}
+    weights = {
+        name: value.half() if value.is_floating_point() and value.ndim > 1 else value
+        for name, value in weights_in(state, path, "ema").items()
+    }
+    return {"ema": weights, **kept}

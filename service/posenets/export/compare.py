@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 
 from posegate.catalog import CARD_NAME, ONNX_NAME, load_card
-from posegate.errors import BadCard
 from posenets.export.checkpoint import START_FILE, served_network
 from posenets.export.onnx import largest_difference
 from posenets.training.checkpoint import load_checkpoint
@@ -13,11 +12,11 @@ from posenets.training.records import BadData
 
 
 def compare_with_torch(folder: Path) -> float:
-    """Largest difference between `training.pt` and `1/model.onnx`, of the outputs' range."""
-    try:
-        card = load_card(folder / CARD_NAME)
-    except BadCard as error:
-        raise BadData(error.detail) from error
+    """Largest difference between `training.pt` and `1/model.onnx`, of the outputs' range.
+
+    Raises BadCard, BadData or BadCheckpoint.
+    """
+    card = load_card(folder / CARD_NAME)
     for path in (folder / START_FILE, folder / ONNX_NAME):
         if not path.is_file():
             raise BadData(f"{path} is missing; there is nothing to compare")

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from posegate.backends.triton_config import write_config
 from posegate.card import PEAK_ROW, HeatmapSpec
-from posegate.catalog import CARD_NAME, Model, load_card, sha256_of
+from posegate.catalog import CARD_NAME, ONNX_NAME, Model, load_card, sha256_of
 from posegate.codecs.dark import REACH, blur_matrix, blur_radius
 from posegate.codecs.peaks import PATCH, PATCH_REACH
 
@@ -41,7 +41,7 @@ def write_decoded(model: Model) -> Path:
     decoded = append_decode(
         network, model.card.codec, joints=len(model.card.keypoints), heatmaps=heatmaps
     )
-    path = model.folder.with_name(f"{model.name}-decoded") / "1" / "model.onnx"
+    path = model.folder.with_name(f"{model.name}-decoded") / ONNX_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(decoded, path)
     card_path = model.folder / CARD_NAME

@@ -8,7 +8,6 @@ from posegate.catalog import sha256_of
 from posenets.networks import NETWORKS
 from posenets.networks.published_hrnet import is_published
 from posenets.training.checkpoint import BadCheckpoint, load_checkpoint, renamed, weights_in
-from posenets.training.pose_task import sigma_for
 from posenets.training.recipe import Phase, PoseRecipe
 from posenets.training.records import BadData
 
@@ -19,7 +18,7 @@ KNOWN = tuple(name for name in NETWORKS if name.startswith("hrnet-"))
 def published_state(path: Path, network: str) -> dict[str, Any]:
     """`ema` and `recipe` as in a checkpoint of ours; raises BadCheckpoint or BadData.
 
-    Nothing was trained by the recipe: it tells the network, its input and its targets' sigma.
+    Nothing was trained by the recipe: it tells the network and its input.
     `udp` is set where mmpose's config in the file, or the name it gave the file, says that the
     heatmaps were drawn so.
     """
@@ -37,7 +36,6 @@ def published_state(path: Path, network: str) -> dict[str, Any]:
         network=network,
         examples=1,
         phases=(Phase(width=width, height=height, share=1),),
-        sigma=sigma_for(width // 4),
     )
     meta = state.get("meta")
     config = meta.get("cfg") if isinstance(meta, dict) else None

@@ -81,10 +81,8 @@ def _damaged_member(file: BinaryIO) -> str | None:
 
 def recipe_in(state: dict[str, Any], path: Path) -> PoseRecipe | DetectionRecipe:
     """The recipe that a checkpoint was trained by; raises BadCheckpoint."""
-    if "recipe" not in state:
-        raise BadCheckpoint(f"{path}: field 'recipe' is missing; not made by train")
     try:
-        return RECIPE.validate_json(state["recipe"])
+        return RECIPE.validate_json(_field(state, "recipe", path))
     except ValidationError as error:
         raise BadCheckpoint(f"{path}: field 'recipe': {first_fault(error)}") from error
 
@@ -100,10 +98,20 @@ def load_weights(network: torch.nn.Module, path: Path) -> None:
     fit_weights(network, weights, path)
 
 
-def weights_in(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """The weights of a checkpoint by name, as it names them; raises BadCheckpoint."""
-    field = next((key for key in ("ema", "state_dict") if key in state), None)
-    return _named_tensors(state if field is None else state[field], path, field)
+def weights_in(state: dict[str, Any], path: Path, field: str | None = None) -> dict[str, Tensor]:
+    """The weights of a checkpoint by name, as it names them; raises BadCheckpoint.
+
+    Those in `field`; without it in `ema`, `state_dict` or bare, as ours and others' keep them.
+    """
+    field = field or next((key for key in ("ema", "state_dict") if key in state), None)
+    weights = state if field is None else _field(state, field, path)
+    named = isinstance(weights, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    )
+    if named and weights:
+        return weights
+    where = f"field {field!r} holds" if field else "holds"
+    raise BadCheckpoint(f"{path}: {where} no weights by name")
 
 
 def renamed(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -114,10 +122,9 @@ def renamed(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
         raise BadCheckpoint(f"{path}: our HRNet has no weight {error.args[0]!r}") from error
 
 
-def fit_weights(network: torch.nn.Module, weights: Any, path: Path) -> None:
+def fit_weights(network: torch.nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     """Put the weights of `path` into `network`; raises BadCheckpoint where they do not fit."""
     kind = type(network).__name__
-    weights = _named_tensors(weights, path)
     try:
         missing, foreign = network.load_state_dict(weights, strict=False)
         faults = [f"{name} is missing" for name in missing]
@@ -129,11 +136,7 @@ def fit_weights(network: torch.nn.Module, weights: Any, path: Path) -> None:
         raise BadCheckpoint(f"{path}: does not fit {kind}: {faults[0]}{more}")
 
 
-def _named_tensors(weights: Any, path: Path, field: str | None = None) -> dict[str, Tensor]:
-    named = isinstance(weights, dict) and all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
-    )
-    if named and weights:
-        return weights  # type: ignore[no-any-return]
-    where = f"field {field!r} holds" if field else "holds"
-    raise BadCheckpoint(f"{path}: {where} no weights by name")
+def _field(state: dict[str, Any], name: str, path: Path) -> Any:
+    if name not in state:
+        raise BadCheckpoint(f"{path}: field {name!r} is missing; not made by train")
+    return state[name]

@@ -23,6 +23,7 @@ from posenets.training.checkpoint import (
     fit_weights,
     load_checkpoint,
     save_checkpoint,
+    weights_in,
 )
 from posenets.training.log import TrainingLog, progress_bar
 from posenets.training.recipe import Recipe
@@ -120,8 +121,8 @@ class Trainer(Generic[Batch]):
             return False
         state = load_checkpoint(path)
         try:
-            fit_weights(self.network, state["network"], path)
-            fit_weights(self.ema, state["ema"], path)
+            fit_weights(self.network, weights_in(state, path, "network"), path)
+            fit_weights(self.ema, weights_in(state, path, "ema"), path)
             self.optimiser.load_state_dict(state["optimiser"])
             self.task.set_random_state(state["random"])
             self._random = state["random"]
