@@ -13,7 +13,8 @@ from posenets.training.augment import HEATMAP_STRIDE
 
 SCORE_POSE = (
     "Peak of the joint's heatmap, clipped to [0, 1]: near the share of Gaussian height that the "
-    "network dares to draw, not a probability."
+    "network dares to draw, not a probability. A person's: the box's times the mean of the surer "
+    "half of the joints."
 )
 SCORE_DETECT = "How well box and person are expected to agree: the predicted IoU of a person's box."
 SCORE_CALIBRATED = (
