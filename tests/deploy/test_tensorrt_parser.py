@@ -24,7 +24,7 @@ from posegate.card import HeatmapSpec
 from posegate.catalog import Model, load_card, sha256_of
 from posenets.export.forms import write_form
 from posenets.export.in_graph import append_decode
-from posenets.export.onnx import INPUT_NAME, OPSET
+from posenets.export.onnx import export_onnx
 from posenets.networks import NETWORKS
 from posenets.networks.folding import fold_for_export
 
@@ -95,22 +95,13 @@ def test_shipped_files(path: Path):
 
 
 def export(family: str, path: Path) -> None:
-    names = ["boxes", "scores"] if family == DETECTOR else ["heatmaps"]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.onnx.export(
-        fold_for_export(tiny_network(family)),
-        (torch.zeros(2, 3, SIZE, SIZE),),
-        str(path),
-        input_names=[INPUT_NAME],
-        output_names=names,
-        opset_version=OPSET,
-        dynamic_axes={name: {0: "n"} for name in (INPUT_NAME, *names)},
-        dynamo=False,
-    )
+    network, names = tiny_network(family), ("boxes", "scores")
+    if family != DETECTOR:
+        network, names = fold_for_export(network), ("heatmaps",)
+    export_onnx(network, path, size_wh=(SIZE, SIZE), output_names=names)
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # the exporter's own
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_with_and_without_decoding_in_the_graph(family: str, tmp_path: Path):
     if parser_is_missing():

@@ -13,6 +13,7 @@ from posenets.networks.le_hrnet import LEHRNetNumbers, le_hrnet
 from posenets.networks.lite_hrnet import LiteHRNet, LiteHRNetNumbers
 from posenets.networks.person_detector import DetectorExport, PersonDetector
 from posenets.networks.simple_baseline import ResNet50, SimpleBaseline
+from posenets.networks.table import Constructor
 
 SIZE = 64
 """Width and height of the input, pixels."""
@@ -32,17 +33,24 @@ def _simple(backbone: Callable[[], nn.Module], channels: int) -> nn.Module:
         return SimpleBaseline(backbone(), channels, JOINTS)
 
 
-_POSE: dict[str, Callable[[], nn.Module]] = {
+TINY: dict[str, Constructor] = {
+    "hrnet": lambda j, s: hrnet(j, HRNetNumbers(**_SMALL, planes=8, bottlenecks=1, blocks=1)),
+    "goatpose": lambda j, s: goatpose(j, GoatPoseNumbers(**_SMALL, bottlenecks=2, blocks=1)),
+    "nam-hrnet": lambda j, s: hrnet(
+        j, HRNetNumbers(**_SMALL, planes=8, bottlenecks=1, blocks=1, nam=True)
+    ),
+    "gadnet": lambda j, s: gadnet(
+        j, GADNetNumbers(**_SMALL, planes=8, bottlenecks=2, blocks=(1, 1, 2, 2))
+    ),
+    "le-hrnet": lambda j, s: le_hrnet(
+        j, s, LEHRNetNumbers(width=32, planes=16, bottlenecks=1, modules=(1, 1, 1), blocks=1)
+    ),
+    "lite-hrnet": lambda j, s: LiteHRNet(j, LiteHRNetNumbers(modules=(1, 1, 1), blocks=1)),
+}
+"""Constructors as in the table, of networks that are large there."""
+_OTHERS: dict[str, Callable[[], nn.Module]] = {
     "posefpn": lambda: build_network("posefpn-small"),
-    "hrnet": lambda: hrnet(JOINTS, HRNetNumbers(**_SMALL, planes=8, bottlenecks=1, blocks=1)),
     "hrnet-small": lambda: build_network("hrnet-w16-small"),
-    "goatpose": lambda: goatpose(JOINTS, GoatPoseNumbers(**_SMALL, bottlenecks=2, blocks=1)),
-    "nam-hrnet": lambda: hrnet(
-        JOINTS, HRNetNumbers(**_SMALL, planes=8, bottlenecks=1, blocks=1, nam=True)
-    ),
-    "gadnet": lambda: gadnet(
-        JOINTS, GADNetNumbers(**_SMALL, planes=8, bottlenecks=2, blocks=(1, 1, 2, 2))
-    ),
     "litedeconv": lambda: build_network("litedeconv"),
     "simple-mobilenetv2": lambda: _simple(mobilenetv2.MobileNetV2, mobilenetv2.CHANNELS_OUT),
     "simple-mobilenetv3": lambda: _simple(
@@ -50,16 +58,12 @@ _POSE: dict[str, Callable[[], nn.Module]] = {
     ),
     "simple-shufflenetv2": lambda: _simple(shufflenetv2.ShuffleNetV2, shufflenetv2.CHANNELS_OUT),
     "simple-resnet50": lambda: _simple(ResNet50, 4 * _STAGES[-1][0]),
-    "le-hrnet": lambda: le_hrnet(
-        JOINTS,
-        (SIZE, SIZE),
-        LEHRNetNumbers(width=32, planes=16, bottlenecks=1, modules=(1, 1, 1), blocks=1),
-    ),
-    "lite-hrnet": lambda: LiteHRNet(JOINTS, LiteHRNetNumbers(modules=(1, 1, 1), blocks=1)),
 }
-FAMILIES = (*_POSE, DETECTOR)
+FAMILIES = (*TINY, *_OTHERS, DETECTOR)
 
 
 def tiny_network(family: str) -> nn.Module:
     """Random weights, (n, 3, 64, 64) to heatmaps, or to boxes and scores; not folded yet."""
-    return DetectorExport(PersonDetector()) if family == DETECTOR else _POSE[family]()
+    if family == DETECTOR:
+        return DetectorExport(PersonDetector())
+    return TINY[family](JOINTS, (SIZE, SIZE)) if family in TINY else _OTHERS[family]()
