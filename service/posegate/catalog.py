@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 CARD_NAME = "posegate.json"
+CONFIG_NAME = "config.pbtxt"
 ONNX_NAME = Path("1/model.onnx")
 
 

@@ -5,7 +5,6 @@ Photos lie in `images/` beside the file, or as COCO publishes them: `val2017/` b
 """
 
 import json
-import math
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,8 @@ LABELS_NAME = "person_keypoints.json"
 _PUBLISHED = re.compile(r"(?:person_keypoints|instances)_(\w+)")
 _LIMIT = 1e6
 """No coordinate lies beyond; NaN and infinity neither pass."""
+_MOST = 1e12
+"""No area lies beyond, and no score."""
 _KINDS: dict[type, str] = {
     int: "an integer",
     str: "a text",
@@ -108,12 +109,12 @@ def check_integer(row: Mapping[str, Any], field: str, where: str) -> int:
 
 
 def check_number(row: Mapping[str, Any], field: str, where: str, *, optional: bool = False) -> None:
-    """BadOption unless the field is a finite number of 0 or more."""
+    """BadOption unless the field is a number of 0 or more, and no absurd one."""
     if optional and field not in row:
         return
     value: Any = row.get(field)
-    if type(value) not in (int, float) or not 0 <= value < math.inf:
-        raise BadOption(f"{where}: {_found(row, field)}; it must be a number of 0 or more")
+    if type(value) not in (int, float) or not 0 <= value < _MOST:
+        raise BadOption(f"{where}: {_found(row, field)}; it must be a number from 0 to {_MOST:g}")
 
 
 def check_numbers(

@@ -10,10 +10,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from posegate.catalog import CARD_NAME, ONNX_NAME, sha256_of
+from posegate.catalog import CARD_NAME, CONFIG_NAME, ONNX_NAME, sha256_of
 from posegate.errors import BadOption
 
-PLAN_NAME, RECORD_NAME, CONFIG_NAME = "model.plan", "plan.json", "config.pbtxt"
+PLAN_NAME, RECORD_NAME = "model.plan", "plan.json"
 FORMER_PLAN, FORMER_RECORD = f"{PLAN_NAME}.former", f"{RECORD_NAME}.former"
 
 

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from posegate.card import ModelCard
-from posegate.catalog import Model, load_catalog, sha256_of
+from posegate.catalog import CONFIG_NAME, Model, load_catalog, sha256_of
 from posegate.errors import BadCard, PosegateError, UnknownModel
 from posegate.plan_check import PlanCheck, compare, made_crops, onnx_outputs
 from posegate.plan_files import (
-    CONFIG_NAME,
     PLAN_NAME,
     read_record,
     remove,

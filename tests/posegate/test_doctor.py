@@ -5,13 +5,14 @@ import stat
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 from fakes import POSE_NAME, make_repository
 from made_tensorrt import MADE_TRTEXEC
-from posegate import doctor
+from posegate import doctor, doctor_triton
 from posegate.catalog import load_catalog
 from posegate.cli import app
 from posegate.plan_files import write_record
@@ -181,3 +182,20 @@ def test_a_plan_that_does_not_fit_this_machine_is_wrong(
     finding = found[f"plan of {POSE_NAME}"]
     assert finding.verdict == ("ok" if words is None else "wrong")
     assert words is None or words in finding.found
+    model.onnx_path.unlink()
+    found = {one.what: one for one in doctor.examine(Settings(model_repository=repository))}
+    finding = found[f"plan of {POSE_NAME}"]
+    assert finding.verdict == "wrong"
+    assert ("empty" if plan == b"" else "model.onnx, which it was made from") in finding.found
+
+
+async def test_only_a_network_all_of_whose_instances_are_on_the_cpu_runs_there():
+    cpu, gpu = (SimpleNamespace(kind=kind, KIND_CPU=2) for kind in (2, 1))
+    groups = {"slow": [cpu, cpu], "mixed": [gpu, cpu], "fast": [gpu], "ensemble": [], "off": [cpu]}
+
+    class MadeClient:
+        async def get_model_config(self, name: str, **_: float):
+            return SimpleNamespace(config=SimpleNamespace(instance_group=groups[name]))
+
+    states = dict.fromkeys(groups, "READY") | {"off": "UNAVAILABLE"}
+    assert await doctor_triton._on_cpu(MadeClient(), states) == ["slow"]

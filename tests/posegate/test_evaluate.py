@@ -163,6 +163,7 @@ def test_a_folder_without_usable_labels_is_refused(
         ({"bbox": [1.0, float("nan"), 3.0, 4.0]}, "of image 1: bbox holds NaN"),
         ({"bbox": [1.0, 2.0, 0.0, 4.0]}, "of image 1: bbox .* positive width and height"),
         ({"area": None}, "of image 1: area is None; it must be a number"),
+        ({"area": 10**400}, r"of image 1: area is 1000.* must be a number from 0 to 1e\+12"),
         ({"category_id": "person"}, "of image 1: category_id is 'person'; it must be a number"),
         ({"num_keypoints": "17"}, "of image 1: num_keypoints is '17'; it must be an integer"),
         ({"keypoints": [1, 2, 3]}, r"of image 1: keypoints is \[1, 2, 3\]; it must be 51 numbers"),

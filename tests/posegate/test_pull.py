@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 
 from fakes import POSE_NAME, pose_card
 from posegate import cli_pull
-from posegate.backends.triton_config import CONFIG_NAME
-from posegate.catalog import load_catalog
+from posegate.catalog import CONFIG_NAME, load_catalog
 from posegate.cli import app
 from posegate.errors import BadCard, UnknownModel
 from posegate.published import Published, find_published, published_networks

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from fakes import DETECTOR_NAME, POSE_NAME
-from posegate.backends.triton_config import CONFIG_NAME, render_config, write_configs
-from posegate.catalog import load_catalog
+from posegate.backends.triton_config import render_config, write_configs
+from posegate.catalog import CONFIG_NAME, load_catalog
 
 SHIPPED = Path(__file__).parents[2] / "model_repository"
 

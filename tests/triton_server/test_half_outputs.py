@@ -10,9 +10,8 @@ import pytest
 from onnx import TensorProto
 
 from fakes import POSE_NAME, make_repository
-from posegate.backends.triton_config import CONFIG_NAME
 from posegate.build import running_pipeline
-from posegate.catalog import Model, load_card, sha256_of
+from posegate.catalog import CONFIG_NAME, Model, load_card, sha256_of
 from posegate.options import EstimateOptions
 from posegate.pipeline import Pipeline
 from posegate.settings import Settings

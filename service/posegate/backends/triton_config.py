@@ -11,9 +11,8 @@ from pathlib import Path
 
 from posegate.backends.onnx import expected_shapes, half_outputs
 from posegate.card import ModelCard
-from posegate.catalog import Model, load_catalog
+from posegate.catalog import CONFIG_NAME, Model, load_catalog
 
-CONFIG_NAME = "config.pbtxt"
 MAX_BATCH = 32
 PREFERRED = (8, 16, 32)
 QUEUE_DELAY_US = 1000
