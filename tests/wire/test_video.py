@@ -60,12 +60,13 @@ def test_a_streamed_video_gives_what_predict_gives_for_its_frames(
     for number, data in enumerate(source.frames()):
         (frames / f"{number}.jpg").write_bytes(data)
     source.close()
+    asked = ("--model", POSE, "--min-score", 0)  # nobody is in the picture: all are unsure
     with running_service(repository, tmp_path / "log") as service:
         url = service.urls["grpc"]
-        lines = run("stream", video, "--url", url, "--model", POSE).splitlines()
+        lines = run("stream", video, "--url", url, *asked).splitlines()
     *events, summary = map(json.loads, lines)
     assert (summary["frames"], summary["results"]) == (FRAMES, FRAMES)
-    predicted = map(json.loads, run("predict", frames, "--model", POSE).splitlines())
+    predicted = map(json.loads, run("predict", frames, *asked).splitlines())
     for event, document in zip(events, predicted, strict=True):
         streamed, expected = keypoints(event), keypoints(document)
         assert len(streamed) == len(expected) == 2
