@@ -14,14 +14,14 @@ COPY service/posenets service/posenets
 COPY model_repository model_repository
 RUN /opt/posegate/bin/pip install --no-cache-dir --no-compile '.[triton]' \
     && /opt/posegate/bin/pip uninstall --yes pip setuptools
-# 110 MB that nobody needs: ONNX Runtime as a library for other languages, OpenCV's face cascades,
-# tests, networks that only Triton runs, and the symbols of uvloop, ml_dtypes and lapx. The libraries
-# that wheels patched stay whole.
+# 120 MB that nobody needs: ONNX Runtime as a library for other languages, OpenCV's face cascades,
+# tests, networks that only Triton runs, and the symbols of uvloop, ml_dtypes, lapx and rapidjson. The
+# libraries that wheels patched stay whole.
 WORKDIR /opt/posegate/lib/python3.11/site-packages
 RUN rm -rf onnxruntime/capi/libonnxruntime.so* onnxruntime/transformers cv2/data/*.xml \
     posegate/model_repository/*-decoded \
     && find . -name tests -type d -prune -exec rm -rf {} + \
-    && find uvloop ml_dtypes lap -name '*.so' -exec strip --strip-unneeded {} +
+    && find uvloop ml_dtypes lap rapidjson*.so -name '*.so' -exec strip --strip-unneeded {} +
 
 FROM python:3.11.13-slim-bookworm
 

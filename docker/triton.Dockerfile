@@ -5,6 +5,7 @@
 ARG TAG=25.08-py3
 FROM nvcr.io/nvidia/tritonserver:${TAG}
 
+ENV ORT_DISABLE_TELEMETRY=1
 COPY --chown=10001:10001 model_repository /models
 USER 10001:10001
 WORKDIR /models
