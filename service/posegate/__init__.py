@@ -2,5 +2,5 @@
 
 import os
 
-# Unless told before its import, ONNX Runtime from 1.29 on sends its makers what it runs, and on what.
+# From 1.29 on ONNX Runtime tells its makers what it runs, and on what, unless told not to.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
