@@ -15,9 +15,9 @@ def person_scores(box_scores: F32, keypoint_scores: F32) -> F32:
     get boxes of middling and joints of low scores, so the product tells them apart better than
     either. Only half of the joints count, since of most people some are hidden.
 
-    >>> joints = np.array([[0.1, 0.9, 0.7, 0.2]], np.float32)
+    >>> joints = np.array([[0.125, 1.0, 0.5, 0.25]], np.float32)
     >>> person_scores(np.array([0.5], np.float32), joints)
-    array([0.4], dtype=float32)
+    array([0.375], dtype=float32)
     """
     lesser = keypoint_scores.shape[1] // 2
     surer = np.partition(keypoint_scores, lesser, axis=1)[:, lesser:]
