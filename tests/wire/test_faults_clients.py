@@ -33,6 +33,7 @@ STUCK_S = 8.0
 LIMIT_S = 150.0
 MOST_GROWTH = 120 * 2**20
 DROPS = 1000
+IMPATIENT = 1000
 
 STREAMING = """
 import sys
@@ -249,3 +250,17 @@ def _message(head: int, data: bytes) -> bytes:
     """A whole masked message; the mask is zero, so the bytes are themselves."""
     assert 126 <= len(data) < 65536
     return bytes([head, 0xFE]) + len(data).to_bytes(2, "big") + bytes(4) + data
+
+
+def test_answers_that_come_too_late_are_logged_on_one_line(service: Service):
+    """Deadlines around the time of an answer: some clients leave just as theirs is being sent."""
+    logged = len(service.log.read_text())
+    boxes = pb.Boxes(boxes=[pb.Box(x=10, y=10, width=30, height=30)])
+    asked = pb.EstimateRequest(image=SMALL, options=pb.EstimateOptions(boxes=boxes))
+    with grpc.insecure_channel(service.grpc_address) as channel:
+        stub = services.PoseServiceStub(channel)
+        for number in range(IMPATIENT):
+            with suppress(grpc.RpcError):
+                stub.Estimate(asked, timeout=0.012 * number / IMPATIENT)
+    others_are_served(service)
+    assert "Traceback" not in service.log.read_text()[logged:]

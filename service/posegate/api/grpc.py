@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -40,6 +41,8 @@ from posegate.streams import StreamOptions, Streams
 from posegate.tracing import Tracing, Untraced, follow
 
 POSE_SERVICE = "posegate.v1.PoseService"
+GRPC_LOG = logging.getLogger("grpc._cython.cygrpc")
+NOT_DELIVERED = 'Failed "execute_batch"'
 HANG_UP_S = 0.1
 """A message over gRPC's limit, or a client that goes away, ends the messages first and cancels the
 call just after; a call that nobody cancels really had no message."""
@@ -168,6 +171,7 @@ def create_grpc_server(
     tracing: Tracing | None = None,
 ) -> grpc.aio.Server:
     """A server with our service, health and reflection; not bound to a port yet."""
+    GRPC_LOG.addFilter(_is_worth_a_trace)
     max_bytes = MESSAGE_ROOM * settings.max_body_bytes
     interceptor = Interceptor(
         keys=ApiKeys(settings), metrics=metrics, tracing=tracing or Untraced()
@@ -194,6 +198,14 @@ def create_grpc_server(
     health_pb2_grpc.add_HealthServicer_to_server(check, server)
     enable_server_reflection((POSE_SERVICE, HEALTH, REFLECTION), server)
     return server
+
+
+def _is_worth_a_trace(record: logging.LogRecord) -> bool:
+    """Whether it is more than an answer whose client left as it was being sent, of which gRPC makes
+    an error with a trace when the answer loses that race; the interceptor has logged the call.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, grpc.aio.InternalError) and str(error).startswith(NOT_DELIVERED))
 
 
 def _handlers(methods: SimpleNamespace) -> "grpc.GenericRpcHandler[Any, Any]":
