@@ -3,14 +3,11 @@
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
-import onnx
 import pytest
 import pytest_asyncio
-from onnx import TensorProto, helper, numpy_helper
 
 from fakes import (
     DETECTOR_NAME,
@@ -26,9 +23,9 @@ from fakes import (
     make_repository,
     pose_card,
 )
+from made_networks import constant_network, replace_network
 from posegate.api.rest import create_app
 from posegate.build import running_pipeline
-from posegate.catalog import sha256_of
 from posegate.codecs import SimccCodec
 from posegate.metrics import Metrics
 from posegate.options import EstimateOptions
@@ -55,40 +52,6 @@ RTMDET_CARD = {
     "output": {"names": ["dets"]},
     "nms": {"kind": "dets", "iou": 1.0, "min_score": 0.05, "max_boxes": 200},
 }
-
-
-def constant_network(
-    outputs: dict[str, np.ndarray], *, size_wh: tuple[int, int]
-) -> onnx.ModelProto:
-    """Answers `outputs` (1, ...) times 1 for every picture that is not black, else times 0."""
-    nodes = [
-        helper.make_node("ReduceMax", ["input", "axes"], ["brightest"], keepdims=1),
-        helper.make_node("Sign", ["brightest"], ["sign"]),
-        helper.make_node("Reshape", ["sign", "cube"], ["lit"]),
-    ]
-    nodes += [helper.make_node("Mul", ["lit", f"made_{name}"], [name]) for name in outputs]
-    values = {f"made_{name}": value for name, value in outputs.items()}
-    values |= {"axes": np.array([1, 2, 3], np.int64), "cube": np.array([-1, 1, 1], np.int64)}
-    width, height = size_wh
-    graph = helper.make_graph(
-        nodes,
-        "made",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, height, width])],
-        [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *value.shape[1:]])
-            for name, value in outputs.items()
-        ],
-        [numpy_helper.from_array(value, name) for name, value in values.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-
-
-def replace_network(folder: Path, card: dict[str, Any], network: bytes) -> None:
-    """Put another network and its card into a folder of the repository."""
-    (folder / "1").mkdir(parents=True, exist_ok=True)
-    (folder / "1" / "model.onnx").write_bytes(network)
-    full = {**card, "name": folder.name, "sha256": sha256_of(folder / "1" / "model.onnx")}
-    (folder / "posegate.json").write_text(json.dumps(full))
 
 
 def simcc_vectors() -> tuple[np.ndarray, np.ndarray]:
