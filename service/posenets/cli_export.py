@@ -42,6 +42,9 @@ def export_command(
     calibrate: Annotated[
         Path | None, typer.Option(help="8-bit forms: crop cache or COCO-form folder")
     ] = None,
+    in_float: Annotated[
+        str, typer.Option("--float", help="8-bit forms: submodules to leave in float, with commas")
+    ] = "",
 ) -> None:
     """Write the network as ONNX with its card into a model repository, and prove them equal.
 
@@ -50,6 +53,9 @@ def export_command(
 
     Example: `posenets export runs/goatpose.pt --repository model_repository
     --name goatpose-bl-256x192 --about goatpose.json --forms fp32,int8 --calibrate cache/pose`
+
+    Example: `posenets export runs/lite.pt --repository model_repository --name lite
+    --about lite.json --forms fp32,int8 --float backbone --calibrate cache/pose`
 
     Example: `posenets export td-hm_hrnet-w32_8xb64-210e_coco-256x192-81c58e40_20220909.pth
     --network hrnet-w32 --repository model_repository`
@@ -65,7 +71,7 @@ def export_command(
         if network is not None and not description:
             description = f"{network} with the weights of {checkpoint.name}."
         job = CheckpointExport(checkpoint, repository, called, description, training, network)
-        _export(job, forms.split(","), calibrate)
+        _export(job, forms.split(","), calibrate, [name for name in in_float.split(",") if name])
 
     or_exit(run)
 
@@ -98,11 +104,15 @@ def compare_command(
         )
 
 
-def _export(job: CheckpointExport, forms: list[str], calibrate: Path | None) -> None:
+def _export(
+    job: CheckpointExport, forms: list[str], calibrate: Path | None, in_float: list[str]
+) -> None:
     if unknown := set(forms) - set(FORMS):
         raise BadData(f"--forms: {sorted(unknown)[0]!r} is not one of {', '.join(FORMS)}")
     if calibrate is None and set(forms) & set(INT8_FORMS):
         raise BadData("--forms: 8 bits need --calibrate, a crop cache or a COCO-form folder")
+    if in_float and not set(forms) & set(INT8_FORMS):
+        raise BadData("--float: only 8-bit forms leave something in float; name one in --forms")
     difference = export_checkpoint(job)
     folder = job.repository / job.name
     _console.print(
@@ -116,7 +126,7 @@ def _export(job: CheckpointExport, forms: list[str], calibrate: Path | None) -> 
         raise BadData("--forms: only pose networks have other forms than fp32")
     crops = None if calibrate is None else calibration_crops(calibrate, model.card)
     for form in others:
-        path = write_form(model, form, crops)
+        path = write_form(model, form, crops, in_float=in_float)
         _console.print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
 
 

@@ -1,6 +1,7 @@
 """The smaller forms of an exported network: what is in their files, and that they are served."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,12 @@ from fakes import encode, make_photo
 from made_labels import PHOTOS, encoded, made_labels
 from made_norms import randomise_norms
 from posegate.build import running_pipeline
-from posegate.catalog import load_catalog
+from posegate.catalog import CARD_NAME, Model, load_card, load_catalog
 from posegate.options import EstimateOptions
 from posegate.settings import Settings
 from posenets.cli import app
 from posenets.export.calibration import calibration_crops
-from posenets.export.forms import FORMS
+from posenets.export.forms import FORMS, write_form
 from posenets.networks import build_network
 from posenets.training.cache import build_cache
 from posenets.training.recipe import Phase, PoseRecipe
@@ -124,8 +125,25 @@ def test_eight_bits_are_those_that_the_runtime_likes(
         "weights have a scale per channel"
     )
     (last,) = [node for node in graph.node if "heatmaps" in node.output]
+    first = next(node for node in graph.node if node.op_type == "Conv")
     assert last.op_type == "Conv"
     assert last.input[1] in constants, "the layer that draws the heatmaps stays in float"
+    assert first.input[1] in constants, "the layer that sees the picture stays in float"
+
+
+def test_what_is_named_stays_in_float(folder: Path, models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / NAME, tmp_path / NAME)
+    model = Model(load_card(tmp_path / NAME / CARD_NAME), tmp_path / NAME)
+    crops = calibration_crops(folder / "coco", model.card, count=4)
+    path = write_form(model, "int8", crops, in_float=("stage2", "stage1"))
+    graph = onnx.load(path).graph
+    constants = {weight.name for weight in graph.initializer}
+    in_float = {n.name: n.input[1] in constants for n in graph.node if n.op_type == "Conv"}
+    named = {name for name in in_float if name.startswith(("/stage2/", "/stage1/"))}
+    assert named
+    assert all(in_float[name] for name in named)
+    assert sum(in_float.values()) == len(named) + 2, "and the first and the last convolution"
+    assert "stage2, stage1 in single" in load_card(path.parents[1] / CARD_NAME).description
 
 
 def test_fp16_file_holds_no_float32_weight(models: Path) -> None:
@@ -151,6 +169,7 @@ async def test_every_form_is_a_network_that_is_served(models: Path) -> None:
     [
         (["--forms", "fp32,int4"], "--forms: 'int4' is not one of"),
         (["--forms", "int8"], "--forms: 8 bits need --calibrate"),
+        (["--forms", "fp16", "--float", "stem"], "--float: only 8-bit forms"),
     ],
 )
 def test_forms_that_cannot_be_made_are_named(folder: Path, options: list[str], named: str) -> None:
@@ -159,6 +178,15 @@ def test_forms_that_cannot_be_made_are_named(folder: Path, options: list[str], n
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == 1
     assert named in result.stderr
+
+
+def test_unknown_submodule_is_named(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / NAME, tmp_path / NAME)
+    model = Model(load_card(tmp_path / NAME / CARD_NAME), tmp_path / NAME)
+    crops = np.zeros((1, *model.card.input_shape), np.float32)
+    with pytest.raises(BadData, match=r"no submodule 'backbone'; it has .*stage1, stage2"):
+        write_form(model, "int8", crops, in_float=("backbone",))
+    assert not (tmp_path / f"{NAME}-int8").exists()
 
 
 def test_empty_folder_cannot_calibrate(folder: Path, models: Path, tmp_path: Path) -> None:

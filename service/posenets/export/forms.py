@@ -6,8 +6,10 @@
 `<name>-int8`          U8S8, per-channel weights: what CPUs run fast
 `<name>-int8-trt`      symmetric S8S8 without quantised biases: what TensorRT takes; slow on CPUs
 
-The 8-bit forms are QDQ graphs, calibrated on real crops. The layer that draws the heatmaps stays
-in float: 256 steps are too few for a position between pixels.
+The 8-bit forms are QDQ graphs, calibrated on real crops. Two layers stay in float: the one that
+draws the heatmaps, since 256 steps are too few for a position between pixels, and the first
+convolution, which is slower in 8 bits and costs accuracy there. Parts of a
+network that 8 bits harm can stay in float too.
 """
 
 import json
@@ -33,6 +35,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from posegate.catalog import CARD_NAME, ONNX_NAME, Model, sha256_of
 from posegate.types import F32
 from posenets.export.card import write_card
+from posenets.training.records import BadData
 
 BASE = "fp32"
 INT8_FORMS = ("int8", "int8-trt")
@@ -50,21 +53,28 @@ _QUANTISED = ("Conv", "ConvTranspose", "Add", "Concat", "MaxPool", "Relu", "Resi
 _BATCH = 8
 
 
-def write_form(model: Model, form: str, crops: F32 | None = None) -> Path:
-    """Write `<name>-<form>` beside `model`, card and all; the 8-bit forms need `crops`."""
+def write_form(
+    model: Model, form: str, crops: F32 | None = None, *, in_float: Sequence[str] = ()
+) -> Path:
+    """Write `<name>-<form>` beside `model`, card and all; the 8-bit forms need `crops`.
+
+    `in_float` names submodules, such as `backbone` or `backbone/backbone.1`, that 8-bit forms leave
+    in single precision. Raises BadData for one that the network has not.
+    """
     assert form in _SAID, form
     folder = model.folder.with_name(f"{model.name}-{form}")
     path = folder / ONNX_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
     if form in INT8_FORMS:
         assert crops is not None, "8-bit forms are calibrated on crops"
-        _quantise(model, path, crops, for_tensorrt=form == "int8-trt")
+        _quantise(model, path, crops, in_float, for_tensorrt=form == "int8-trt")
     else:
+        path.parent.mkdir(parents=True, exist_ok=True)
         onnx.save(_CONVERTERS[form](onnx.load(model.onnx_path)), path)
     card = json.loads((model.folder / CARD_NAME).read_text())
+    kept = f"; {', '.join(in_float)} in single precision" if in_float else ""
     card |= {
         "name": folder.name,
-        "description": f"{model.name} in {_SAID[form]}.",
+        "description": f"{model.name} in {_SAID[form]}{kept}.",
         "sha256": sha256_of(path),
     }
     for measured in ("accuracy", "verification", "default", "decoded"):
@@ -86,7 +96,9 @@ class _Crops(CalibrationDataReader):  # type: ignore[misc]
         return next(self._batches, None)
 
 
-def _quantise(model: Model, path: Path, crops: F32, *, for_tensorrt: bool) -> None:
+def _quantise(
+    model: Model, path: Path, crops: F32, in_float: Sequence[str], *, for_tensorrt: bool
+) -> None:
     log = logging.getLogger()
     level = log.level
     log.setLevel(logging.ERROR)  # the quantiser warns of every tensor it leaves alone
@@ -95,6 +107,12 @@ def _quantise(model: Model, path: Path, crops: F32, *, for_tensorrt: bool) -> No
             plain = Path(folder) / "plain.onnx"
             quant_pre_process(str(model.onnx_path), str(plain), skip_symbolic_shape=True)
             graph = onnx.load(plain).graph
+            kept = [
+                *_drawing(graph, model.card.output.names),
+                *_first_convolution(graph),
+                *_of_submodules(graph, in_float),
+            ]
+            path.parent.mkdir(parents=True, exist_ok=True)
             quantize_static(
                 str(plain),
                 str(path),
@@ -105,7 +123,7 @@ def _quantise(model: Model, path: Path, crops: F32, *, for_tensorrt: bool) -> No
                 weight_type=QuantType.QInt8,
                 op_types_to_quantize=list(_QUANTISED),
                 calibrate_method=CalibrationMethod.MinMax,
-                nodes_to_exclude=_drawing(graph, model.card.output.names),
+                nodes_to_exclude=kept,
                 extra_options=_TRT if for_tensorrt else {},
             )
     finally:
@@ -119,6 +137,22 @@ def _drawing(graph: onnx.GraphProto, outputs: Sequence[str]) -> list[str]:
         for node in graph.node
         if set(node.output) & set(outputs) or node.name.startswith("/draw/")
     ]
+
+
+def _first_convolution(graph: onnx.GraphProto) -> list[str]:
+    return [node.name for node in graph.node if node.op_type == "Conv"][:1]
+
+
+def _of_submodules(graph: onnx.GraphProto, names: Sequence[str]) -> list[str]:
+    inside: list[str] = []
+    for name in names:
+        prefix = f"/{name.strip('/')}/"
+        nodes = [node.name for node in graph.node if node.name.startswith(prefix)]
+        if not nodes:
+            known = sorted({node.name.split("/")[1] for node in graph.node if "/" in node.name[1:]})
+            raise BadData(f"the network has no submodule {name!r}; it has {', '.join(known)}")
+        inside += nodes
+    return inside
 
 
 def _halved(network: onnx.ModelProto) -> onnx.ModelProto:
