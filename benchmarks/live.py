@@ -100,7 +100,6 @@ async def overloaded(
         "results": kinds["result"],
         "dropped": kinds["dropped"],
         "errors": kinds["error"],
-        "age_p50_ms": percentile(ages, 50),
         "age_p95_ms": percentile(ages, 95),
         "age_growth_ms_per_min": slope(times, ages),
         "rss_growth_mb": steady[-1][1] - steady[0][1] if steady else 0.0,

@@ -27,11 +27,10 @@ from wire.running import Service, running_service
 PROGRAMS = Path(__file__).parents[2] / "benchmarks"
 MAX_MEMORY_MB = 60.0
 
-LIVE_S = 4.0
+LIVE_S = 10.0
 MAX_LIVE_MEMORY_MB = 30.0
-MAX_AGE_RATIO = 6.0
-"""Of the median, which a pause of the machine does not move: 2.2 alone, 4.2 beside other work, and
-hundreds where frames queue. The aim, for p95 where cores are free, is 2.5."""
+MAX_AGE_RATIO = 5.0
+"""Aim 2.5, and 2.24 where cores are free: one frame is worked on and one waits. Four would be 5."""
 AGE_ROOM_MS = 50.0
 """Growth over the run where pictures take a few ms; a queue would grow by two thirds of LIVE_S."""
 LEAST_LIVE_SHARE = 0.4
@@ -76,7 +75,7 @@ def test_an_overloaded_live_stream_has_an_event_per_frame_and_flat_memory(
     assert row["events"] == row["frames"]
     assert row["results"] + row["dropped"] == row["frames"]
     assert row["results"] > LEAST_LIVE_SHARE * row["served_per_s"] * LIVE_S
-    assert row["age_p50_ms"] <= MAX_AGE_RATIO * row["alone_ms"]
+    assert row["age_ratio"] <= MAX_AGE_RATIO
     grown_ms = row["age_growth_ms_per_min"] * LIVE_S / 60
     assert grown_ms <= max(AGE_ROOM_MS, 2 * row["alone_ms"])
     assert row["rss_growth_mb"] < MAX_LIVE_MEMORY_MB

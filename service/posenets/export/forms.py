@@ -8,8 +8,7 @@
 
 The 8-bit forms are QDQ graphs, calibrated on real crops. Two layers stay in float: the one that
 draws the heatmaps, since 256 steps are too few for a position between pixels, and the first
-convolution, which is slower in 8 bits and costs accuracy there. Parts of a
-network that 8 bits harm can stay in float too.
+convolution, which is slower and less accurate in 8 bits. Parts that 8 bits harm can stay too.
 """
 
 import json
@@ -62,14 +61,15 @@ def write_form(
     in single precision. Raises BadData for one that the network has not.
     """
     assert form in _SAID, form
-    folder = model.folder.with_name(f"{model.name}-{form}")
-    path = folder / ONNX_NAME
     if form in INT8_FORMS:
         assert crops is not None, "8-bit forms are calibrated on crops"
-        _quantise(model, path, crops, in_float, for_tensorrt=form == "int8-trt")
+        network = _quantised(model, crops, in_float, for_tensorrt=form == "int8-trt")
     else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        onnx.save(_CONVERTERS[form](onnx.load(model.onnx_path)), path)
+        network = _CONVERTERS[form](onnx.load(model.onnx_path))
+    folder = model.folder.with_name(f"{model.name}-{form}")
+    path = folder / ONNX_NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(network, path)
     card = json.loads((model.folder / CARD_NAME).read_text())
     kept = f"; {', '.join(in_float)} in single precision" if in_float else ""
     card |= {
@@ -96,15 +96,15 @@ class _Crops(CalibrationDataReader):  # type: ignore[misc]
         return next(self._batches, None)
 
 
-def _quantise(
-    model: Model, path: Path, crops: F32, in_float: Sequence[str], *, for_tensorrt: bool
-) -> None:
+def _quantised(
+    model: Model, crops: F32, in_float: Sequence[str], *, for_tensorrt: bool
+) -> onnx.ModelProto:
     log = logging.getLogger()
     level = log.level
     log.setLevel(logging.ERROR)  # the quantiser warns of every tensor it leaves alone
     try:
         with TemporaryDirectory() as folder:
-            plain = Path(folder) / "plain.onnx"
+            plain, quantised = Path(folder) / "plain.onnx", Path(folder) / "quantised.onnx"
             quant_pre_process(str(model.onnx_path), str(plain), skip_symbolic_shape=True)
             graph = onnx.load(plain).graph
             kept = [
@@ -112,10 +112,9 @@ def _quantise(
                 *_first_convolution(graph),
                 *_of_submodules(graph, in_float),
             ]
-            path.parent.mkdir(parents=True, exist_ok=True)
             quantize_static(
                 str(plain),
-                str(path),
+                str(quantised),
                 _Crops(model.card.input.name, crops),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
@@ -126,6 +125,7 @@ def _quantise(
                 nodes_to_exclude=kept,
                 extra_options=_TRT if for_tensorrt else {},
             )
+            return onnx.load(quantised)
     finally:
         log.setLevel(level)
 
