@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from posenets.networks.blocks import (
     ConvBN,
+    LiteConv,
     Residual,
     SqueezeExcite,
     bottleneck,
@@ -45,16 +46,12 @@ W32 = GADNetNumbers()
 W48 = GADNetNumbers(width=48)
 
 
-class GaConv(nn.Module):
+class GaConv(LiteConv):
     """LiteConv whose ghost half is made from the attended intrinsic half."""
 
     def __init__(self, channels_in: int, channels_out: int, *, relu: bool) -> None:
-        super().__init__()
-        half = channels_out // 2
-        act = nn.ReLU if relu else None
-        self.intrinsic = ConvBN(channels_in, half, 3, act=act)
-        self.attend = _attend(half)
-        self.ghost = ConvBN(half, half, 3, groups=half, act=act)
+        super().__init__(channels_in, channels_out, 3, act=nn.ReLU if relu else None)
+        self.attend = _attend(channels_out // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         u = self.intrinsic(x)  # (N, D/2, H, W)
