@@ -12,8 +12,12 @@ from torch import Tensor, nn
 from made_norms import randomise_norms
 from posenets.counting import count_all, count_network, count_operations, render_table
 from posenets.networks import NETWORKS, build_network
+from posenets.networks.blocks import Residual, basic_block, bottleneck, weaken_residuals
 from posenets.networks.folding import drop_unread_branches, fold_for_export
+from posenets.networks.gadnet import ga_block
+from posenets.networks.goatpose import lite_bottleneck
 from posenets.networks.high_resolution import HighResolutionNet
+from posenets.networks.le_hrnet import le_block
 from posenets.networks.litedeconv import Attention, LiteDeconvNumbers, LiteDeconvPose
 from posenets.networks.mcam import MCAM
 from posenets.networks.mobilenetv3 import SMALL
@@ -236,6 +240,26 @@ def test_nam_gate_is_a_half_when_all_scales_are_zero() -> None:
 def test_sparsity_penalty_sees_every_nam(name: str, attentions: int) -> None:
     with torch.device("meta"):
         assert len(nam_scales(build_network(name))) == attentions
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        basic_block(16),
+        bottleneck(32, 8),
+        ga_block(16),
+        lite_bottleneck(32, 8),
+        le_block(32, (8, 8), mcam=True),
+    ],
+    ids=["basic", "bottleneck", "ga", "lite-bottleneck", "le"],
+)
+def test_weakened_branch_gives_its_share(block: Residual) -> None:
+    x = torch.randn(4, next(block.parameters()).shape[1], 8, 8)
+    with torch.no_grad():
+        whole = block.body(x)
+        weaken_residuals(block, 0.1)
+        weak = block.body(x)
+    assert float(weak.std() / whole.std()) == pytest.approx(0.1, rel=0.03)
 
 
 def export(network: nn.Module, images: Tensor) -> bytes:

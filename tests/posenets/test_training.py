@@ -15,6 +15,7 @@ from made_labels import PHOTOS, encoded, made_labels
 from posegate.skeleton import COCO_KEYPOINTS
 from posenets.cli import app
 from posenets.evaluation.during import evaluation_on
+from posenets.networks.blocks import Residual
 from posenets.networks.nam import NamChannel
 from posenets.networks.posefpn import PoseFPN
 from posenets.training.augment import Augmentation
@@ -36,6 +37,7 @@ from posenets.training.records import BadData
 from posenets.training.schedule import rate_at
 from posenets.training.start import pose_trainer, with_network
 
+CPU = torch.device("cpu")
 RECIPES = sorted((Path(__file__).parents[2] / "service/posenets/recipes").glob("*.toml"))
 
 
@@ -66,9 +68,8 @@ def _recipe(examples: int) -> PoseRecipe:
 
 def _trainer(folder: Path, checkpoint: Path, recipe: PoseRecipe) -> Trainer:  # type: ignore[type-arg]
     torch.manual_seed(0)
-    cpu = torch.device("cpu")
-    task = PoseTask([open_cache(folder)], recipe, cpu)
-    return Trainer(_TinyNet(), recipe, task, device=cpu, checkpoint=checkpoint)
+    task = PoseTask([open_cache(folder)], recipe, CPU)
+    return Trainer(_TinyNet(), recipe, task, device=CPU, checkpoint=checkpoint)
 
 
 @pytest.fixture
@@ -394,6 +395,28 @@ def test_coarse_phase_trains_all_but_the_finest_join(cached: Path, tmp_path: Pat
     assert any(name.startswith("mix.1.") for name in changed)
     assert "last.weight" in changed
     assert not any(name.startswith("mix.2.") for name in changed)
+
+
+def test_residual_branches_start_weak_unless_weights_are_given(
+    cached: Path, tmp_path: Path
+) -> None:
+    def network(gain: float, start: Path | None) -> nn.Module:
+        told = {"network": "hrnet-w16-small", "residual_start": gain}
+        recipe = _recipe(8).model_copy(update=told)
+        out = tmp_path / f"{gain}.pt"
+        trainer = pose_trainer(recipe, [cached], start=start, device=CPU, checkpoint=out)
+        trainer.save()
+        return trainer.network
+
+    drawn = network(0.1, None)
+    branches = [m.body for m in drawn.modules() if isinstance(m, Residual)]
+    assert branches
+    for branch in branches:
+        *_, last = (m for m in branch.modules() if isinstance(m, nn.BatchNorm2d))
+        assert (last.weight == 0.1).all()
+    given = network(1.0, tmp_path / "0.1.pt")
+    for name, value in drawn.state_dict().items():
+        torch.testing.assert_close(given.state_dict()[name], value)
 
 
 def test_networks_without_coarse_maps_refuse_such_a_phase(cached: Path, tmp_path: Path) -> None:

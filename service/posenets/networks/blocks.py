@@ -1,6 +1,7 @@
 """The layers that several networks share; every block takes channels and keeps (N, C, H, W)."""
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -136,6 +137,27 @@ def projection(channels_in: int, channels_out: int, stride: int = 1) -> nn.Modul
     if channels_in == channels_out:
         return None
     return ConvBN(channels_in, channels_out, 1, stride)
+
+
+def weaken_residuals(network: nn.Module, gain: float) -> None:
+    """Let every residual branch begin with `gain` times its scale, and so the network shallow.
+
+    At full scale a hundred layers of random weights answer the least change with quite another
+    gradient, and learn slowly; `benchmarks/residual_start.py` shows both. Goyal et al., 2017, begin
+    with 0.
+    """
+    for block in network.modules():
+        if isinstance(block, Residual):
+            for norm in _last_norms(block.body):
+                nn.init.constant_(norm.weight, gain)
+
+
+def _last_norms(body: nn.Module) -> list[nn.BatchNorm2d]:
+    """The BatchNorms that scale what a residual branch gives, before any attention on it."""
+    lite = [layer for layer in body.modules() if isinstance(layer, LiteConv)]
+    plain = [layer for layer in body.modules() if isinstance(layer, ConvBN)]
+    last = [lite[-1].intrinsic, lite[-1].ghost] if lite else plain[-1:]
+    return [cast(nn.BatchNorm2d, layer[1]) for layer in last]
 
 
 def initialise(network: nn.Module, *, last: nn.Conv2d) -> None:

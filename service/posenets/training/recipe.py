@@ -108,6 +108,9 @@ class PoseRecipe(Recipe):
     sigma: float | None = Field(default=None, gt=0, description="of the targets, heatmap pixels")
     rounded: bool = Field(default=False, description="targets as HRNet's, on whole pixels")
     sparsity: float = Field(default=0.0, ge=0, description="p of NAM's penalty p * sum |gamma|")
+    residual_start: float = Field(
+        default=1.0, gt=0, le=1, description="scale of the residual branches at the start"
+    )
     augmentation: Augmentation = Augmentation()
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from posegate.skeleton import COCO_KEYPOINTS
 from posenets.networks import NETWORKS, build_network
+from posenets.networks.blocks import weaken_residuals
 from posenets.networks.mobilenetv3_small import MobileNetV3Small, load_folded_weights
 from posenets.networks.nam import nam_scales
 from posenets.networks.person_detector import PersonDetector
@@ -91,6 +92,7 @@ def pose_trainer(
         raise BadRecipe(f"network: {DETECTOR} draws no heatmaps; its recipes have task = 'detect'")
     torch.manual_seed(recipe.seed)
     network = make_network(recipe.network)
+    weaken_residuals(network, recipe.residual_start)
     if recipe.sparsity and not nam_scales(network):
         raise BadRecipe(f"sparsity: {recipe.network} has no NAM whose scales it would act on")
     coarse = any(phase.stride != HEATMAP_STRIDE for phase in recipe.phases)
