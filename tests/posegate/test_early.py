@@ -1,11 +1,17 @@
 """Which heads the door refuses, beside what h11 makes of the same bytes."""
 
+import asyncio
+from unittest.mock import create_autospec
+
 import h11
 import pytest
+import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
 
-from posegate.api.early import Door
+from posegate.api.early import Door, EarlyProtocol, behind
 from posegate.api.keys import ApiKeys
 from posegate.api.limits import Slots
 from posegate.metrics import Metrics
@@ -71,3 +77,50 @@ def test_h11_reads_a_refused_head_the_same_way(pieces: list[bytes]):
     lengths = [int(value) for name, value in request.headers if name == b"content-length"]
     assert lengths == [refused.body]
     assert connection.trailing_data[0] == b""
+
+
+async def test_who_is_let_in_counts_before_the_slot_is_taken():
+    room = door(free=1)
+    first, second, third = (connected(room) for _ in range(3))
+    first.data_received(PLAIN)
+    second.data_received(PLAIN)
+    assert (answered(first), answered(second)) == (b"", b"HTTP/1.1 429 Too many requests")
+    await asyncio.sleep(0)
+    third.data_received(PLAIN)
+    assert answered(third) == b"", "nobody took the slot, so it is free again"
+
+
+async def test_other_requests_count_for_no_slot():
+    room = door(free=1)
+    asking, other = connected(room), connected(room)
+    other.data_received(PLAIN.replace(b"poses", b"models"))
+    asking.data_received(PLAIN)
+    assert answered(asking) == b""
+
+
+async def test_the_one_on_the_way_takes_the_slot():
+    slots = Slots(1)
+    slots.expect()
+    with slots.taken():
+        await asyncio.sleep(0)
+        assert slots.spoken_for
+    assert not slots.spoken_for
+
+
+def connected(room: Door) -> EarlyProtocol:
+    """A connection to an application that never takes a slot and never answers."""
+
+    async def never_answering(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        await asyncio.Event().wait()
+
+    config = uvicorn.Config(never_answering, lifespan="off", ws="none", log_config=None)
+    config.load()
+    protocol = behind(room)(config=config, server_state=ServerState(), app_state={})
+    protocol.connection_made(create_autospec(asyncio.Transport, instance=True))
+    return protocol
+
+
+def answered(protocol: EarlyProtocol) -> bytes:
+    """The first line of what was sent."""
+    written = protocol.transport.write.call_args_list
+    return b"".join(call.args[0] for call in written).partition(b"\r\n")[0]

@@ -1,9 +1,10 @@
 """HTTP/1.1 as uvicorn speaks it, with a short way to say no.
 
 To refuse through the whole application costs a good part of what it costs to serve, so that many
-more requests than can be served would starve those that are. While every slot is taken, a request
-for poses is therefore answered from the bytes of its head alone. Its body is read to the end and
-thrown away: the connection stays good for the next request, and nobody is reset while sending.
+more requests than can be served would starve those that are. While every slot is taken, or about
+to be by a request let in a moment ago, a request for poses is therefore answered from the bytes of
+its head alone. Its body is read to the end and thrown away: the connection stays good for the next
+request, and nobody is reset while sending.
 What is no HTTP at all is refused here as well, as a problem that is counted and logged.
 """
 
@@ -31,6 +32,7 @@ HEAD = re.compile(
     rb"POST (?P<route>/v1/poses(?::batch)?)(?:\?[!-~]*)? HTTP/1\.1\r\n"
     rb"(?P<headers>(?:[!#-'*+.0-9A-Z^-z|~-]+:[^\r\n\0]*\r\n)+)\r\n"
 )
+ASKING = b"POST /v1/poses"
 ORDINARY = {"transfer-encoding", "expect", "upgrade"}
 """Whatever makes the end of a body less than plain to see takes the ordinary way."""
 
@@ -60,7 +62,7 @@ class Door:
         The application sees whatever is not a plain request for poses, a request without its key,
         for which trying again would not help, and one too large to be read to its end.
         """
-        if not self.slots.all_taken or not (found := HEAD.match(data, 0, HEAD_ROOM)):
+        if not self.slots.spoken_for or not (found := HEAD.match(data, 0, HEAD_ROOM)):
             return None
         lines = [line.partition(":") for line in found["headers"].decode("latin-1").splitlines()]
         headers = {name.lower(): value.strip() for name, _, value in lines}
@@ -122,11 +124,14 @@ class EarlyProtocol(H11Protocol):
         """Bytes of one or more requests, or of a part of one."""
         while data:
             skipped = min(self._unread, len(data))
-            if not skipped and self._between_requests() and (refused := self.door.refuse(data)):
+            begins = not skipped and self._between_requests()
+            if begins and (refused := self.door.refuse(data)):
                 self._refuse(refused)
                 skipped = min(refused.head + refused.body, len(data))
             if not skipped:
                 super().data_received(data)
+                if begins and data.startswith(ASKING):
+                    self.door.slots.expect()  # after the task that takes the slot was scheduled
                 return
             self._unread -= skipped
             data = data[skipped:]

@@ -25,10 +25,17 @@ class Slots:
     def __init__(self, count: int) -> None:
         self._count = count
         self._taken = 0
+        self._coming = 0
 
     @property
-    def all_taken(self) -> bool:
-        return self._taken >= self._count
+    def spoken_for(self) -> bool:
+        """True while every slot is taken or has somebody on the way to it."""
+        return self._taken + self._coming >= self._count
+
+    def expect(self) -> None:
+        """Somebody is on the way to a slot, and takes it in the next turn of the event loop."""
+        self._coming += 1
+        asyncio.get_running_loop().call_soon(self._came)
 
     def refusal(self) -> Overloaded:
         """What a caller is told while all slots are taken."""
@@ -40,13 +47,16 @@ class Slots:
     @contextmanager
     def taken(self) -> Iterator[None]:
         """Hold one slot; Overloaded at once when all are held."""
-        if self.all_taken:
+        if self._taken >= self._count:
             raise self.refusal()
         self._taken += 1
         try:
             yield
         finally:
             self._taken -= 1
+
+    def _came(self) -> None:
+        self._coming -= 1
 
 
 @dataclass(frozen=True, slots=True)
