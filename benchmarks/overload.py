@@ -3,10 +3,12 @@
     python benchmarks/overload.py [PHOTOS...] [--people 1] [--seconds 60] [--times 10] [--json]
 
 Aims: goodput at least 0.9 of the peak, the rest refused with 429 in under 50 ms, no other error;
-after it the latency is back within 2 s. Peak is what 16 callers without pause are answered. The
-load is open: requests start at their time whatever became of those before, over as many kept
-connections as that takes. The client runs beside the service; on a machine of two cores it takes
-its part of them, so `client_cores` and `offered_per_s` say what it used and what it really sent.
+after it the latency is back within 2 s. Peak is what 16 callers without pause are answered, the
+mean of before the load and after it, as the speed of a shared machine drifts by a tenth within
+minutes. The load is open: requests start at their time whatever became of those before, over as
+many kept connections as that takes. The client runs beside the service; on a machine of two cores
+it takes its part of them, so `client_cores` and `offered_per_s` say what it used and what it really
+sent.
 """
 
 import asyncio
@@ -24,7 +26,7 @@ from posegate.loadclient import poses_path
 
 CALLERS = 16
 ALONE = 20
-MAX_PEAK_S = 5.0
+MAX_PEAK_S = 15.0
 DRAIN_LIMIT_S = 60.0
 RECOVERY_LIMIT_S = 30.0
 BACK = 1.5
@@ -196,14 +198,17 @@ async def main() -> None:
         service = await stack.enter_async_context(served(given.repository))
         caller = Caller(service)
         usual_ms = await alone_ms(caller, requests)
-        best = await peak(caller, requests, min(given.seconds, MAX_PEAK_S))
-        row = await flood(caller, requests, given.times * best, given.seconds)
+        peak_s = min(given.seconds, MAX_PEAK_S)
+        before = await peak(caller, requests, peak_s)
+        row = await flood(caller, requests, given.times * before, given.seconds)
         back_s = await recovery_s(caller, requests, usual_ms)
+        after = await peak(caller, requests, peak_s)
     row = {
         "alone_ms": usual_ms,
-        "peak_per_s": best,
+        "peak_per_s": before,
+        "peak_after_per_s": after,
         **row,
-        "goodput_to_peak": row["goodput_per_s"] / best,
+        "goodput_to_peak": 2 * row["goodput_per_s"] / (before + after),
         "recovery_s": back_s,
     }
     if given.json:

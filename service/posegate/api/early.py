@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import h11
@@ -26,6 +27,8 @@ from posegate.api.problems import LINGER_S, MEDIA_TYPE, Problem, problem_of
 from posegate.errors import Unauthenticated
 from posegate.metrics import Metrics
 
+ID = "{request_id}"
+"""Stands for the request's id where an answer is prepared."""
 HEAD_ROOM = 8192
 """A longer head, or one that comes in pieces, takes the ordinary way."""
 HEAD = re.compile(
@@ -77,13 +80,17 @@ class Door:
             return None
         closes = headers.get("connection", "").lower() == "close"
         request_id = chosen_id(headers.get("x-request-id", ""))
-        problem = problem_of(self.slots.refusal())
-        answer = self._answer(problem, "POST", found["route"].decode(), request_id, closes)
+        route = found["route"].decode()
+        answer = self._answer(self._crowded, "POST", route, request_id, closes)
         return Refused(answer, found.end(), int(length), closes)
 
     def refuse_malformed(self, error: BaseException | None) -> bytes:
         """The answer to bytes that h11 refused with `error`."""
         return self._answer(malformed(error), "MALFORMED", UNMATCHED, chosen_id(""), closes=True)
+
+    @cached_property
+    def _crowded(self) -> Problem:
+        return problem_of(self.slots.refusal())
 
     def _answer(
         self, problem: Problem, method: str, route: str, request_id: str, closes: bool
@@ -98,16 +105,23 @@ class Door:
             problems=[problem],
             request_id=request_id,
         )
-        content = json.dumps(problem.document(request_id))
-        headers = {
-            **problem.response_headers(),
-            "Content-Type": MEDIA_TYPE,
-            "Content-Length": len(content),
-            "X-Request-Id": request_id,
-            **({"Connection": "close"} if closes else {}),
-        }
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        return f"HTTP/1.1 {problem.status} {problem.title}\r\n{lines}\r\n{content}".encode()
+        head, content = _prepared(problem, closes)
+        content = content.replace(ID, request_id)
+        return f"{head.replace(ID, request_id)}{len(content)}\r\n\r\n{content}".encode()
+
+
+@lru_cache(maxsize=32)
+def _prepared(problem: Problem, closes: bool) -> tuple[str, str]:
+    """An answer's head, up to its content's length, and its content; with ID in both."""
+    headers = {
+        **problem.response_headers(),
+        "Content-Type": MEDIA_TYPE,
+        "X-Request-Id": ID,
+        **({"Connection": "close"} if closes else {}),
+    }
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    head = f"HTTP/1.1 {problem.status} {problem.title}\r\n{lines}Content-Length: "
+    return head, json.dumps(problem.document(ID))
 
 
 class EarlyProtocol(H11Protocol):
@@ -124,13 +138,13 @@ class EarlyProtocol(H11Protocol):
         """Bytes of one or more requests, or of a part of one."""
         while data:
             skipped = min(self._unread, len(data))
-            begins = not skipped and self._between_requests()
+            begins = not skipped and data.startswith(ASKING) and self._between_requests()
             if begins and (refused := self.door.refuse(data)):
                 self._refuse(refused)
                 skipped = min(refused.head + refused.body, len(data))
             if not skipped:
                 super().data_received(data)
-                if begins and data.startswith(ASKING):
+                if begins:
                     self.door.slots.expect()  # after the task that takes the slot was scheduled
                 return
             self._unread -= skipped

@@ -30,9 +30,11 @@ def record(
     request_id: str,
 ) -> None:
     """Count and log an exchange that has ended; `code` is HTTP's or gRPC's."""
-    metrics.request_seconds.labels(face=face, route=route, code=code).observe(seconds)
+    metrics.request_seconds.labels(face, route, code).observe(seconds)
     for problem in problems:
-        metrics.rejected.labels(reason=problem.slug).inc()
+        metrics.rejected.labels(problem.slug).inc()
+    if not log.isEnabledFor(logging.INFO):
+        return
     extra: dict[str, object] = {"request_id": request_id, "ms": round(seconds * 1000, 2)}
     if problems:
         extra["problem"] = "; ".join(problem.detail for problem in problems)
