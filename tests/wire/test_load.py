@@ -22,6 +22,7 @@ from fakes import encode, make_photo
 from posegate.api.pb import pose_pb2 as pb
 from posegate.api.pb import pose_pb2_grpc as services
 from posegate.loadclient import Connection
+from posegate.settings import find_model_repository
 from wire.running import Service, running_service
 
 PROGRAMS = Path(__file__).parents[2] / "benchmarks"
@@ -43,9 +44,10 @@ LEAST_OFFERED = 3.0
 REFUSED_MS, REFUSED_TO_ALONE = 100.0, 5.0
 """Aim 50 ms, and 2 where cores are free. Where they are not, the time of a request without load
 says how slow everything is; who is served under load waits thirty times as long."""
-LEAST_GOODPUT = 0.1
-"""Aim 0.9 of the peak, and 0.91 with the default network. The made ones cost next to nothing, so
-that the client, which sends thousands of pictures a second, takes most of the cores: 0.26 there."""
+LEAST_GOODPUT = 0.6
+"""Aim 0.9 of the peak; 0.89 to 0.93 with the default network, which this test therefore takes: the
+made ones cost next to nothing, so that the client would take most of the cores. A service that
+refuses through the whole application is left with 0.40."""
 MAX_RECOVERY_S = 5.0
 
 CALLERS = 4
@@ -86,8 +88,8 @@ def test_an_overloaded_live_stream_has_an_event_per_frame_and_flat_memory(
 
 
 @pytest.mark.slow
-def test_an_overloaded_service_answers_or_refuses_with_429(repository: Path):
-    (row,) = rows("overload.py", repository, "--seconds", str(OVERLOAD_S))
+def test_an_overloaded_service_answers_or_refuses_with_429():
+    (row,) = rows("overload.py", find_model_repository(), "--seconds", str(OVERLOAD_S))
     assert row["other_errors"] == 0, row["outcomes"]
     assert row["offered_per_s"] > LEAST_OFFERED * row["peak_per_s"]
     assert row["refused"] > 0
