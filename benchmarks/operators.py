@@ -1,11 +1,13 @@
 """Where the time of a network goes, by kind of operator, and how fast its multiplications are.
 
     python benchmarks/operators.py hrnet-w32 goatpose-bl le-hrnet lite-hrnet-18
+    python benchmarks/operators.py goatpose-bl goatpose-bl-int8 --threads 2
 
-Random weights, batch 1, one thread, so that the shares add up to the time of a run. `peak` is the
-fastest product of matrices that this core shows. The second table says how many times as fast as
-the slower network of a ratio the faster one could be at most, were everything but its convolutions
-free and these at that peak, or as fast as those of the slower one if that is more.
+Random weights, batch 1, one thread unless more are asked for; the shares add up to the time of a
+run. 8-bit convolutions are one kind, QLinearConv: the profiler does not tell their weights' shape.
+`peak` is the fastest product of matrices that this core shows. The second table says how many times
+as fast as the slower network of a ratio the faster one could be at most, were everything but its
+convolutions free and these at that peak, or as fast as those of the slower one if that is more.
 """
 
 import argparse
@@ -19,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from networks import RATIOS, write_network
+from networks import RATIOS, write_int8, write_network
 from onnx import TensorProto, helper
 
 RUNS = 20
+INT8 = "-int8"
 DEFAULT = ["hrnet-w32", "goatpose-bl", "lite-hrnet-18", "lite-hrnet-30", "le-hrnet"]
 
 
@@ -48,10 +51,11 @@ def kind_of(event: dict) -> tuple[str, float]:
     return f"{sort} {height}x{width}", math.prod(out) * depth * height * width
 
 
-def profile(path: Path, scratch: Path) -> dict[str, Share]:
+def profile(path: Path, scratch: Path, threads: int) -> dict[str, Share]:
     """Kinds of operators of the network in `path`, each per run."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_profiling = True
     options.profile_file_prefix = str(scratch / path.parents[1].name)
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -102,12 +106,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=DEFAULT)
     parser.add_argument("--at-least", type=float, default=0.02, help="hide kinds below this share")
+    parser.add_argument("--threads", type=int, default=1)
     told = parser.parse_args()
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in told.names:
-            model = write_network(name, Path(folder))
-            found[name] = profile(model.folder / "1" / "model.onnx", Path(folder))
+            model = write_network(name.removesuffix(INT8), Path(folder))
+            if name.endswith(INT8):
+                write_int8(model)
+            file = Path(folder) / name / "1" / "model.onnx"
+            found[name] = profile(file, Path(folder), told.threads)
     peak = peak_gmacs()
     print(f"peak of a core: {peak:.0f} GMAC/s")
     for name, shares in found.items():
