@@ -36,6 +36,7 @@ HEAD = re.compile(
     rb"(?P<headers>(?:[!#-'*+.0-9A-Z^-z|~-]+:[^\r\n\0]*\r\n)+)\r\n"
 )
 ASKING = b"POST /v1/poses"
+"""How every request begins that takes a slot; a few that take none do too, and count for a turn."""
 ORDINARY = {"transfer-encoding", "expect", "upgrade"}
 """Whatever makes the end of a body less than plain to see takes the ordinary way."""
 
