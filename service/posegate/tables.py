@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from posegate.catalog import Catalog, ModelCard
@@ -13,16 +13,23 @@ WIDTH_IN_FILES = 120
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """One line per row; the keys of the first row are the columns."""
+    """One line per row; the keys of the first row are the columns.
+
+    In a narrow terminal texts are folded between words; names, words and numbers get their room even
+    where lines then become longer than the terminal is wide.
+    """
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    for column in rows[0] if rows else ():
+    for place, column in enumerate(rows[0] if rows else ()):
         numeric = not isinstance(rows[0][column], str)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        justify: JustifyMethod = "right" if numeric else "left"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=place == 0)
     for row in rows:
         table.add_row(*("-" if value is None else str(value) for value in row.values()))
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH_IN_FILES
+    least = console.measure(table, options=console.options.update(width=WIDTH_IN_FILES)).minimum
+    console.width = max(console.width, least)
     console.print(table)
 
 

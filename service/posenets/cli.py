@@ -8,12 +8,13 @@ import typer
 from rich.console import Console
 
 from posegate.skeleton import COCO_KEYPOINTS
+from posegate.tables import print_table
 from posenets.cli_calibrate import calibrate_command
 from posenets.cli_errors import or_exit
 from posenets.cli_evaluate import evaluate_command
 from posenets.cli_export import compare_command, export_command, export_decoded_command
 from posenets.cli_train import train_command
-from posenets.counting import count_all, render_table
+from posenets.counting import count_all, table_rows
 from posenets.training.box_teacher import label_boxes as label_boxes_of
 from posenets.training.cache import build_cache
 from posenets.training.mpii import MPII_KEYPOINTS
@@ -41,7 +42,7 @@ def cache(
     Example: `posenets cache data/pose_train.json cache/pose --teacher peer_256x192.onnx`
     """
     people = or_exit(lambda: build_cache(labels, out, teacher=teacher, joint_names=_JOINTS[joints]))
-    _console.print(f"{len(people)} people in {out}")
+    _console.print(f"{len(people)} people in {out}", soft_wrap=True)
 
 
 @app.command(name="label-boxes")
@@ -56,7 +57,7 @@ def label_boxes(
     Example: `posenets label-boxes data/pose_train.json rtmdet_nano.onnx pose_boxes.json`
     """
     found = or_exit(lambda: label_boxes_of(labels, teacher, out, size=size))
-    _console.print(f"{found} boxes in {out}")
+    _console.print(f"{found} boxes in {out}", soft_wrap=True)
 
 
 @app.command()
@@ -71,4 +72,4 @@ def count(
     if as_json:
         typer.echo(json.dumps([row.as_json() for row in counts], indent=2))
     else:
-        _console.print(render_table(counts))
+        print_table("parameters and operations beside the papers'", table_rows(counts))

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor, nn
 
 from posenets.networks import NETWORKS, Convention
@@ -115,26 +114,23 @@ def count_all() -> list[Count]:
     return [count_network(name) for name in NETWORKS]
 
 
-def render_table(counts: list[Count]) -> Table:
-    """The table that `posenets count` prints."""
-    table = Table(title="Parameters and operations, reached against the paper")
-    table.add_column("network")
-    for column in ("input", "params (M)", "paper", "%", "GFLOPs", "paper", "%", "by", "GMACs"):
-        table.add_column(column, justify="right")
-    for count in counts:
-        table.add_row(
-            count.name,
-            count.input,
-            f"{count.params / 1e6:.3f}",
-            _shown(count.paper_params and count.paper_params / 1e6, ".2f"),
-            _shown(count.deviation["params"], "+.1f"),
-            f"{count.gflops:.3f}",
-            _shown(count.paper_gflops, ".2f"),
-            _shown(count.deviation["gflops"], "+.1f"),
-            count.convention,
-            f"{count.gmacs:.3f}",
-        )
-    return table
+def table_rows(counts: list[Count]) -> list[dict[str, str | float | None]]:
+    """What `posenets count` shows of each network: millions, billions and per cent."""
+    return [
+        {
+            "network": count.name,
+            "input": count.input,
+            "params": round(count.params / 1e6, 3),
+            "paper's": count.paper_params and round(count.paper_params / 1e6, 2),
+            "off %": count.deviation["params"] and round(count.deviation["params"], 1),
+            "gflops": round(count.gflops, 3),
+            "paper's gflops": count.paper_gflops,
+            "by %": count.deviation["gflops"] and round(count.deviation["gflops"], 1),
+            "rule": count.convention,
+            "gmacs": round(count.gmacs, 3),
+        }
+        for count in counts
+    ]
 
 
 def _cost(module: nn.Module, x: Tensor, y: Tensor) -> dict[str, int]:
@@ -164,7 +160,3 @@ def _cost(module: nn.Module, x: Tensor, y: Tensor) -> dict[str, int]:
 
 def _deviation(reached: float, paper: float | None) -> float | None:
     return None if paper is None else 100 * (reached / paper - 1)
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
