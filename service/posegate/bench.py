@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from statistics import median, quantiles
@@ -24,9 +25,15 @@ PEOPLE = (1, 2, 4, 8, 16)
 CONCURRENCY = (1, 4, 8, 16)
 DETECTOR_MIN_SCORE = 0.05
 WARM_UP_CALLS = 3
+TURNS_ALONE = 5
+"""A single caller's time is cut into so many turns, by turns in process and over HTTP: what HTTP
+adds is little beside what a machine's speed drifts by between two measurements."""
 
+Face = Literal["process", "http"]
 Call = Callable[[], Awaitable[float]]
 """Works on one picture and answers how many seconds of it its networks ran."""
+Callers = AbstractAsyncContextManager[Sequence[Call]]
+"""Those who call at the same time, while they are connected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +44,7 @@ class Row:
     the mean latency; both only in process and at concurrency 1, where nothing waits.
     """
 
-    face: Literal["process", "http"]
+    face: Face
     people: int
     concurrency: int
     images: int
@@ -98,7 +105,7 @@ async def bench(
     seconds: float = 2.0,
     on_row: Callable[[Row], None] | None = None,
 ) -> list[Row]:
-    """Measure every cell for so many seconds; without `url` a service of its own is started."""
+    """Measure every cell, each face for so many seconds; without `url` it starts a service."""
     rows: list[Row] = []
     jobs_by_people = {
         count: await found_jobs(pipeline, images, count, model=model)
@@ -113,65 +120,82 @@ async def bench(
             await wait_ready(url)
         for count, jobs in jobs_by_people.items():
             for callers in concurrency if jobs else ():
-                for row in (
-                    await _measure_process(pipeline, jobs, count, callers, seconds),
-                    await _measure_http(url, jobs, count, callers, seconds),
-                ):
+                faces: dict[Face, Callable[[], Callers]] = {
+                    "process": partial(_in_process, pipeline, jobs, callers),
+                    "http": partial(_over_http, url, jobs, callers),
+                }
+                turns = TURNS_ALONE if callers == 1 else 1
+                for face, taken in (await _taken_by_turns(faces, turns, seconds)).items():
+                    row = _row(face, count, callers, taken)
                     rows.append(row)
                     if on_row is not None:
                         on_row(row)
     return rows
 
 
-async def _measure_process(
-    pipeline: Pipeline, jobs: list[Job], people: int, concurrency: int, seconds: float
-) -> Row:
-    turns = cycle(jobs)
+@asynccontextmanager
+async def _in_process(
+    pipeline: Pipeline, jobs: list[Job], callers: int
+) -> AsyncIterator[Sequence[Call]]:
+    pictures = cycle(jobs)
 
     async def call() -> float:
-        job = next(turns)
+        job = next(pictures)
         estimate = await pipeline.estimate(job.data, job.options)
         poses_json(estimate, min_keypoint_score=0.0)
         return estimate.network_s
 
-    return await _measure("process", [call] * concurrency, people, seconds)
+    yield [call] * callers
 
 
-async def _measure_http(
-    url: str, jobs: list[Job], people: int, concurrency: int, seconds: float
-) -> Row:
-    turns = cycle([(poses_path(job.options), job.data) for job in jobs])
-    connections = [Connection(url) for _ in range(concurrency)]
+@asynccontextmanager
+async def _over_http(url: str, jobs: list[Job], callers: int) -> AsyncIterator[Sequence[Call]]:
+    pictures = cycle([(poses_path(job.options), job.data) for job in jobs])
+    connections = [Connection(url) for _ in range(callers)]
 
-    def caller(connection: Connection) -> Call:
-        async def call() -> float:
-            path, data = next(turns)
-            status, body = await connection.request("POST", path, data)
-            if status != 200:
-                raise BackendDown(f"the service answered {status}: {body[:300].decode()}")
-            return 0.0
-
-        return call
+    async def call(connection: Connection) -> float:
+        path, data = next(pictures)
+        status, body = await connection.request("POST", path, data)
+        if status != 200:
+            raise BackendDown(f"the service answered {status}: {body[:300].decode()}")
+        return 0.0
 
     async with AsyncExitStack() as stack:
         for connection in connections:
             await connection.open()
             stack.push_async_callback(connection.close)
-        return await _measure("http", [caller(c) for c in connections], people, seconds)
+        yield [partial(call, connection) for connection in connections]
 
 
-async def _measure(
-    face: Literal["process", "http"], calls: Sequence[Call], people: int, seconds: float
-) -> Row:
+@dataclass(slots=True)
+class _Taken:
+    """What the turns of one face took, in seconds; `network_s` of each picture."""
+
+    latency_s: list[float] = field(default_factory=list)
+    network_s: list[float] = field(default_factory=list)
+    elapsed_s: float = 0.0
+
+
+async def _taken_by_turns(
+    faces: dict[Face, Callable[[], Callers]], turns: int, seconds: float
+) -> dict[Face, _Taken]:
+    """So many seconds for each face, shared out among so many turns."""
+    taken = {face: _Taken() for face in faces}
+    for _ in range(turns):
+        for face, connected in faces.items():
+            async with connected() as calls:
+                await _take_turn(calls, seconds / turns, taken[face])
+    return taken
+
+
+async def _take_turn(calls: Sequence[Call], seconds: float, taken: _Taken) -> None:
     """Closed loop: each of the callers sends its next picture when the last one is answered."""
-    latencies: list[float] = []
-    network: list[float] = []
 
     async def loop(call: Call, until: float) -> None:
         while time.perf_counter() < until:
             started = time.perf_counter()
-            network.append(await call())
-            latencies.append(time.perf_counter() - started)
+            taken.network_s.append(await call())
+            taken.latency_s.append(time.perf_counter() - started)
 
     for call in calls:
         for _ in range(WARM_UP_CALLS):
@@ -180,18 +204,22 @@ async def _measure(
     async with asyncio.TaskGroup() as group:
         for call in calls:
             group.create_task(loop(call, started + seconds))
-    elapsed = time.perf_counter() - started
-    alone = face == "process" and len(calls) == 1
+    taken.elapsed_s += time.perf_counter() - started
+
+
+def _row(face: Face, people: int, concurrency: int, taken: _Taken) -> Row:
+    latency_s, network_s = taken.latency_s, taken.network_s
+    alone = face == "process" and concurrency == 1
     return Row(
         face=face,
         people=people,
-        concurrency=len(calls),
-        images=len(latencies),
-        p50_ms=round(median(latencies) * 1000, 2),
-        p95_ms=round(quantiles([*latencies, latencies[-1]], n=20)[-1] * 1000, 2),
-        images_per_s=round(len(latencies) / elapsed, 2),
-        network_ms=round(sum(network) / len(network) * 1000, 2) if alone else None,
-        other_share=round(1 - sum(network) / sum(latencies), 3) if alone else None,
+        concurrency=concurrency,
+        images=len(latency_s),
+        p50_ms=round(median(latency_s) * 1000, 2),
+        p95_ms=round(quantiles([*latency_s, latency_s[-1]], n=20)[-1] * 1000, 2),
+        images_per_s=round(len(latency_s) / taken.elapsed_s, 2),
+        network_ms=round(sum(network_s) / len(network_s) * 1000, 2) if alone else None,
+        other_share=round(1 - sum(network_s) / sum(latency_s), 3) if alone else None,
     )
 
 

@@ -15,8 +15,8 @@ WIDTH_IN_FILES = 120
 def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """One line per row; the keys of the first row are the columns.
 
-    In a narrow terminal texts are folded between words; names, words and numbers get their room even
-    where lines then become longer than the terminal is wide.
+    In a narrow terminal texts are folded between words; names, words and numbers get their room,
+    even where lines then become longer than the terminal is wide.
     """
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for place, column in enumerate(rows[0] if rows else ()):
