@@ -42,6 +42,9 @@ def export_command(
     calibrate: Annotated[
         Path | None, typer.Option(help="8-bit forms: crop cache or COCO-form folder")
     ] = None,
+    halves: Annotated[
+        bool, typer.Option("--halves", help="keep kernels as float16: half the file")
+    ] = False,
     in_float: Annotated[
         str, typer.Option("--float", help="8-bit forms: submodules to leave in float, with commas")
     ] = "",
@@ -70,7 +73,9 @@ def export_command(
             raise BadData(f"--name: {called!r} is more than letters, digits, '.', '_' and '-'")
         if network is not None and not description:
             description = f"{network} with the weights of {checkpoint.name}."
-        job = CheckpointExport(checkpoint, repository, called, description, training, network)
+        job = CheckpointExport(
+            checkpoint, repository, called, description, training, network, halves
+        )
         _export(job, forms.split(","), calibrate, [name for name in in_float.split(",") if name])
 
     or_exit(run)

@@ -16,11 +16,13 @@ from fakes import encode, make_photo
 from made_labels import PHOTOS, encoded, made_labels
 from made_norms import randomise_norms
 from posegate.build import running_pipeline
-from posegate.catalog import CARD_NAME, Model, load_card, load_catalog
+from posegate.catalog import CARD_NAME, Model, load_card, load_catalog, sha256_of
 from posegate.options import EstimateOptions
 from posegate.settings import Settings
 from posenets.cli import app
 from posenets.export.calibration import calibration_crops
+from posenets.export.checkpoint import CheckpointExport, export_checkpoint
+from posenets.export.compare import compare_with_torch
 from posenets.export.forms import FORMS, write_form
 from posenets.networks import build_network
 from posenets.training.cache import build_cache
@@ -101,6 +103,34 @@ def test_halves_take_half_the_room(models: Path) -> None:
     assert size["fp16"] < 0.6 * size["fp32"]
     assert size["fp16-storage"] < 0.6 * size["fp32"]
     assert size["int8"] < 0.45 * size["fp32"]
+
+
+def test_kernels_kept_as_halves_are_those_of_the_network(folder: Path, models: Path) -> None:
+    forms = [form for form in FORMS if form != "fp32"]
+    arguments = ["export", folder / "run.pt", "--repository", folder / "halves", "--name", NAME]
+    arguments += ["--about", folder / "about.json", "--halves", "--forms", ",".join(forms)]
+    arguments += ["--calibrate", folder / "cache"]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    halves = folder / "halves"
+    kept, whole = file_of(halves, "fp32"), file_of(models, "fp32")
+    assert kept.stat().st_size < 0.6 * whole.stat().st_size
+    assert compare_with_torch(halves / NAME) < 1e-5  # 9e-5 where only the file is rounded
+    crops = np.random.default_rng(0).normal(size=(3, 3, 64, 64)).astype(np.float32)
+    np.testing.assert_allclose(heatmaps(kept, crops), heatmaps(whole, crops), atol=2e-3)
+    for form in forms:  # made from the halves they are what they are made from floats
+        a, b = (heatmaps(file_of(of, form), crops) for of in (halves, models))
+        np.testing.assert_allclose(a, b, atol=5e-2 if "int8" in form else 5e-3)
+
+
+def test_weights_kept_as_halves_stay_so_when_they_are_exported_again(folder: Path) -> None:
+    first = CheckpointExport(folder / "run.pt", folder / "first", NAME, halves=True)
+    export_checkpoint(first)
+    again = CheckpointExport(folder / "first" / NAME / "training.pt", folder / "again", NAME)
+    export_checkpoint(again)
+    assert sha256_of(file_of(folder / "again", "fp32")) == sha256_of(
+        file_of(folder / "first", "fp32")
+    )
 
 
 @pytest.mark.parametrize(

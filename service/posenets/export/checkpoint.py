@@ -13,7 +13,7 @@ from posenets.export.card import NetworkFacts, detect_card, pose_card, write_car
 from posenets.export.in_graph import write_decoded
 from posenets.export.onnx import export_onnx
 from posenets.export.published import published_state, published_training
-from posenets.networks.folding import fold_for_export
+from posenets.networks.folding import fold_for_export, with_half_kernels
 from posenets.networks.person_detector import DetectorExport, PersonDetector
 from posenets.training.augment import HEATMAP_STRIDE
 from posenets.training.checkpoint import (
@@ -37,6 +37,7 @@ class CheckpointExport:
     """What to export, where to, and what the card says of its making.
 
     `published` names the network of the table that another's checkpoint holds; None for ours.
+    `halves` stores kernels as float16: half the file, the same network but for their rounding.
     """
 
     checkpoint: Path
@@ -45,6 +46,7 @@ class CheckpointExport:
     description: str = ""
     training: Training = field(default_factory=Training)
     published: str | None = None
+    halves: bool = False
 
 
 def export_checkpoint(job: CheckpointExport) -> float:
@@ -60,6 +62,7 @@ def export_checkpoint(job: CheckpointExport) -> float:
     else:
         state = published_state(job.checkpoint, job.published)
         training = published_training(job.checkpoint, training)
+    state["halves"] = job.halves or bool(state.get("halves"))
     recipe, network = _network_of(state, job.checkpoint)
     size_wh = _size_of(recipe)
     folder = job.repository / job.name
@@ -67,7 +70,9 @@ def export_checkpoint(job: CheckpointExport) -> float:
     detects = isinstance(recipe, DetectionRecipe)
     served = _served(network, state, job.checkpoint)
     outputs = ("boxes", "scores") if detects else ("heatmaps",)
-    difference = export_onnx(served, path, size_wh=size_wh, output_names=outputs)
+    difference = export_onnx(
+        served, path, size_wh=size_wh, output_names=outputs, halves=state["halves"]
+    )
     facts = NetworkFacts(
         name=job.name,
         description=job.description,
@@ -126,10 +131,12 @@ def _network_of(
 def _served(network: nn.Module, state: dict[str, Any], path: Path) -> nn.Module:
     if isinstance(network, PersonDetector):
         try:
-            return DetectorExport(network.eval(), **state.get("calibration", {}))
+            served: nn.Module = DetectorExport(network.eval(), **state.get("calibration", {}))
         except TypeError as error:
             raise BadCheckpoint(f"{path}: field 'calibration': {error}") from error
-    return fold_for_export(network)
+    else:
+        served = fold_for_export(network)
+    return with_half_kernels(served) if state.get("halves") else served
 
 
 def _size_of(recipe: Recipe) -> tuple[int, int]:
@@ -142,7 +149,7 @@ def _start(state: dict[str, Any], path: Path) -> dict[str, Any]:
     Kernels are rounded to half precision, so that the file is half the size and still the exported
     network; scales, shifts and statistics are not.
     """
-    kept = {key: value for key, value in state.items() if key in ("recipe", "calibration", "udp")}
+    kept = {key: state[key] for key in ("recipe", "calibration", "udp", "halves") if key in state}
     weights = {
         name: value.half() if value.is_floating_point() and value.ndim > 1 else value
         for name, value in weights_in(state, path, "ema").items()

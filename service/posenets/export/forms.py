@@ -16,11 +16,9 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -34,6 +32,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from posegate.catalog import CARD_NAME, ONNX_NAME, Model, sha256_of
 from posegate.types import F32
 from posenets.export.card import write_card
+from posenets.export.halves import stored_in_halves
 from posenets.training.records import BadData
 
 BASE = "fp32"
@@ -159,23 +158,6 @@ def _halved(network: onnx.ModelProto) -> onnx.ModelProto:
     return convert_float_to_float16(network, keep_io_types=True)
 
 
-def _stored_in_halves(network: onnx.ModelProto) -> onnx.ModelProto:
-    """Every float32 matrix or kernel as a float16 one and a Cast, which the runtime folds."""
-    graph = network.graph
-    casts: list[Any] = []
-    for weight in graph.initializer:
-        if weight.data_type != TensorProto.FLOAT or len(weight.dims) < 2:
-            continue
-        name = weight.name
-        halves = numpy_helper.to_array(weight).astype(np.float16)
-        weight.CopyFrom(numpy_helper.from_array(halves, f"{name}/half"))
-        casts.append(helper.make_node("Cast", [f"{name}/half"], [name], to=TensorProto.FLOAT))
-    nodes = [*casts, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    return network
-
-
 def _with_half_outputs(network: onnx.ModelProto) -> onnx.ModelProto:
     """Every output goes through a Cast to float16, under the name that it had."""
     graph = network.graph
@@ -196,6 +178,6 @@ def _with_half_outputs(network: onnx.ModelProto) -> onnx.ModelProto:
 
 _CONVERTERS = {
     "fp16": _halved,
-    "fp16-storage": _stored_in_halves,
+    "fp16-storage": stored_in_halves,
     "half-outputs": _with_half_outputs,
 }

@@ -9,6 +9,8 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
+from posenets.export.halves import stored_in_halves
+
 OPSET = 17
 INPUT_NAME = "input"
 _CHECK_BATCHES = (1, 3)
@@ -19,9 +21,16 @@ class ExportDiffers(ValueError):
 
 
 def export_onnx(
-    network: nn.Module, path: Path, *, size_wh: tuple[int, int], output_names: tuple[str, ...]
+    network: nn.Module,
+    path: Path,
+    *,
+    size_wh: tuple[int, int],
+    output_names: tuple[str, ...],
+    halves: bool = False,
 ) -> float:
     """Write `network` (evaluation mode, folded) as ONNX and compare the two.
+
+    `halves` stores kernels as float16 (see `with_half_kernels`).
 
     Returns the largest absolute difference as a fraction of the outputs' range, over noise
     and made pictures at batches 1 and 3. Raises ExportDiffers above 1e-4.
@@ -41,6 +50,8 @@ def export_onnx(
             dynamic_axes={name: {0: "n"} for name in (INPUT_NAME, *output_names)},
             dynamo=False,
         )
+    if halves:
+        onnx.save(stored_in_halves(onnx.load(path)), path)
     onnx.checker.check_model(onnx.load(path), full_check=True)
     difference = largest_difference(network, path, size_wh=size_wh)
     if difference > 1e-4:

@@ -2,6 +2,7 @@
 
 import copy
 
+import torch
 from torch import nn
 
 from posenets.networks.high_resolution import HighResolutionNet, Module
@@ -29,6 +30,29 @@ def fold_for_export(network: nn.Module) -> nn.Module:
         if isinstance(layers, nn.Sequential):
             fold_transposed(layers)
     return folded
+
+
+@torch.no_grad()
+def with_half_kernels(folded: nn.Module) -> nn.Module:
+    """A folded network whose kernels a file of float16 weights holds exactly.
+
+    BatchNorms go into the convolutions before them, then kernels and matrices are rounded.
+    """
+    for layers in folded.modules():
+        if isinstance(layers, nn.Sequential):
+            _fold_norms(layers)
+    for value in (*folded.parameters(), *folded.buffers()):
+        if value.is_floating_point() and value.ndim > 1:
+            value.copy_(value.half())
+    return folded
+
+
+def _fold_norms(layers: nn.Sequential) -> None:
+    for index in range(len(layers) - 1):
+        conv, norm = layers[index], layers[index + 1]
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            layers[index] = nn.utils.fusion.fuse_conv_bn_eval(conv, norm)
+            layers[index + 1] = nn.Identity()
 
 
 def fold_transposed(layers: nn.Sequential) -> None:
