@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -43,6 +44,20 @@ async def test_is_ready_between_start_and_stop(repository: Path) -> None:
 
 HEATMAP = {"kind": "heatmap", "width": 12, "height": 16}
 INPUT = {"width": 48, "height": 64, "color": "rgb", "mean": [0, 0, 0], "std": [1, 1, 1]}
+
+
+async def test_memory_that_loading_freed_goes_back_to_the_system(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trims: list[int] = []
+    system = SimpleNamespace(malloc_trim=trims.append)
+    monkeypatch.setattr("posegate.backends.onnx.ctypes.CDLL", lambda _: system)
+    backend = OnnxBackend(load_catalog(repository).models[POSE_NAME], workers=Workers(1))
+    await backend.start()
+    assert trims == [0]
+    monkeypatch.setattr("posegate.backends.onnx.ctypes.CDLL", lambda _: SimpleNamespace())
+    await backend.start()  # where the C library has no such function
+    assert backend.ready() is None
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """crops -> heatmaps inside the process, on ONNX Runtime."""
 
+import ctypes
+import sys
 from functools import partial
 
 import numpy as np
@@ -78,6 +80,7 @@ def _open_checked(model: Model) -> ort.InferenceSession:
     session = _open(model, options)
     _check_names(session, model)
     _check_shapes(session, model)
+    _give_back_freed_memory()
     return session
 
 
@@ -88,6 +91,16 @@ def _open(model: Model, options: ort.SessionOptions) -> ort.InferenceSession:
         raise BadCard(
             f"{model.onnx_path} is not a network ONNX Runtime can load: {error}"
         ) from error
+
+
+def _give_back_freed_memory() -> None:
+    """Loading frees more than the weights take; glibc keeps it for the process unless asked.
+
+    GoatPose-BL, 62 MB of weights, takes 124 MB then and 217 MB without.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _check_names(session: ort.InferenceSession, model: Model) -> None:
