@@ -144,7 +144,8 @@ def _plot(path: Path, networks: Sequence[Measured]) -> bool:
         axes.annotate(label, place, xytext=(8, 4), textcoords="offset points", fontsize=8)
     axes.set_xlabel("latency of one crop, ms")
     axes.set_ylabel("AP")
-    axes.margins(0.25)
+    axes.margins(x=0.35, y=0.25)  # room for the last label
+    axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     figure.savefig(path)
     return True
