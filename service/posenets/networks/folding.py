@@ -28,7 +28,7 @@ def fold_for_export(network: nn.Module) -> nn.Module:
         return FoldedLiteDeconv(folded)
     for layers in folded.modules():
         if isinstance(layers, nn.Sequential):
-            fold_transposed(layers)
+            fold_norms(layers, nn.ConvTranspose2d)
     return folded
 
 
@@ -40,28 +40,21 @@ def with_half_kernels(folded: nn.Module) -> nn.Module:
     """
     for layers in folded.modules():
         if isinstance(layers, nn.Sequential):
-            _fold_norms(layers)
+            fold_norms(layers, nn.Conv2d)
     for value in (*folded.parameters(), *folded.buffers()):
         if value.is_floating_point() and value.ndim > 1:
             value.copy_(value.half())
     return folded
 
 
-def _fold_norms(layers: nn.Sequential) -> None:
+def fold_norms(layers: nn.Sequential, kind: type[nn.Conv2d | nn.ConvTranspose2d]) -> None:
+    """Puts each BatchNorm that follows a convolution of this kind into it."""
     for index in range(len(layers) - 1):
         conv, norm = layers[index], layers[index + 1]
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            layers[index] = nn.utils.fusion.fuse_conv_bn_eval(conv, norm)
-            layers[index + 1] = nn.Identity()
-
-
-def fold_transposed(layers: nn.Sequential) -> None:
-    """Puts each BatchNorm that follows a full transposed convolution into it."""
-    for index in range(len(layers) - 1):
-        conv, norm = layers[index], layers[index + 1]
-        if isinstance(conv, nn.ConvTranspose2d) and isinstance(norm, nn.BatchNorm2d):
-            assert conv.groups == 1, "the scales of a grouped kernel lie elsewhere"
-            layers[index] = nn.utils.fusion.fuse_conv_bn_eval(conv, norm, transpose=True)
+        if isinstance(conv, kind) and isinstance(norm, nn.BatchNorm2d):
+            transposed = kind is nn.ConvTranspose2d
+            assert not transposed or conv.groups == 1, "a grouped kernel's scales lie elsewhere"
+            layers[index] = nn.utils.fusion.fuse_conv_bn_eval(conv, norm, transpose=transposed)
             layers[index + 1] = nn.Identity()
 
 
