@@ -10,6 +10,7 @@ from rich.table import Table
 from posegate.catalog import Catalog, ModelCard
 
 WIDTH_IN_FILES = 120
+_ANY_WIDTH = 10_000
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -28,7 +29,7 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH_IN_FILES
-    least = console.measure(table, options=console.options.update(width=WIDTH_IN_FILES)).minimum
+    least = console.measure(table, options=console.options.update(width=_ANY_WIDTH)).minimum
     console.width = max(console.width, least)
     console.print(table)
 

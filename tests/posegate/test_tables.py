@@ -19,6 +19,14 @@ def test_names_words_and_numbers_stay_whole_in_a_narrow_terminal(
     assert {"litedeconv-384x288", "384x288", "3077882"} <= set(shown)
 
 
+def test_numbers_of_many_columns_stay_whole_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {f"measured_{number}": 1234567.25 + number for number in range(20)}
+
+    print_table("benchmark", [row])
+
+    assert {str(value) for value in row.values()} <= set(capsys.readouterr().out.split())
+
+
 def test_missing_values_are_dashes(capsys: pytest.CaptureFixture[str]) -> None:
     print_table("models", [ROW, {**ROW, "parameters": None}])
 
