@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,20 @@ def make_repository(
     if detector:
         _write(repository, detector_card(), _detector_network(), {})
     return repository
+
+
+def add_copy(repository: Path, name: str) -> None:
+    """Another pose network of the repository, with the same file."""
+    shutil.copytree(repository / POSE_NAME, repository / name)
+    card_path = repository / name / "posegate.json"
+    card_path.write_text(json.dumps(json.loads(card_path.read_text()) | {"name": name}))
+
+
+async def until(condition: Callable[[], bool], limit_s: float = 60.0) -> None:
+    """Let other tasks run until the condition holds."""
+    async with asyncio.timeout(limit_s):
+        while not condition():
+            await asyncio.sleep(0.001)
 
 
 def pose_card() -> dict[str, Any]:

@@ -9,6 +9,7 @@ import cv2
 from posegate.backends.base import Network
 from posegate.backends.batching import BatchingBackend
 from posegate.backends.onnx import OnnxBackend
+from posegate.backends.resting import RestingNetwork
 from posegate.backends.workers import Workers
 from posegate.catalog import Catalog, Model, load_catalog
 from posegate.detector import LetterboxDetector
@@ -34,6 +35,11 @@ def build_pipeline(settings: Settings, metrics: Metrics) -> Pipeline:
     workers = Workers(settings.threads)
     pool = Pool(settings.threads)
     networks, decoded = _NETWORKS[settings.backend](catalog, settings, workers, metrics)
+    for name in {network.info.name for network in networks.values()}:
+        metrics.watch(
+            metrics.backend_up.labels(name),
+            lambda: float(all(network.ready() is None for network in networks.values())),
+        )
     by_task = {
         task: [model for model in catalog.models.values() if model.card.task == task]
         for task in ("pose", "detect")
@@ -91,11 +97,17 @@ Networks = tuple[dict[str, Network], dict[str, Network]]
 
 
 def _embedded(catalog: Catalog, settings: Settings, workers: Workers, metrics: Metrics) -> Networks:
-    """Inside the process maps cost no transfer, so variants would only take memory."""
-    networks: dict[str, Network] = {
-        name: _embedded_network(model, settings, workers, metrics)
-        for name, model in catalog.models.items()
-    }
+    """Inside the process maps cost no transfer, so variants would only take memory.
+
+    For the same reason only the default of each task stays loaded while nobody asks for it.
+    """
+    networks: dict[str, Network] = {}
+    for name, model in catalog.models.items():
+        network = _embedded_network(model, settings, workers, metrics)
+        rests = settings.network_idle_s > 0 and model is not catalog.get(None, model.card.task)
+        networks[name] = (
+            RestingNetwork(network, name=name, idle_s=settings.network_idle_s) if rests else network
+        )
     return networks, {}
 
 
@@ -132,10 +144,6 @@ def _triton(catalog: Catalog, settings: Settings, workers: Workers, metrics: Met
     networks: dict[str, Network] = {
         name: network(model, variant=decoded.get(name)) for name, model in catalog.models.items()
     }
-    metrics.watch(
-        metrics.backend_up.labels("triton"),
-        lambda: float(all(network.ready() is None for network in networks.values())),
-    )
     return networks, decoded
 
 

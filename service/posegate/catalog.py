@@ -186,13 +186,14 @@ def _load_model(folder: Path) -> Model:
     if model.name != folder.name:
         raise BadCard(f"card {folder / CARD_NAME}: name {model.name!r} is not its folder's name")
     for form in model.forms:
-        _check_file(form, folder / CARD_NAME)
+        check_file(form)
     return model
 
 
-def _check_file(model: Model, card_path: Path) -> None:
+def check_file(model: Model) -> None:
+    """Raise BadCard where the network's file is missing or not the one of its card."""
     if not model.onnx_path.is_file():
-        raise BadCard(f"card {card_path} has no network file {model.onnx_path}")
+        raise BadCard(f"the card of {model.name} has no network file {model.onnx_path}")
     actual = sha256_of(model.onnx_path)
     if actual != model.card.sha256:
         raise BadCard(

@@ -108,6 +108,11 @@ class Settings(BaseSettings):
     max_wait_ms: Annotated[float, Field(ge=0, le=1000)] = Field(
         0.0, description="longest wait for company, only while other batches run"
     )
+    network_idle_s: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = Field(
+        300.0,
+        description="seconds without a crop after which a network that is not the default gives "
+        "its memory back, until it is asked again; 0: all stay loaded (backend onnx)",
+    )
     max_queue: Count = Field(512, description="most crops waiting for a network")
     max_images: Count = Field(64, description="most pictures in the pipeline at a time")
     max_in_flight: Count = Field(2, description="frames of one stream worked on at a time")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from fakes import FakeBackend
+from fakes import FakeBackend, until
 from posegate.backends.batching import BatchingBackend
 from posegate.backends.workers import Workers
 from posegate.errors import BackendDown, DeadlineExceeded, Overloaded
@@ -52,12 +52,6 @@ def crops(*values: float) -> F32:
 
 def values(inference: object) -> list[float]:
     return inference.outputs[1].tolist()  # type: ignore[attr-defined]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 @pytest_asyncio.fixture

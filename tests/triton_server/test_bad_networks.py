@@ -1,16 +1,14 @@
 """What Triton cannot serve is named by the gateway, and what it served before goes on."""
 
 import asyncio
-import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_client
 from tritonclient.utils import InferenceServerException
 
-from fakes import POSE_NAME, make_repository
+from fakes import POSE_NAME, add_copy, make_repository
 from posegate.build import build_pipeline, running_pipeline
 from posegate.errors import BadCard, UnknownModel
 from posegate.metrics import Metrics
@@ -19,13 +17,6 @@ from triton_server.asking import PHOTO, over, people, seconds_until
 from triton_server.serving import TritonProcess, make_triton_repository
 
 ANOTHER_GPU = "The engine plan file is generated on an incompatible device, expecting compute 8.9"
-
-
-def add_copy(repository: Path, name: str) -> None:
-    """Another pose network of the repository, with the same file."""
-    shutil.copytree(repository / POSE_NAME, repository / name)
-    card_path = repository / name / "posegate.json"
-    card_path.write_text(json.dumps(json.loads(card_path.read_text()) | {"name": name}))
 
 
 async def test_every_reason_why_triton_lacks_a_network_is_passed_on(backends, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 import uvicorn
 
-from fakes import DETECTOR_NAME, POSE_NAME
+from fakes import DETECTOR_NAME, POSE_NAME, until
 from posegate.api.grpc import Health, PoseService, create_grpc_server
 from posegate.api.limits import Slots
 from posegate.api.pb import pose_pb2 as pb
@@ -113,12 +113,6 @@ async def faces(
     await rpc.stop(0)
     await serving
     await pipeline.stop()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(ENOUGH_S):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def held(faces: Faces) -> "asyncio.Task[str]":

@@ -71,7 +71,6 @@ class BatchingBackend:
         self._max_queue = max_queue
         self._crops_per_batch = metrics.crops_per_batch.labels(model)
         self._queue_age = metrics.queue_age_seconds.labels(model)
-        self._up = metrics.backend_up.labels(backend.info.name)
         self._queue: deque[_Ticket] = deque()
         self._waiting = 0
         self._changed = asyncio.Event()
@@ -89,7 +88,6 @@ class BatchingBackend:
         for size in range(1, self._max_batch + 1):
             await self._backend.infer(np.zeros((size, *self._backend.input_shape), np.float32))
         self._loop = asyncio.create_task(self._dispatch(), name=f"batches of {self._model}")
-        self._up.set(1)
 
     async def stop(self) -> None:
         """Let running batches finish, refuse the rest, stop the backend."""
@@ -97,7 +95,6 @@ class BatchingBackend:
             self._loop.cancel()
             await asyncio.gather(self._loop, return_exceptions=True)
             self._loop = None
-            self._up.set(0)
         await asyncio.gather(*self._running)
         self._fail(list(self._queue), BackendDown(f"network {self._model} is stopping"))
         await self._backend.stop()

@@ -1,0 +1,100 @@
+"""A network that gives its memory back while nobody asks for it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any
+
+from posegate.backends.base import BackendInfo, Inference, Network
+from posegate.types import F32
+
+log = logging.getLogger(__name__)
+
+
+class RestingNetwork:
+    """A network that is checked and warmed up at the start and then rests: it is not in memory.
+
+    The first caller wakes it, which takes as long as loading does, and it stays awake until nobody
+    has asked for `idle_s` seconds. Callers who come meanwhile share the waking; it goes on when
+    their deadlines pass, so that the next one finds it done.
+    """
+
+    def __init__(self, network: Network, *, name: str, idle_s: float) -> None:
+        self._network = network
+        self._name = name
+        self._idle_s = idle_s
+        self._started = False
+        self._awake = False
+        self._callers = 0
+        self._change = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def info(self) -> BackendInfo:
+        return self._network.info
+
+    async def start(self) -> None:
+        await self._network.start()
+        await self._network.stop()
+        self._started = True
+
+    async def infer(self, tensor: F32, *, deadline: float | None = None) -> Inference:
+        """As the network's own; what waking takes counts as queueing.
+
+        Raises BadCard too, when the file is no longer that of its card.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+        self._callers += 1
+        try:
+            if self._awake:
+                return await self._network.infer(tensor, deadline=deadline)
+            asked = time.monotonic()
+            await asyncio.shield(self._begin(self._wake()))
+            waking_s = time.monotonic() - asked
+            inference = await self._network.infer(tensor, deadline=deadline)
+            return replace(inference, queue_s=inference.queue_s + waking_s)
+        finally:
+            self._callers -= 1
+            self._rest_later()
+
+    async def stop(self) -> None:
+        self._started = False
+        if self._timer is not None:
+            self._timer.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._awake = False
+        await self._network.stop()
+
+    def ready(self) -> str | None:
+        """None also while it rests: it can be asked."""
+        return None if self._started else f"network {self._name} is not checked"
+
+    def _rest_later(self) -> None:
+        if self._callers == 0 and self._awake:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._idle_s, lambda: self._begin(self._rest()))
+
+    def _begin(self, change: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(change, name=f"waking or resting of {self._name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _wake(self) -> None:
+        async with self._change:
+            if self._started and not self._awake:
+                await self._network.start()
+                self._awake = True
+                log.info("network loaded again", extra={"model": self._name})
+        self._rest_later()
+
+    async def _rest(self) -> None:
+        async with self._change:
+            if self._callers == 0:
+                self._awake = False
+                await self._network.stop()
+                log.info("network let go", extra={"model": self._name})

@@ -1,0 +1,218 @@
+"""Networks that nobody asks for are not in memory: posegate.backends.resting."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fakes import (
+    DETECTOR_NAME,
+    POSE_NAME,
+    FakeBackend,
+    add_copy,
+    encode,
+    make_photo,
+    make_repository,
+    until,
+)
+from posegate.backends import onnx
+from posegate.backends.batching import BatchingBackend
+from posegate.backends.resting import RestingNetwork
+from posegate.backends.workers import Workers
+from posegate.build import running_pipeline
+from posegate.errors import BackendDown, BadCard
+from posegate.metrics import Metrics
+from posegate.options import EstimateOptions
+from posegate.settings import Settings
+
+CROP = np.zeros((1, 3, 64, 48), np.float32)
+OTHER = "other-pose"
+PHOTO = encode(make_photo())
+
+
+class SlowToLoad(FakeBackend):
+    """Counts its loads; each waits for `loading`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads = 0
+        self.loading = asyncio.Event()
+        self.loading.set()
+
+    async def start(self) -> None:
+        self.loads += 1
+        await self.loading.wait()
+        if self.failure is not None:
+            raise self.failure
+        await super().start()
+
+
+def resting(backend: FakeBackend, *, idle_s: float = 60.0) -> RestingNetwork:
+    batching = BatchingBackend(
+        backend,
+        model="fake",
+        workers=Workers(1),
+        metrics=Metrics(),
+        max_batch=2,
+        max_wait_s=0,
+        max_queue=8,
+    )
+    return RestingNetwork(batching, name="fake", idle_s=idle_s)
+
+
+async def test_it_is_warmed_up_at_the_start_and_not_in_memory_then() -> None:
+    backend = SlowToLoad()
+    network = resting(backend)
+    assert network.ready() == "network fake is not checked"
+    await network.start()
+    assert backend.calls == [1, 2]
+    assert not backend.started
+    assert network.ready() is None
+    await network.stop()
+    assert network.ready() is not None
+
+
+async def test_callers_who_come_together_wake_it_once_and_waking_counts_as_queueing() -> None:
+    backend = SlowToLoad()
+    network = resting(backend)
+    await network.start()
+    backend.loading.clear()
+    asked = [asyncio.create_task(network.infer(CROP)) for _ in range(3)]
+    await until(lambda: backend.loads == 2)
+    await asyncio.sleep(0.05)
+    backend.loading.set()
+    answers = await asyncio.gather(*asked)
+    assert backend.loads == 2
+    assert all(answer.queue_s >= 0.05 for answer in answers)
+    assert all(answer.outputs[0].shape == (1, 17, 16, 12) for answer in answers)
+    again = await network.infer(CROP)
+    assert (backend.loads, again.queue_s < 0.05) == (2, True)
+    await network.stop()
+    assert not backend.started
+
+
+async def test_it_rests_when_nobody_has_asked_for_a_while_and_wakes_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    backend = SlowToLoad()
+    network = resting(backend, idle_s=0.05)
+    await network.start()
+    for loads in (2, 3):
+        await network.infer(CROP)
+        assert backend.loads == loads
+        await until(lambda: not backend.started)
+        assert network.ready() is None
+    await network.stop()
+    assert [record.message for record in caplog.records] == [
+        "network loaded again",
+        "network let go",
+    ] * 2
+
+
+async def test_it_does_not_rest_under_a_caller_nor_between_frequent_ones() -> None:
+    backend = SlowToLoad()
+    network = resting(backend, idle_s=0.1)
+    await network.start()
+    await network.infer(CROP)
+    backend.gate.clear()
+    held = asyncio.create_task(network.infer(CROP))
+    await asyncio.sleep(0.2)
+    assert backend.started
+    backend.gate.set()
+    await held
+    for _ in range(10):
+        await asyncio.sleep(0.03)
+        await network.infer(CROP)
+    assert backend.loads == 2
+    await network.stop()
+
+
+async def test_waking_outlives_a_caller_who_does_not_wait_and_then_it_rests() -> None:
+    backend = SlowToLoad()
+    network = resting(backend, idle_s=0.05)
+    await network.start()
+    backend.loading.clear()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.02):
+            await network.infer(CROP)
+    backend.loading.set()
+    await until(lambda: backend.started)
+    await until(lambda: not backend.started)
+    assert backend.loads == 2
+    await network.stop()
+
+
+async def test_a_load_that_fails_is_told_and_the_next_caller_tries_again() -> None:
+    backend = SlowToLoad()
+    network = resting(backend)
+    await network.start()
+    backend.failure = BadCard("the file is another")
+    with pytest.raises(BadCard, match="another"):
+        await network.infer(CROP)
+    backend.failure = None
+    assert len((await network.infer(CROP)).outputs[0]) == 1
+    await network.stop()
+
+
+async def test_a_caller_while_it_falls_asleep_is_answered() -> None:
+    backend = SlowToLoad()
+    network = resting(backend, idle_s=0.0)
+    await network.start()
+    for _ in range(50):
+        await network.infer(CROP)
+        await asyncio.sleep(0)
+    await network.stop()
+
+
+async def test_nobody_wakes_it_after_the_stop() -> None:
+    backend = SlowToLoad()
+    network = resting(backend)
+    await network.start()
+    await network.stop()
+    with pytest.raises(BackendDown):
+        await network.infer(CROP)
+    assert not backend.started
+
+
+@pytest.fixture
+def two_networks(tmp_path: Path) -> Path:
+    repository = make_repository(tmp_path)
+    add_copy(repository, OTHER)
+    return repository
+
+
+@pytest.mark.parametrize(("idle_s", "opened"), [(60.0, [OTHER]), (0.0, [])])
+async def test_only_the_defaults_stay_loaded_and_the_others_give_the_same_answer(
+    two_networks: Path, monkeypatch: pytest.MonkeyPatch, idle_s: float, opened: list[str]
+) -> None:
+    loads: list[str] = []
+    opens = onnx._open_checked
+    monkeypatch.setattr(onnx, "_open_checked", lambda m: (loads.append(m.name), opens(m))[1])
+    settings = Settings(model_repository=two_networks, model=POSE_NAME, network_idle_s=idle_s)
+    async with running_pipeline(settings) as pipeline:
+        assert sorted(loads) == sorted([DETECTOR_NAME, POSE_NAME, OTHER])
+        assert pipeline.ready() is None
+        loads.clear()
+        default = await pipeline.estimate(PHOTO, EstimateOptions())
+        assert loads == []
+        other = await pipeline.estimate(PHOTO, EstimateOptions(model=OTHER))
+        again = await pipeline.estimate(PHOTO, EstimateOptions(model=OTHER))
+        assert loads == opened
+    for estimate in (other, again):
+        assert np.array_equal(estimate.poses.keypoints.xy, default.poses.keypoints.xy)
+
+
+async def test_a_file_changed_while_its_network_rests_is_refused(two_networks: Path) -> None:
+    settings = Settings(model_repository=two_networks, model=POSE_NAME)
+    async with running_pipeline(settings) as pipeline:
+        file = two_networks / OTHER / "1" / "model.onnx"
+        kept = file.read_bytes()
+        file.write_bytes(kept + b" ")
+        with pytest.raises(BadCard, match="its card says"):
+            await pipeline.estimate(PHOTO, EstimateOptions(model=OTHER))
+        assert len((await pipeline.estimate(PHOTO, EstimateOptions())).poses) == 2
+        file.write_bytes(kept)
+        assert len((await pipeline.estimate(PHOTO, EstimateOptions(model=OTHER))).poses) == 2
