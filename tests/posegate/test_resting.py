@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from posegate.backends.batching import BatchingBackend
 from posegate.backends.resting import RestingNetwork
 from posegate.backends.workers import Workers
 from posegate.build import running_pipeline
-from posegate.errors import BackendDown, BadCard
+from posegate.errors import BackendDown
 from posegate.metrics import Metrics
 from posegate.options import EstimateOptions
 from posegate.settings import Settings
@@ -33,19 +34,20 @@ PHOTO = encode(make_photo())
 
 
 class SlowToLoad(FakeBackend):
-    """Counts its loads; each waits for `loading`."""
+    """Counts its loads; each waits for `loading` and fails where the file is `unreadable`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.loads = 0
+        self.unreadable = False
         self.loading = asyncio.Event()
         self.loading.set()
 
     async def start(self) -> None:
         self.loads += 1
         await self.loading.wait()
-        if self.failure is not None:
-            raise self.failure
+        if self.unreadable:
+            raise OSError("the disk is gone")
         await super().start()
 
 
@@ -145,14 +147,21 @@ async def test_waking_outlives_a_caller_who_does_not_wait_and_then_it_rests() ->
     await network.stop()
 
 
-async def test_a_load_that_fails_is_told_and_the_next_caller_tries_again() -> None:
+@pytest.mark.parametrize("loads", [True, False])
+async def test_a_load_or_warm_up_that_fails_is_told_and_the_next_caller_tries_again(
+    loads: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     backend = SlowToLoad()
     network = resting(backend)
     await network.start()
-    backend.failure = BadCard("the file is another")
-    with pytest.raises(BadCard, match="another"):
+    backend.unreadable, backend.failure = not loads, OSError("the disk is gone")
+    with pytest.raises(BackendDown, match="could not be loaded") as refusal:
         await network.infer(CROP)
-    backend.failure = None
+    assert refusal.value.retry_after_s == 1.0
+    assert "the disk is gone" in caplog.text
+    assert not backend.started
+    assert network.ready() is None
+    backend.unreadable, backend.failure = False, None
     assert len((await network.infer(CROP)).outputs[0]) == 1
     await network.stop()
 
@@ -205,14 +214,33 @@ async def test_only_the_defaults_stay_loaded_and_the_others_give_the_same_answer
         assert np.array_equal(estimate.poses.keypoints.xy, default.poses.keypoints.xy)
 
 
-async def test_a_file_changed_while_its_network_rests_is_refused(two_networks: Path) -> None:
+async def test_a_file_changed_while_its_network_rests_is_refused(
+    two_networks: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     settings = Settings(model_repository=two_networks, model=POSE_NAME)
     async with running_pipeline(settings) as pipeline:
         file = two_networks / OTHER / "1" / "model.onnx"
         kept = file.read_bytes()
         file.write_bytes(kept + b" ")
-        with pytest.raises(BadCard, match="its card says"):
+        with pytest.raises(BackendDown):
             await pipeline.estimate(PHOTO, EstimateOptions(model=OTHER))
+        assert "its card says" in caplog.text
         assert len((await pipeline.estimate(PHOTO, EstimateOptions())).poses) == 2
         file.write_bytes(kept)
         assert len((await pipeline.estimate(PHOTO, EstimateOptions(model=OTHER))).poses) == 2
+
+
+async def test_the_default_goes_on_while_another_is_loaded(
+    two_networks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(model_repository=two_networks, model=POSE_NAME, threads=1)
+    go_on = threading.Event()
+    opens = onnx._open_checked
+    async with running_pipeline(settings) as pipeline:
+        monkeypatch.setattr(onnx, "_open_checked", lambda m: (go_on.wait(60), opens(m))[1])
+        waits = asyncio.create_task(pipeline.estimate(PHOTO, EstimateOptions(model=OTHER)))
+        await asyncio.sleep(0.05)
+        assert len((await pipeline.estimate(PHOTO, EstimateOptions())).poses) == 2
+        assert not waits.done()
+        go_on.set()
+        assert len((await waits).poses) == 2

@@ -18,14 +18,6 @@ import httpx
 
 from posegate.api.pb import pose_pb2_grpc as services
 
-PROGRAM = """
-import sys
-from posegate.logs import configure_logs
-from posegate.server import serve
-from posegate.settings import load_settings
-configure_logs("info")
-sys.exit(serve(load_settings()))
-"""
 START_LIMIT_S = 90.0
 PROBLEM_FIELDS = {"type", "title", "status", "detail", "request_id"}
 
@@ -107,15 +99,17 @@ def wait_until(condition: Callable[[], bool], limit_s: float = START_LIMIT_S) ->
         time.sleep(0.05)
 
 
-def launch(repository: Path, log: Path, **settings: object) -> "subprocess.Popen[bytes]":
-    """Start the service as a process; it logs to `log`."""
+def launch(
+    repository: Path, log: Path, *flags: str, **settings: object
+) -> "subprocess.Popen[bytes]":
+    """Start `posegate serve` with these flags as a process; it logs to `log`."""
     ports = {"http_port": 0, "grpc_port": 0}
     wanted = {"model_repository": repository, **ports, "threads": 2, **settings}
     environment = {f"POSEGATE_{name.upper()}": str(value) for name, value in wanted.items()}
     paths = os.pathsep.join(path for path in sys.path if path)
     with log.open("wb") as stream:
         return subprocess.Popen(
-            [sys.executable, "-c", PROGRAM],
+            [sys.executable, "-m", "posegate", "serve", *flags],
             env={**os.environ, **environment, "PYTHONPATH": paths},
             stderr=stream,
         )
@@ -136,9 +130,11 @@ def answering(servicer: services.PoseServiceServicer) -> Iterator[str]:
 
 
 @contextmanager
-def running_service(repository: Path, log: Path, **settings: object) -> Iterator[Service]:
+def running_service(
+    repository: Path, log: Path, *flags: str, **settings: object
+) -> Iterator[Service]:
     """A ready service; stopped at the end."""
-    process = launch(repository, log, **settings)
+    process = launch(repository, log, *flags, **settings)
     try:
         host, port, grpc_address = _wait_until_ready(process, log)
         yield Service(process, host, port, log, grpc_address)

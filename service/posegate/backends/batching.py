@@ -86,7 +86,12 @@ class BatchingBackend:
         """Start the backend and run every batch size in use once, so the first caller is fast."""
         await self._backend.start()
         for size in range(1, self._max_batch + 1):
-            await self._backend.infer(np.zeros((size, *self._backend.input_shape), np.float32))
+            crops = np.zeros((size, *self._backend.input_shape), np.float32)
+            await self._workers.acquire()
+            try:
+                await self._backend.infer(crops)
+            finally:
+                self._workers.release()
         self._loop = asyncio.create_task(self._dispatch(), name=f"batches of {self._model}")
 
     async def stop(self) -> None:

@@ -1,5 +1,6 @@
 """crops -> heatmaps inside the process, on ONNX Runtime."""
 
+import asyncio
 import ctypes
 import sys
 from functools import partial
@@ -32,7 +33,7 @@ class OnnxBackend:
         self._session: ort.InferenceSession | None = None
 
     async def start(self) -> None:
-        self._session = await self._workers.run(partial(_open_checked, self._model))
+        self._session = await asyncio.to_thread(_open_checked, self._model)
 
     async def infer(self, tensor: F32) -> tuple[F32, ...]:
         assert self._session is not None, "infer before start"
@@ -42,7 +43,7 @@ class OnnxBackend:
 
     async def stop(self) -> None:
         if self._session is not None:
-            await self._workers.run(self._let_go)
+            await asyncio.to_thread(self._let_go)
 
     def ready(self) -> str | None:
         return None if self._session is not None else f"network {self._model.name} is not loaded"

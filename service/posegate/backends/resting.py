@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from posegate.backends.base import BackendInfo, Inference, Network
+from posegate.errors import BackendDown
 from posegate.types import F32
 
 log = logging.getLogger(__name__)
@@ -44,10 +45,8 @@ class RestingNetwork:
     async def infer(self, tensor: F32, *, deadline: float | None = None) -> Inference:
         """As the network's own; what waking takes counts as queueing.
 
-        Raises BadCard too, when the file is no longer that of its card.
+        Raises BackendDown too, when the network cannot be loaded again.
         """
-        if self._timer is not None:
-            self._timer.cancel()
         self._callers += 1
         try:
             if self._awake:
@@ -74,6 +73,8 @@ class RestingNetwork:
         return None if self._started else f"network {self._name} is not checked"
 
     def _rest_later(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         if self._callers == 0 and self._awake:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._idle_s, lambda: self._begin(self._rest()))
@@ -87,10 +88,21 @@ class RestingNetwork:
     async def _wake(self) -> None:
         async with self._change:
             if self._started and not self._awake:
-                await self._network.start()
-                self._awake = True
-                log.info("network loaded again", extra={"model": self._name})
+                await self._load()
         self._rest_later()
+
+    async def _load(self) -> None:
+        try:
+            await self._network.start()
+        except Exception as error:  # whatever a file that changed meanwhile may lead to
+            log.error("network not loaded", exc_info=error, extra={"model": self._name})
+            await self._network.stop()
+            raise BackendDown(
+                f"network {self._name} could not be loaded; the service's log says why",
+                retry_after_s=1.0,
+            ) from error
+        self._awake = True
+        log.info("network loaded again", extra={"model": self._name})
 
     async def _rest(self) -> None:
         async with self._change:
