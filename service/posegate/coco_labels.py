@@ -71,7 +71,7 @@ def read_labels(path: Path, *, needed: Sequence[str] = ()) -> CocoLabels:
     """Read and check a label file; BadOption names the file and the field that is wrong.
 
     `needed` are fields, numbers, that every annotation must have beside COCO's `id`, `image_id` and
-    `bbox`.
+    `bbox`. Where `num_keypoints` is missing, it becomes the number of keypoints with v > 0.
     """
     document = _read(path)
     where = f"{path} is not COCO keypoint annotations"
@@ -88,6 +88,9 @@ def read_labels(path: Path, *, needed: Sequence[str] = ()) -> CocoLabels:
     annotations = _typed(document, "annotations", list, where)
     for index, annotation in enumerate(annotations):
         _check_annotation(annotation, f"{path}: annotations[{index}]", path, images, needed)
+        if "num_keypoints" not in annotation:
+            visibilities = annotation.get("keypoints", [])[2::3]
+            annotation["num_keypoints"] = sum(v > 0 for v in visibilities)
     return CocoLabels(path, images, annotations)
 
 

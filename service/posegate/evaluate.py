@@ -12,17 +12,19 @@ from typing import Any, Literal
 import numpy as np
 
 from posegate.api.documents import coco_results
+from posegate.catalog import Model
 from posegate.coco_labels import label_file, read_labels
 from posegate.errors import BadImage, BadOption, TooLarge
 from posegate.ordered import in_order
 from posegate.pipeline import EstimateOptions, Pipeline
+from posegate.skeleton import COCO_KEYPOINTS
 
 KEYPOINT_FIGURES = (
     "ap", "ap50", "ap75", "ap_medium", "ap_large", "ar", "ar50", "ar75", "ar_medium", "ar_large",
 )  # fmt: skip
 BOX_FIGURES = ("ap", "ap50")
 PERSON = 1
-_UNLABELLED = {"iscrowd": 0, "num_keypoints": 0, "keypoints": [0] * 51}
+_UNLABELLED = {"iscrowd": 0, "keypoints": [0] * 51}
 """What the evaluator asks of an annotation that has a box alone."""
 Task = Literal["keypoints", "boxes"]
 
@@ -71,7 +73,7 @@ def load_data(path: Path) -> Data:
         raise BadOption(f"{labels.path} lists no images")
     people = defaultdict(list)
     for label in labels.annotations:
-        if not label.get("iscrowd") and label.get("num_keypoints", 0) > 0:
+        if not label.get("iscrowd") and label["num_keypoints"] > 0:
             if not min(label["bbox"][2:]) > 0:
                 raise BadOption(
                     f"{labels.path}: annotation {label['id']} of image {label['image_id']}: bbox "
@@ -92,6 +94,17 @@ def load_data(path: Path) -> Data:
     return Data(photos, annotations)
 
 
+def check_keypoints(model: Model) -> None:
+    """BadOption unless the network's joints are those that COCO's figures are of."""
+    names = model.card.keypoints
+    if names != COCO_KEYPOINTS:
+        raise BadOption(
+            f"COCO's AP needs COCO's 17 keypoints in their order, {COCO_KEYPOINTS[0]} to "
+            f"{COCO_KEYPOINTS[-1]}, and the card of {model.name} names {len(names)}, {names[0]} to "
+            f"{names[-1]}; `posenets evaluate --mpii` measures the joints that MPII has too"
+        )
+
+
 async def evaluate(
     pipeline: Pipeline,
     folder: Path,
@@ -108,6 +121,8 @@ async def evaluate(
     `task="boxes"` scores the detector alone. `on_photo` hears how many of how many pictures are
     done.
     """
+    if task == "keypoints":
+        check_keypoints(pipeline.catalog.get(options.model, "pose"))
     data = load_data(folder)
     scorer = coco_scorer(data)
     started = time.perf_counter()

@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
-from fakes import DETECTOR_NAME, POSE_NAME, encode, make_photo
+from fakes import DETECTOR_NAME, MADE_JOINTS_HEATMAP, POSE_NAME, encode, make_photo, make_repository
 from labelled_folder import BOXES, label, write
+from posegate.build import running_pipeline
 from posegate.errors import BadOption
 from posegate.evaluate import KEYPOINT_FIGURES, evaluate, load_data
 from posegate.options import EstimateOptions
 from posegate.pipeline import Pipeline
+from posegate.settings import Settings
+from posegate.skeleton import COCO_KEYPOINTS
 
 
 @pytest.fixture
@@ -47,6 +50,30 @@ async def test_a_network_that_sees_the_truth_scores_one(pipeline: Pipeline, fold
     assert report.keypoints["ap"] == report.keypoints["ar"] == 1.0
     assert (report.model, report.detector, report.boxes) == (POSE_NAME, None, None)
     assert (report.images, report.people) == (2, 2)
+
+
+async def test_people_without_a_count_of_keypoints_are_those_that_have_some(
+    pipeline: Pipeline, folder: Path
+) -> None:
+    labels = [label(1, 1, BOXES[0]), label(2, 2, [5, 5, 50, 50], keypoints=[9, 9, 0] * 17)]
+    for row in labels:
+        del row["num_keypoints"]
+    write(folder, labels)
+    assert [photo.boxes_xywh for photo in load_data(folder).photos] == [[BOXES[0]], []]
+    report = await evaluate(pipeline, folder, EstimateOptions(decode="argmax"))
+    assert report.keypoints is not None
+    assert (report.people, report.keypoints["ap"]) == (1, 1.0)
+
+
+async def test_a_network_of_other_joints_is_refused_but_its_boxes_are_not(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fakes.MADE_JOINTS_HEATMAP", MADE_JOINTS_HEATMAP[1:])
+    made = make_repository(folder, pose_changes={"keypoints": COCO_KEYPOINTS[1:]})
+    async with running_pipeline(Settings(model_repository=made, threads=2)) as pipeline:
+        with pytest.raises(BadOption, match=r"COCO's 17 keypoints .* of made-pose names 16, left_"):
+            await evaluate(pipeline, folder, EstimateOptions())
+        assert (await evaluate(pipeline, folder, EstimateOptions(), task="boxes")).boxes is not None
 
 
 async def test_a_network_that_sees_people_elsewhere_scores_zero(

@@ -12,7 +12,7 @@ from scipy.io import savemat
 from torch import nn
 from typer.testing import CliRunner
 
-from fakes import POSE_NAME, POSE_SIZE_WH, encode, make_photo, make_repository
+from fakes import POSE_NAME, POSE_SIZE_WH, add_copy, encode, make_photo, make_repository
 from labelled_folder import BOXES, label, seen_by_the_made_network, write
 from posegate.skeleton import COCO_KEYPOINTS
 from posenets.cli import app
@@ -112,28 +112,85 @@ def test_networks_without_weights_are_named_with_their_size(
     assert rows == ["| untrained | 128x96 | 0 | 0.0006 | - | - | not trained yet |"]
 
 
-def test_pckh_is_reported_for_the_joints_that_both_know(models: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def mpii(tmp_path: Path) -> list[object]:
+    """Options for one person of MPII whom the made network sees, but for the left wrist."""
     box = [100.0, 100.0, 200.0, 200.0]
     seen = dict(zip(COCO_KEYPOINTS, seen_by_the_made_network(box), strict=True))
     joints = [[*(seen.get(name, np.zeros(2)) + 1)] for name in MPII_KEYPOINTS]
     joints[MPII_KEYPOINTS.index("left_wrist")][0] += 40
     labels = tmp_path / "valid.json"
     # MPII's box of a person: a square of 200 px times scale, 15 px times scale below the centre
-    person = {"image": "a.png", "center": [201, 201 - 15], "scale": 1.0}
+    person = {"image": "1.png", "center": [201, 201 - 15], "scale": 1.0}
     person |= {"joints": np.array(joints).tolist(), "joints_vis": [1] * 16}
     labels.write_text(json.dumps([person]))
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").write_bytes(encode(make_photo(width=640, height=480)))
+    (tmp_path / "images").mkdir(exist_ok=True)
+    (tmp_path / "images" / "1.png").write_bytes(encode(make_photo(width=640, height=480)))
     heads = np.array([[0, 0], [60, 80]], float).reshape(2, 2, 1)
     savemat(tmp_path / "gt_valid.mat", {"headboxes_src": heads})
-    document = evaluate(
-        models, tmp_path / "report", "--mpii", labels, "--heads", tmp_path / "gt_valid.mat"
-    )
+    return ["--mpii", labels, "--heads", tmp_path / "gt_valid.mat"]
+
+
+def test_pckh_is_reported_for_the_joints_that_both_know(
+    models: Path, mpii: list[object], tmp_path: Path
+) -> None:
+    document = evaluate(models, tmp_path / "report", *mpii)
     rows = {row["joint"]: row for row in document["networks"][0]["pckh"]}
     assert "pelvis" not in rows
     assert rows["left_knee"]["pckh@0.5"] == 1.0
     assert rows["left_wrist"]["pckh@0.5"] == 0.0
     assert rows["mean"]["labelled"] == 12
+    assert document["notes"] == []
+
+
+def test_a_detectors_boxes_are_said_to_be_for_coco_alone(
+    models: Path, folder: Path, mpii: list[object], tmp_path: Path
+) -> None:
+    (tmp_path / "boxes.json").write_text("[]")
+    given = ["--data", folder, "--boxes", tmp_path / "boxes.json", *mpii]
+    boxes = evaluate(models, tmp_path / "report", *given)["conditions"]["boxes"]
+    assert boxes == "detector (boxes.json) in COCO form, truth in MPII"
+
+
+def test_photos_of_mpiis_own_file_are_said_to_be_training_images(
+    models: Path, tmp_path: Path, mpii: list[object]
+) -> None:
+    point = {"x": 200.0, "y": 180.0, "id": 12}
+    person = {"x1": 1, "y1": 1, "x2": 61, "y2": 81, "scale": 1.0, "objpos": {"x": 201, "y": 186}}
+    person |= {"annopoints": {"point": np.array([point, point], object)}}
+    photo = {"image": {"name": "1.png"}, "annorect": np.array([person], object)}
+    release = {"annolist": np.array([photo], object), "img_train": [1]}
+    savemat(tmp_path / "mpii.mat", {"RELEASE": release})
+    document = evaluate(models, tmp_path / "report", "--mpii", tmp_path / "mpii.mat")
+    (note,) = document["notes"]
+    assert "photos of mpii.mat are MPII's training images" in note
+    assert note in (tmp_path / "report" / "report.md").read_text().splitlines()
+
+
+def test_a_network_of_other_joints_is_left_out_and_the_others_are_measured(
+    models: Path, folder: Path, mpii: list[object], tmp_path: Path
+) -> None:
+    add_copy(models, "fingers")
+    card = models / "fingers" / "posegate.json"
+    names = [f"finger_{joint}" for joint in range(17)]
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"keypoints": names}))
+    given = ["--data", folder, "--worst", 0, *mpii]
+    document = evaluate(models, tmp_path / "report", *given)
+    fingers, made = document["networks"]
+    assert (fingers["name"], fingers["coco"], fingers["pckh"]) == ("fingers", None, None)
+    assert made["coco"]["ap"] > 0
+    assert made["pckh"] is not None
+    assert document["notes"] == [
+        "fingers: its card's keypoints are not COCO's 17, so it is not measured with --data.",
+        "fingers: its card's keypoints are none of MPII's, so it is not measured with --mpii.",
+    ]
+    arguments = ["evaluate", "--repository", models, "--out", tmp_path / "no", "--model", "fingers"]
+    for option, place in (("--data", folder), mpii[:2]):
+        told = [str(argument) for argument in (*arguments, option, place)]
+        result = CliRunner().invoke(app, told)
+        assert result.exit_code == 1
+        assert "error: fingers: its card's keypoints are no" in result.stderr
+        assert f"; leave {option} out" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -144,6 +201,8 @@ def test_pckh_is_reported_for_the_joints_that_both_know(models: Path, tmp_path: 
         (["--data", "{folder}", "--boxes", "{folder}/person_keypoints.json"], "not a COCO results"),
         (["--data", "{folder}", "--model", "nosuch"], "no network 'nosuch'"),
         (["--mpii", "{folder}/person_keypoints.json"], "not an MPII label file"),
+        (["--mpii", "valid.json", "--boxes", "nowhere.json"], "give --data or leave --boxes out"),
+        (["--data", "{folder}", "--heads", "nowhere.mat"], "give --mpii or leave --heads out"),
     ],
 )
 def test_what_cannot_be_evaluated_is_named(

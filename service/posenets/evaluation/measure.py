@@ -19,7 +19,6 @@ from posenets.evaluation.pck import pckh
 from posenets.evaluation.predict import Run, find_keypoints, onnx_run
 from posenets.evaluation.scenes import Scene
 from posenets.training.mpii import MPII_KEYPOINTS
-from posenets.training.records import BadData
 
 _WARM_UP, _RUNS = 3, 20
 
@@ -61,6 +60,17 @@ class Looked:
     people_oks: F64 | None
 
 
+def misfits(model: Model) -> dict[str, str]:
+    """Which labels, by their option, say nothing of the network's joints, each with the reason."""
+    names = model.card.keypoints
+    found = {}
+    if names != COCO_KEYPOINTS:
+        found["--data"] = f"{model.name}: its card's keypoints are not COCO's 17"
+    if not set(names) & set(MPII_KEYPOINTS):
+        found["--mpii"] = f"{model.name}: its card's keypoints are none of MPII's"
+    return found
+
+
 def measure_network(
     model: Model,
     *,
@@ -68,10 +78,11 @@ def measure_network(
     mpii: Sequence[Scene] | None,
     conditions: Conditions,
 ) -> Looked:
-    """Look at every scene; OKS per joint needs scenes with the truth's boxes."""
+    """Look at every scene; OKS per joint needs scenes with the truth's boxes.
+
+    The network must know the joints of what is given: see `misfits`.
+    """
     card = model.card
-    if coco is not None and card.keypoints != COCO_KEYPOINTS:
-        raise BadData(f"{model.name}: its card's keypoints are not COCO's 17; leave --data out")
     run = onnx_run(model.onnx_path, card, threads=conditions.threads)
     options = {"flip_test": conditions.flip_test, "decode": conditions.decode}
     facts: dict[str, Any] = {}

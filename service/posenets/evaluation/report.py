@@ -20,13 +20,15 @@ def write_report(
     networks: Sequence[Measured],
     *,
     data: Mapping[str, str],
+    notes: Sequence[str],
     conditions: Conditions,
     worst: Mapping[str, U8],
     untrained: Sequence[Count],
 ) -> list[Path]:
     """Write everything into `out`; `data` says what was looked at, `worst` maps name -> picture.
 
-    `untrained` networks are named too, with their size, so that nobody looks for their figures.
+    `notes` are sentences that the figures must be read with. `untrained` networks are named too,
+    with their size, so that nobody looks for their figures.
     """
     out.mkdir(parents=True, exist_ok=True)
     pictures = {name: f"worst-{name}.jpg" for name in worst}
@@ -35,13 +37,16 @@ def write_report(
     plotted = _plot(out / PLOT, networks)
     document = {
         "data": dict(data),
+        "notes": list(notes),
         "conditions": asdict(conditions),
         "networks": [network.as_dict() for network in networks],
         "worst": pictures,
         "not_trained_yet": [count.as_json() for count in untrained],
     }
     (out / REPORT_JSON).write_text(json.dumps(document, indent=2) + "\n")
-    text = "\n".join(_lines(networks, untrained, data, conditions, pictures, plotted=plotted))
+    text = "\n".join(
+        _lines(networks, untrained, data, notes, conditions, pictures, plotted=plotted)
+    )
     (out / REPORT_MD).write_text(text + "\n")
     drawn = [out / PLOT] if plotted else []
     return [out / REPORT_MD, out / REPORT_JSON, *drawn, *(out / p for p in pictures.values())]
@@ -51,6 +56,7 @@ def _lines(
     networks: Sequence[Measured],
     untrained: Sequence[Count],
     data: Mapping[str, str],
+    notes: Sequence[str],
     conditions: Conditions,
     pictures: Mapping[str, str],
     *,
@@ -65,6 +71,7 @@ def _lines(
         f"crop, the network alone, ONNX Runtime on {conditions.threads} CPU thread(s). GMACs are "
         "the papers' GFLOPs, up to their ways of counting (`posenets count`).",
         "",
+        *(line for note in notes for line in (note, "")),
         *_table([*map(_overview, networks), *map(_size_only, untrained)]),
     ]
     coco = {n.name: n.coco for n in networks if n.coco is not None}

@@ -44,7 +44,7 @@ def coco_scenes(folder: Path) -> tuple[list[Scene], Data]:
         raise BadData(error.detail) from error
     labels = defaultdict(list)
     for label in data.annotations["annotations"]:
-        if not label.get("iscrowd") and label.get("num_keypoints", 0) > 0:
+        if not label.get("iscrowd") and label["num_keypoints"] > 0:
             labels[label["image_id"]].append(label)
     scenes = []
     for photo in data.photos:
@@ -77,10 +77,21 @@ def coco_scenes(folder: Path) -> tuple[list[Scene], Data]:
 
 def mpii_scenes(labels: Path, *, heads: Path | None = None) -> list[Scene]:
     """Photos of MPII (.mat, or .json with the `gt_valid.mat` of head boxes); raises BadData."""
-    images = (
-        read_mpii_mat(labels) if labels.suffix == ".mat" else read_mpii_json(labels, heads=heads)
-    )
-    return [_of_mpii(number, image, labels) for number, image in enumerate(images)]
+    if not is_mpii_release(labels):
+        images = read_mpii_json(labels, heads=heads)
+    elif heads is None:
+        images, heads = read_mpii_mat(labels), labels
+    else:
+        raise BadData(f"{labels}: a .mat of MPII holds its head boxes; leave --heads out")
+    scenes = [_of_mpii(number, image, labels, heads) for number, image in enumerate(images)]
+    if not scenes:
+        raise BadData(f"{labels}: holds no person with joints")
+    return scenes
+
+
+def is_mpii_release(labels: Path) -> bool:
+    """Whether these are MPII's own .mat, which holds joints of its training images alone."""
+    return labels.suffix == ".mat"
 
 
 def with_boxes(scenes: Sequence[Scene], results: Path) -> list[Scene]:
@@ -109,10 +120,16 @@ def _detected(scene: Scene, rows: list[dict[str, Any]]) -> Scene:
     )
 
 
-def _of_mpii(number: int, image: LabelledImage, labels: Path) -> Scene:
+def _of_mpii(number: int, image: LabelledImage, labels: Path, heads: Path | None) -> Scene:
     assert image.head_sizes is not None
-    if not np.isfinite(image.head_sizes).all():
+    if heads is None:
         raise BadData(f"{labels}: no head boxes, which PCKh needs; give gt_valid.mat with --heads")
+    known = np.isfinite(image.head_sizes) & (image.head_sizes > 0)
+    if not known.all():
+        raise BadData(
+            f"{heads}: image {image.name}: the head box of its person {known.argmin() + 1} has "
+            "diagonal 0 or NaN; PCKh needs a positive one"
+        )
     return Scene(
         image_id=number,
         name=image.name,
