@@ -5,19 +5,17 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 import torch
 
 from deploy.tiny_networks import TINY
 from fakes import encode, make_photo
+from labelled_folder import BOXES, label, write
 from made_labels import PHOTOS, encoded, made_labels
-from posegate.build import running_pipeline
 from posegate.card import Training
-from posegate.options import EstimateOptions
 from posegate.settings import Settings
-from posegate.types import Keypoints
+from posegate.verify import verify
 from posenets.export.checkpoint import CheckpointExport, export_checkpoint
 from posenets.export.compare import compare_with_torch
 from posenets.networks import NETWORKS
@@ -50,7 +48,6 @@ RECIPES = {
 """The paper's own; the others go by the short recipe."""
 NAMES = (*SHRUNK, *WHOLE)
 STEPS = 3
-BOXES = [[10, 10, 90, 100], [30, 5, 80, 110]]
 REAL_PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "coco_val_part" / "images"
 
 
@@ -78,40 +75,55 @@ def train_and_export(name: str, labels: Path) -> Path:
     recipe = recipe.model_copy(update=short | {"phases": (phase,)})
     checkpoint = labels.parent / f"{name}.pt"
     device = torch.device("cpu")
-    with pytest.MonkeyPatch.context() as patch:
-        if name in SHRUNK:
-            tiny = replace(NETWORKS[name], constructor=TINY[SHRUNK[name]])
-            patch.setitem(NETWORKS, name, tiny)
-        trainer = pose_trainer(recipe, [cache], start=None, device=device, checkpoint=checkpoint)
-        trainer.run()
-        assert load_checkpoint(checkpoint)["progress"]["steps"] == STEPS
-        training = Training(data=("made dots",))
-        export_checkpoint(CheckpointExport(checkpoint, folder, name, "a test", training))
-        assert compare_with_torch(folder / name) < 1e-4
+    trainer = pose_trainer(recipe, [cache], start=None, device=device, checkpoint=checkpoint)
+    trainer.run()
+    assert load_checkpoint(checkpoint)["progress"]["steps"] == STEPS
+    training = Training(data=("made dots",))
+    export_checkpoint(CheckpointExport(checkpoint, folder, name, "a test", training))
+    assert compare_with_torch(folder / name) < 1e-4
     return folder
 
 
-def a_photo() -> bytes:
-    """A real one where the evaluation photos are there."""
-    photos = sorted(REAL_PHOTOS.glob("*.jpg")) if REAL_PHOTOS.is_dir() else []
-    return photos[0].read_bytes() if photos else encode(make_photo(), ".jpg")
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two photos, real ones where the evaluation photos are there, with a labelled person each."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "images").mkdir()
+    real = sorted(REAL_PHOTOS.glob("*.jpg")) if REAL_PHOTOS.is_dir() else []
+    contents = [path.read_bytes() for path in real[:2]] or [encode(make_photo(), ".jpg")] * 2
+    for name, content in zip(("1.png", "2.png"), contents, strict=True):
+        (folder / "images" / name).write_bytes(content)
+    write(folder, [label(1, 1, BOXES[0]), label(2, 2, BOXES[1])])
+    return folder
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the tracing exporter is the old one
 @pytest.mark.parametrize("name", NAMES)
-def test_network_is_trained_exported_folded_and_served(name: str, labels: Path) -> None:
+def test_network_is_trained_exported_folded_verified_and_served(
+    name: str, labels: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name in SHRUNK:
+        tiny = replace(NETWORKS[name], constructor=TINY[SHRUNK[name]])
+        monkeypatch.setitem(NETWORKS, name, tiny)
     repository = train_and_export(name, labels)
     assert_nothing_is_left_to_fold(name, onnx.load(repository / name / "1" / "model.onnx").graph)
-    keypoints = asyncio.run(served_in_process(repository, name))
-    assert keypoints.xy.shape == (2, len(joints_of(name)), 2)
-    assert np.isfinite(keypoints.xy).all()
-
-
-async def served_in_process(repository: Path, name: str) -> Keypoints:
-    options = EstimateOptions(model=name, boxes_xywh=np.array(BOXES, np.float32))
-    async with running_pipeline(Settings(model_repository=repository, threads=1)) as pipeline:
-        return (await pipeline.estimate(a_photo(), options)).poses.keypoints
+    checks = asyncio.run(verify(Settings(model_repository=repository, threads=1), name, photos))
+    # the process that compares with torch knows nothing of a shrunk network
+    assert [check.form for check in checks if check.ok] == ["onnx-fp32", "http"][name in SHRUNK :]
+    with (
+        running_service(repository, tmp_path / "log", "--model", name) as service,
+        service.client() as client,
+    ):
+        answer = client.post(
+            "/v1/poses",
+            params={"boxes": json.dumps(BOXES)},
+            content=(photos / "images" / "1.png").read_bytes(),
+        )
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["model"] == name
+    people = answer.json()["people"]
+    assert [list(person["keypoints"]) for person in people] == [list(joints_of(name))] * 2
 
 
 def assert_nothing_is_left_to_fold(name: str, graph: onnx.GraphProto) -> None:
@@ -124,22 +136,3 @@ def assert_nothing_is_left_to_fold(name: str, graph: onnx.GraphProto) -> None:
     assert {weight.name for weight in graph.initializer} <= read, "weights that nobody reads"
     operators = {node.op_type for node in graph.node}
     assert not operators & {"Shape", "Loop", "If", "Abs"}, "run-time arithmetic"
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_trained_network_is_served_over_a_real_socket(labels: Path, tmp_path: Path) -> None:
-    name = "hrnet-w32"
-    with (
-        running_service(train_and_export(name, labels), tmp_path / "log.txt") as service,
-        service.client() as client,
-    ):
-        answer = client.post(
-            "/v1/poses",
-            params={"model": name, "boxes": json.dumps(BOXES)},
-            content=a_photo(),
-            headers={"content-type": "image/jpeg"},
-        )
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["model"] == name
-    assert set(answer.json()["people"][0]["keypoints"]) == set(joints_of(name))
