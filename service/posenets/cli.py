@@ -1,6 +1,7 @@
 """`posenets`: make the weights. Every command shows an example with `--help`."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,6 +19,7 @@ from posenets.counting import count_all, table_rows
 from posenets.training.box_teacher import label_boxes as label_boxes_of
 from posenets.training.cache import build_cache
 from posenets.training.mpii import MPII_KEYPOINTS
+from posenets.training.records import BadData
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
 app.command("train")(train_command)
@@ -36,12 +38,19 @@ def cache(
     out: Annotated[Path, typer.Argument(help="folder to write")],
     teacher: Annotated[Path | None, typer.Option(help="heatmap network to ask, ONNX")] = None,
     joints: Annotated[Literal["coco", "mpii"], typer.Option(help="17 or 16 joints")] = "coco",
+    size: Annotated[
+        str, typer.Option(metavar="WxH", help="pixels of a crop, 5/4 of the largest input or more")
+    ] = "240x320",
 ) -> None:
     """Cut every labelled person out of the photos, once, for training.
 
     Example: `posenets cache data/pose_train.json cache/pose --teacher peer_256x192.onnx`
     """
-    people = or_exit(lambda: build_cache(labels, out, teacher=teacher, joint_names=_JOINTS[joints]))
+    people = or_exit(
+        lambda: build_cache(
+            labels, out, teacher=teacher, joint_names=_JOINTS[joints], crop_wh=_sides(size)
+        )
+    )
     _console.print(f"{len(people)} people in {out}", soft_wrap=True)
 
 
@@ -73,3 +82,10 @@ def count(
         typer.echo(json.dumps([row.as_json() for row in counts], indent=2))
     else:
         print_table("parameters and operations beside the papers'", table_rows(counts))
+
+
+def _sides(size: str) -> tuple[int, int]:
+    sides = re.fullmatch(r"(\d+)x(\d+)", size)
+    if sides is None:
+        raise BadData(f"--size: {size!r} is not WxH, as 240x320")
+    return int(sides[1]), int(sides[2])

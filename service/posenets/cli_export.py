@@ -118,6 +118,8 @@ def _export(
         raise BadData("--forms: 8 bits need --calibrate, a crop cache or a COCO-form folder")
     if in_float and not set(forms) & set(INT8_FORMS):
         raise BadData("--float: only 8-bit forms leave something in float; name one in --forms")
+    if calibrate is not None and not set(forms) & set(INT8_FORMS):
+        raise BadData("--calibrate: only 8-bit forms are calibrated; name one in --forms")
     difference = export_checkpoint(job)
     folder = job.repository / job.name
     _console.print(

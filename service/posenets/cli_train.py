@@ -1,5 +1,6 @@
 """The command that trains: `posenets train`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,12 @@ from posenets.training.recipe import (
     read_recipe,
 )
 from posenets.training.records import BadData
-from posenets.training.start import detection_trainer, pose_trainer, with_network
+from posenets.training.start import (
+    detection_trainer,
+    pose_trainer,
+    with_network,
+    without_effect,
+)
 
 
 def train_command(
@@ -68,6 +74,8 @@ def train_command(
         plan: PoseRecipe | DetectionRecipe, where: torch.device
     ) -> tuple[PoseRecipe | DetectionRecipe, Trainer[Any]]:
         if isinstance(plan, PoseRecipe):
+            told = "a pose recipe learns from --cache or --labels"
+            _refuse_any({"--photos": photos, "--crops": crops, "--boxes": boxes}, told)
             if bool(cache) == bool(labels):
                 raise BadData("a pose recipe needs --cache folders or --labels files, not both")
             return plan, pose_trainer(
@@ -78,6 +86,8 @@ def train_command(
                 device=where,
                 checkpoint=out,
             )
+        told = "a detection recipe learns from --photos, --crops and --boxes"
+        _refuse_any({"--cache": cache, "--labels": labels}, told)
         if not photos:
             raise BadData("a detection recipe needs at least one --photos label file")
         if evaluate is not None:
@@ -102,6 +112,8 @@ def train_command(
                 console.print(
                     f"resumed {out} after {trainer.progress.seen} examples", soft_wrap=True
                 )
+            for said in without_effect(trainer):
+                console.print(said, soft_wrap=True, highlight=False)
             measure = None
             if evaluate is not None and isinstance(plan, PoseRecipe):
                 measure = evaluation_on(evaluate, plan)
@@ -117,6 +129,12 @@ def train_command(
             )
 
     or_exit(run)
+
+
+def _refuse_any(options: Mapping[str, list[Path] | None], told: str) -> None:
+    given = [name for name, paths in options.items() if paths]
+    if given:
+        raise BadData(f"{', '.join(given)}: {told}")
 
 
 def check_device(name: str) -> None:

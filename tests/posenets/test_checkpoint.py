@@ -1,5 +1,6 @@
 """Checkpoints: what is damaged or foreign is refused by name, whatever lies in it."""
 
+import math
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,17 @@ def test_a_bad_file_is_one_sentence_of_our_own(
     assert said.startswith(f"{path}: ")
     assert "\n" not in said
     assert "weights_only" not in said
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, broken: float) -> None:
+    path = tmp_path / "run.pt"
+    weights = PoseFPN().state_dict()
+    name = next(name for name in weights if name.endswith("running_var"))
+    weights[name][0] = broken
+    save_checkpoint(path, {"ema": weights})
+    with pytest.raises(BadCheckpoint, match=f"{name} holds NaN or infinity"):
+        load_weights(PoseFPN(), path)
 
 
 @pytest.mark.parametrize(

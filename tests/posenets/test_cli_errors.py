@@ -1,6 +1,7 @@
 """Bad input to the commands of posenets: exit code 1 and one sentence that names file and field."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,11 @@ from typer.testing import CliRunner
 
 from posenets.cli import app
 from posenets.networks.person_detector import PersonDetector
+from posenets.networks.posefpn import PoseFPN
 from posenets.training.cache import build_cache
 from posenets.training.checkpoint import load_checkpoint, save_checkpoint
+from posenets.training.loop import Trainer
+from posenets.training.mpii import MPII_KEYPOINTS
 from posenets.training.recipe import DetectionRecipe, Phase
 
 POSE = (
@@ -74,6 +78,13 @@ def test_bad_recipes(cached: Path, recipe: bytes | None, named: str) -> None:
             r"a\.npz: array 'conv00\.weight'",
         ),
         ("a.npz", lambda path: None, r"a\.npz: cannot be read"),
+        (
+            "a.pt",
+            lambda path: torch.save(
+                {name: value * math.nan for name, value in PoseFPN().state_dict().items()}, path
+            ),
+            r"a\.pt: \S+ holds NaN or infinity",
+        ),
     ],
 )
 def test_bad_starts(cached: Path, name: str, write: Callable[[Path], object], named: str) -> None:
@@ -99,6 +110,36 @@ def test_an_npz_starts_only_networks_with_its_backbone(cached: Path) -> None:
     recipe.write_text(POSE.replace("posefpn-small", "litedeconv-small"))
     arguments = ["train", recipe, "--cache", cached / "cache", "--out", cached / "run.pt"]
     refused("litedeconv-small has no backbone", *arguments, "--start", cached / "a.npz")
+
+
+def test_options_of_the_other_kind_of_recipe_are_refused(cached: Path, coco_folder: Path) -> None:
+    pose = ["train", cached / "pose.toml", "--cache", cached / "cache", "--out", cached / "run.pt"]
+    for option in ("--photos", "--crops", "--boxes"):
+        refused(
+            f"{option}: a pose recipe learns from --cache or --labels", *pose, option, coco_folder
+        )
+    detect = ["train", cached / "detect.toml", "--photos", coco_folder, "--out", cached / "run.pt"]
+    for option in ("--cache", "--labels"):
+        refused(f"{option}: a detection recipe learns from --photos", *detect, option, coco_folder)
+
+
+def test_ap_of_sixteen_joints_is_refused_before_training(
+    cached: Path, coco_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = cached / "mpii.toml"
+    recipe.write_text(POSE.replace("posefpn-small", "litedeconv-mpii"))
+    monkeypatch.setattr(Trainer, "run", lambda *_, **__: pytest.fail("trains"))
+    build_cache(coco_folder, cached / "mpii", joint_names=MPII_KEYPOINTS)
+    arguments = ["train", recipe, "--cache", cached / "mpii", "--out", cached / "run.pt"]
+    named = "--evaluate: AP is of COCO's 17 keypoints, litedeconv-mpii has 16 joints"
+    refused(named, *arguments, "--evaluate", cached)
+
+
+def test_what_has_no_effect_is_said(cached: Path) -> None:
+    arguments = ["train", cached / "pose.toml", "--cache", cached / "cache"]
+    result = CliRunner().invoke(app, [*map(str, arguments), "--out", str(cached / "run.pt")])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("distil: has no effect, as the people come without a teacher")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Starting a backbone from folded weights: posenets.networks.mobilenetv3_small."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,10 @@ from posenets.networks.mobilenetv3_small import (
     SqueezeExcite,
     load_folded_weights,
 )
+from posenets.training.cache import build_cache
+from posenets.training.checkpoint import BadCheckpoint
+from posenets.training.recipe import Phase, PoseRecipe
+from posenets.training.start import pose_trainer
 
 
 @pytest.fixture
@@ -79,6 +84,18 @@ def test_first_blocks_give_what_the_folded_ones_gave_at_a_scale_of_one(
         torch.testing.assert_close(ours, theirs * scale, atol=0.02, rtol=0.02)
         if block in (1, 3, 4):
             assert ours.std().item() == pytest.approx(1.0, abs=0.05)
+
+
+def test_start_that_is_not_finite_is_refused(
+    made: MobileNetV3Small, coco_folder: Path, tmp_path: Path
+) -> None:
+    build_cache(coco_folder, tmp_path / "cache")
+    phases = (Phase(width=64, height=64, share=1.0, batch=4),)
+    recipe = PoseRecipe(task="pose", network="posefpn-small", examples=4, phases=phases)
+    nn.init.constant_(made[0].n.bias, math.nan)
+    start, out, cpu = folded(made, tmp_path / "a.npz"), tmp_path / "run.pt", torch.device("cpu")
+    with pytest.raises(BadCheckpoint, match=r"a\.npz: \S+ holds NaN or infinity"):
+        pose_trainer(recipe, [tmp_path / "cache"], start=start, device=cpu, checkpoint=out)
 
 
 def test_filters_have_length_one_and_gates_can_learn(

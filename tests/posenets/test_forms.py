@@ -1,8 +1,11 @@
 """The smaller forms of an exported network: what is in their files, and that they are served."""
 
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,6 +22,7 @@ from posegate.build import running_pipeline
 from posegate.catalog import CARD_NAME, Model, load_card, load_catalog, sha256_of
 from posegate.options import EstimateOptions
 from posegate.settings import Settings
+from posegate.verify import FORMS as VERIFIED_FORMS
 from posenets.cli import app
 from posenets.export.calibration import calibration_crops
 from posenets.export.checkpoint import CheckpointExport, export_checkpoint
@@ -161,8 +165,7 @@ def test_eight_bits_are_those_that_the_runtime_likes(
 
 
 def test_what_is_named_stays_in_float(folder: Path, models: Path, tmp_path: Path) -> None:
-    shutil.copytree(models / NAME, tmp_path / NAME)
-    model = Model(load_card(tmp_path / NAME / CARD_NAME), tmp_path / NAME)
+    model = copy_of(models, tmp_path)
     crops = calibration_crops(folder / "coco", model.card, count=4)
     path = write_form(model, "int8", crops, in_float=("stage2", "stage1"))
     graph = onnx.load(path).graph
@@ -199,6 +202,7 @@ async def test_every_form_is_a_network_that_is_served(models: Path) -> None:
         (["--forms", "fp32,int4"], "--forms: 'int4' is not one of"),
         (["--forms", "int8"], "--forms: 8 bits need --calibrate"),
         (["--forms", "fp16", "--float", "stem"], "--float: only 8-bit forms"),
+        (["--forms", "fp16", "--calibrate", "nowhere"], "--calibrate: only 8-bit forms"),
     ],
 )
 def test_forms_that_cannot_be_made_are_named(folder: Path, options: list[str], named: str) -> None:
@@ -209,9 +213,13 @@ def test_forms_that_cannot_be_made_are_named(folder: Path, options: list[str], n
     assert named in result.stderr
 
 
-def test_unknown_submodule_is_named(models: Path, tmp_path: Path) -> None:
+def copy_of(models: Path, tmp_path: Path) -> Model:
     shutil.copytree(models / NAME, tmp_path / NAME)
-    model = Model(load_card(tmp_path / NAME / CARD_NAME), tmp_path / NAME)
+    return Model(load_card(tmp_path / NAME / CARD_NAME), tmp_path / NAME)
+
+
+def test_unknown_submodule_is_named(models: Path, tmp_path: Path) -> None:
+    model = copy_of(models, tmp_path)
     crops = np.zeros((1, *model.card.input_shape), np.float32)
     with pytest.raises(BadData, match=r"no submodule 'backbone'; it has .*stage1, stage2"):
         write_form(model, "int8", crops, in_float=("backbone",))
@@ -222,3 +230,118 @@ def test_empty_folder_cannot_calibrate(folder: Path, models: Path, tmp_path: Pat
     card = load_catalog(models).get(NAME, "pose").card
     with pytest.raises(BadData, match=r"person_keypoints\.json cannot be read"):
         calibration_crops(tmp_path, card)
+
+
+def test_every_form_is_one_that_is_verified() -> None:
+    assert FORMS[1:] == VERIFIED_FORMS
+
+
+@pytest.mark.parametrize("form", ["fp16", "fp16-storage"])
+def test_kernel_beyond_half_precision_makes_no_form_of_halves(
+    models: Path, tmp_path: Path, form: str
+) -> None:
+    model = copy_of(models, tmp_path)
+    network = onnx.load(model.onnx_path)
+    kernel = next(weight for weight in network.graph.initializer if len(weight.dims) == 4)
+    large = numpy_helper.to_array(kernel) + np.float32(7e4)
+    kernel.CopyFrom(numpy_helper.from_array(large, kernel.name))
+    onnx.save(network, model.onnx_path)
+    with pytest.raises(BadData, match=rf"{kernel.name} holds a number that half precision cannot"):
+        write_form(model, form)
+    assert not (tmp_path / f"{NAME}-{form}").exists()
+
+
+def _large_kernel(state: dict[str, Any]) -> None:
+    state["ema"]["last.weight"][0, 0] = 7e4
+
+
+def _large_when_folded(state: dict[str, Any]) -> None:
+    state["ema"]["stem.0.1.weight"][:] = 1e8
+    state["halves"] = True
+
+
+def _not_a_number(state: dict[str, Any]) -> None:
+    state["ema"]["last.weight"][0, 0] = float("nan")
+
+
+def _no_spread(state: dict[str, Any]) -> None:
+    state["recipe"] = json.dumps(json.loads(state["recipe"]) | {"std": [0, 1, 1]})
+
+
+def _overflowing(state: dict[str, Any]) -> None:
+    state["ema"]["stem.0.1.weight"][:] = 3e38
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (_large_kernel, r"bad\.pt: last\.weight holds a number that half precision cannot"),
+        (_large_when_folded, r"bad\.pt: stem\.\S+ holds a number that half precision cannot"),
+        (_not_a_number, r"bad\.pt: last\.weight holds NaN"),
+        (_no_spread, r"bad\.pt: field 'recipe': std\.0: "),
+        (_overflowing, r"model\.onnx\.part: it or the network gives NaN"),
+    ],
+)
+def test_bad_checkpoint_leaves_the_network_that_was_there(
+    folder: Path, models: Path, tmp_path: Path, spoil: Callable[[dict[str, Any]], None], named: str
+) -> None:
+    for name in (NAME, f"{NAME}-decoded"):
+        shutil.copytree(models / name, tmp_path / name)
+    state = torch.load(folder / "run.pt")
+    spoil(state)
+    torch.save(state, tmp_path / "bad.pt")
+    arguments = ["export", tmp_path / "bad.pt", "--repository", tmp_path, "--name", NAME]
+    arguments += ["--about", folder / "about.json"]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 1, result.output
+    assert re.fullmatch(f"error: [^\n]*{named}[^\n]*\n", result.stderr), result.stderr
+    assert load_catalog(tmp_path).models[NAME].card == load_card(models / NAME / CARD_NAME)
+
+
+@pytest.mark.parametrize("command", [["compare", NAME], ["export-decoded", "."]])
+def test_damaged_network_file_is_named(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    path = copy_of(models, tmp_path).onnx_path
+    path.write_bytes(path.read_bytes()[:5000])
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1, result.output
+    assert re.fullmatch(rf"error: network file {NAME}/1/model\.onnx [^\n]*\n", result.stderr)
+
+
+def test_calibration_is_spread_over_the_people_of_a_folder(
+    folder: Path, models: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder / "coco", tmp_path / "coco")
+    labels = made_labels()
+    second = labels["annotations"][-1] | {"id": PHOTOS, "bbox": [20.0, 20.0, 100.0, 100.0]}
+    labels["annotations"].append(second)
+    (tmp_path / "coco" / "person_keypoints.json").write_text(json.dumps(labels))
+    card = load_card(models / NAME / CARD_NAME)
+    every = calibration_crops(tmp_path / "coco", card)
+    assert len(every) == PHOTOS + 1
+    chosen = calibration_crops(tmp_path / "coco", card, count=3)
+    np.testing.assert_array_equal(chosen, every[[0, 3, 6]])
+
+
+def test_broken_photo_cannot_calibrate(folder: Path, models: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "coco", tmp_path / "coco")
+    (tmp_path / "coco" / "images" / "3.png").write_bytes(encoded(3)[:100])
+    with pytest.raises(BadData, match=r"coco: 3\.png: "):
+        calibration_crops(tmp_path / "coco", load_card(models / NAME / CARD_NAME))
+
+
+def test_calibration_crops_are_those_of_caches_of_any_size(
+    folder: Path, models: Path, tmp_path: Path
+) -> None:
+    labels = folder / "coco" / "person_keypoints.json"
+    card = load_card(models / NAME / CARD_NAME)
+    for size_wh in ((240, 320), (480, 640)):
+        build_cache(labels, tmp_path / str(size_wh), crop_wh=size_wh)
+    small, large = (calibration_crops(path, card) for path in sorted(tmp_path.iterdir()))
+    inner = np.s_[..., 8:-8, 8:-8]  # the made pictures end within the crops
+    assert np.abs(small - large)[inner].mean() < 0.05 * np.abs(small).mean()
+    assert (
+        np.abs(small[..., 1:] - large[..., :-1])[inner].mean() > np.abs(small - large)[inner].mean()
+    )

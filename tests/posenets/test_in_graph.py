@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,6 +17,7 @@ from posegate.card import PEAK_ROW, HeatmapSpec
 from posegate.catalog import load_catalog
 from posegate.codecs import make_codec
 from posegate.errors import BadCard, BadOption
+from posenets.export import in_graph, in_place
 from posenets.export.in_graph import append_decode, export_decoded, write_decoded
 
 DECODES = ("dark", "quarter", "argmax")
@@ -158,3 +161,54 @@ def test_the_base_network_and_the_rest_of_its_card_stay(tmp_path: Path):
     after = json.loads(card_path.read_text())
     assert after.pop("decoded").keys() == {"sha256"}
     assert after == before
+
+
+@pytest.fixture
+def crash(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Ends a module's work when the new file is in its place and the new card is not."""
+
+    def stop(model: Any) -> None:
+        raise KeyboardInterrupt
+
+    return lambda module: monkeypatch.setattr(module, "write_config", stop)
+
+
+def test_crash_between_variant_and_card_leaves_the_network_without_variant(
+    tmp_path: Path, crash: Callable[[Any], None]
+) -> None:
+    repository = make_repository(tmp_path)
+    export_decoded(repository)
+    card_path = repository / POSE_NAME / "posegate.json"
+    card = json.loads(card_path.read_text())
+    card["codec"]["sigma"] = 3.0  # so that the variant becomes another
+    card_path.write_text(json.dumps(card))
+    crash(in_graph)
+    with pytest.raises(KeyboardInterrupt):
+        export_decoded(repository)
+    assert load_catalog(repository).models[POSE_NAME].decoded is None
+
+
+def test_crash_between_file_and_card_leaves_the_other_networks(
+    tmp_path: Path, crash: Callable[[Any], None]
+) -> None:
+    repository = make_repository(tmp_path)
+    folder = repository / POSE_NAME
+    card = json.loads((folder / "posegate.json").read_text())
+    part = in_place.part_of(folder / "1" / "model.onnx")
+    part.write_bytes(b"another")
+    crash(in_place)
+    with pytest.raises(KeyboardInterrupt):
+        in_place.put_in_place(
+            part, folder, card | {"sha256": hashlib.sha256(b"another").hexdigest()}
+        )
+    assert list(load_catalog(repository).models) == ["made-detector"]
+
+
+def test_figures_of_the_same_file_are_kept(tmp_path: Path) -> None:
+    folder = make_repository(tmp_path) / POSE_NAME
+    card = json.loads((folder / "posegate.json").read_text())
+    part = in_place.part_of(folder / "1" / "model.onnx")
+    part.write_bytes((folder / "1" / "model.onnx").read_bytes())
+    in_place.put_in_place(part, folder, {key: card[key] for key in card if key != "accuracy"})
+    assert json.loads((folder / "posegate.json").read_text()) == card
+    assert not part.exists()

@@ -130,17 +130,32 @@ def test_test_photos_are_read_when_asked_for(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"scale": float("nan")}, "image a.jpg: center or scale holds NaN"),
-        ({"joints": [[float("nan"), 1.0]] * 16}, "image a.jpg: joints holds NaN"),
-        ({"joints": [[1.0, 1.0]] * 15}, "not an MPII label file"),  # a joint short
+        ({"scale": float("nan")}, "entry 1, image a.jpg: scale holds NaN"),
+        ({"joints": [[float("nan"), 1.0]] * 16}, "entry 1, image a.jpg: joints holds NaN"),
+        ({"joints_vis": [float("nan")] * 16}, "entry 1, image a.jpg: joints_vis holds NaN"),
+        ({"joints": [[1.0, 1.0]] * 15}, "entry 1, image a.jpg: joints is not 32 numbers"),
+        ({"center": ["left", 10**400]}, "entry 1, image a.jpg: center is not 2 numbers"),
+        ({"center": ...}, "entry 1, image a.jpg: center is missing"),
+        ({"image": ...}, "entry 1: image is missing"),
         ({"image": "gone.jpg"}, "gone.jpg is missing"),
     ],
 )
-def test_bad_labels_name_file_and_field(folder: Path, change: dict[str, Any], words: str) -> None:
-    labels = write_json(folder, [ENTRIES[0] | change])
+def test_bad_labels_name_file_entry_and_field(
+    folder: Path, change: dict[str, Any], words: str
+) -> None:
+    bad = {key: value for key, value in (ENTRIES[0] | change).items() if value is not ...}
+    labels = write_json(folder, [ENTRIES[1], bad])
     with pytest.raises(BadData, match=words) as caught:
         list(read_mpii_json(labels))
     assert str(labels) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["{}", "[", "7"])
+def test_what_is_no_list_is_refused(folder: Path, content: str) -> None:
+    labels = folder / "valid.json"
+    labels.write_text(content)
+    with pytest.raises(BadData, match=r"valid\.json: not an MPII label file"):
+        list(read_mpii_json(labels))
 
 
 def test_other_files_are_refused(folder: Path) -> None:

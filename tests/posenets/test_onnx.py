@@ -41,6 +41,11 @@ class _Unsteady(nn.Module):
         return x + 0.01 * self.calls
 
 
+class _Overflowing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 1e30 * 1e30
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the tracing exporter is the old one
 @pytest.mark.parametrize("kind", [_Detail, _Patches])
 def test_difference_on_noise_or_on_smooth_pictures_is_seen(
@@ -57,3 +62,12 @@ def test_file_that_differs_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     with pytest.raises(ExportDiffers, match=r"model\.onnx: differs from the network by"):
         export_onnx(_Unsteady(), path, size_wh=SIZE_WH, output_names=("maps",))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_network_whose_numbers_overflow_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    with pytest.raises(
+        ExportDiffers, match=r"model\.onnx: it or the network gives NaN or infinity"
+    ):
+        export_onnx(_Overflowing(), path, size_wh=SIZE_WH, output_names=("maps",))

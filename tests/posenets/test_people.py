@@ -81,6 +81,15 @@ def test_crops_for_training_are_cut_from_every_form(
     assert (cache.joints[0, 5:, 2] == 2).all()
 
 
+@pytest.mark.parametrize("form", ["mpii", "lsp"])
+def test_a_broken_photo_is_named_with_its_folder(
+    request: pytest.FixtureRequest, folder: Path, form: str
+) -> None:
+    (folder / "images" / "im0001.jpg").write_bytes(b"no photo")
+    with pytest.raises(BadData, match=r"images/im0001\.jpg: not a readable photo"):
+        next(read_people(request.getfixturevalue(form))).pixels_bgr()
+
+
 def test_a_matlab_file_of_something_else_is_refused(folder: Path) -> None:
     savemat(folder / "other.mat", {"other": [1]})
     with pytest.raises(BadData, match="neither MPII's RELEASE nor LSP's joints"):

@@ -105,6 +105,21 @@ def test_missing_photo_is_named(coco_folder: Path) -> None:
         list(read_labelled_images(coco_folder))
 
 
+def test_broken_photo_is_named_with_its_folder_or_shard(coco_folder: Path, pack: Path) -> None:
+    (coco_folder.parent / "images" / "3.png").write_bytes(b"no photo")
+    with pytest.raises(BadData, match=r"images/3\.png: not a readable photo"):
+        _decode_all(coco_folder)
+    shard = pack.with_name("pack_0.tar")
+    shard.write_bytes(shard.read_bytes().replace(b"\x89PNG", b"\x88PNG"))
+    with pytest.raises(BadData, match=r"pack_0\.tar: 0\.png: not a readable photo"):
+        _decode_all(pack)
+
+
+def _decode_all(labels: Path) -> None:
+    for image in read_labelled_images(labels):
+        image.pixels_bgr()
+
+
 def test_photos_of_one_name_in_a_shard_are_named(pack: Path) -> None:
     labels = json.loads(pack.read_text())
     labels["images"][1]["file_name"] = "0.png"

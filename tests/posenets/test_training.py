@@ -1,6 +1,7 @@
 """The loop: learns, resumes after a kill, refuses what is damaged."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from made_labels import PHOTOS, encoded, made_labels
@@ -20,7 +21,7 @@ from posenets.networks.nam import NamChannel
 from posenets.networks.posefpn import PoseFPN
 from posenets.training.augment import Augmentation
 from posenets.training.cache import build_cache, open_cache
-from posenets.training.checkpoint import BadCheckpoint, load_checkpoint, load_weights
+from posenets.training.checkpoint import BadCheckpoint, load_checkpoint, load_weights, recipe_in
 from posenets.training.log import TrainingLog
 from posenets.training.loop import Trainer
 from posenets.training.pose_data import StreamedPeople
@@ -28,6 +29,7 @@ from posenets.training.pose_task import PoseTask, sigma_for
 from posenets.training.recipe import (
     RECIPE,
     BadRecipe,
+    DetectionRecipe,
     Phase,
     PoseRecipe,
     find_recipe,
@@ -35,10 +37,16 @@ from posenets.training.recipe import (
 )
 from posenets.training.records import BadData
 from posenets.training.schedule import rate_at
-from posenets.training.start import pose_trainer, with_network
+from posenets.training.start import (
+    detection_trainer,
+    pose_trainer,
+    with_network,
+    without_effect,
+)
 
 CPU = torch.device("cpu")
 RECIPES = sorted((Path(__file__).parents[2] / "service/posenets/recipes").glob("*.toml"))
+STARTS = sorted((Path(__file__).parents[2] / "model_repository").glob("*/training.pt"))
 
 
 class _TinyNet(nn.Sequential):
@@ -50,8 +58,17 @@ class _TinyNet(nn.Sequential):
         )
 
 
-def _recipe(examples: int) -> PoseRecipe:
+def _nan_loss(loss: Tensor) -> Tensor:
+    return loss * math.nan
+
+
+def _infinite_gradient(loss: Tensor) -> Tensor:
+    return loss + (loss - loss.detach()).sqrt()
+
+
+def _recipe(examples: int, **told: Any) -> PoseRecipe:
     return PoseRecipe(
+        **told,
         task="pose",
         network="posefpn-small",
         examples=examples,
@@ -100,11 +117,49 @@ def test_killed_run_goes_on_where_its_checkpoint_stands(cached: Path, tmp_path: 
     assert second.run().seen == 48
 
 
-def test_kill_while_writing_leaves_the_former_checkpoint(cached: Path, tmp_path: Path) -> None:
-    trainer = _trainer(cached, tmp_path / "run.pt", _recipe(4))
-    trainer.run()
-    (tmp_path / "run.pt.part").write_bytes((tmp_path / "run.pt").read_bytes()[:1000])
-    assert _trainer(cached, tmp_path / "run.pt", _recipe(4)).resume()
+@pytest.mark.parametrize("spoil", [_nan_loss, _infinite_gradient])
+@pytest.mark.parametrize("save_every_s", [0, 240])
+def test_diverged_run_stops_and_keeps_the_last_good_checkpoint(
+    cached: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[Tensor], Tensor],
+    save_every_s: float,
+) -> None:
+    _trainer(cached, tmp_path / "run.pt", _recipe(24)).run(seconds=0)
+    trainer = _trainer(cached, tmp_path / "run.pt", _recipe(24))
+    assert trainer.resume()
+    good = (tmp_path / "run.pt").read_bytes()
+    loss = trainer.task.loss
+    monkeypatch.setattr(trainer.task, "loss", lambda network, batch: spoil(loss(network, batch)))
+    said = rf"after {24 if save_every_s else 8} examples .* NaN .*run\.pt is still the last good"
+    with pytest.raises(BadData, match=said):
+        trainer.run(save_every_s=save_every_s)
+    assert (tmp_path / "run.pt").read_bytes() == good
+
+
+def test_diverged_run_that_never_saved_says_so(cached: Path, tmp_path: Path) -> None:
+    recipe = _recipe(8).model_copy(update={"learning_rate": math.inf})
+    with pytest.raises(BadData, match="no checkpoint was written"):
+        _trainer(cached, tmp_path / "run.pt", recipe).run()
+    assert not (tmp_path / "run.pt").exists()
+
+
+def test_killed_run_knows_its_best_ap(cached: Path, tmp_path: Path) -> None:
+    trainer = _trainer(cached, tmp_path / "run.pt", _recipe(12))
+    trainer.run(seconds=0, evaluate=lambda network: {"ap": 0.5})
+    assert load_checkpoint(tmp_path / "run.pt")["progress"]["best_ap"] == 0.5
+    assert load_checkpoint(tmp_path / "run.best.pt")["progress"]["best_ap"] == 0.5
+
+
+def test_failing_evaluation_loses_no_training(cached: Path, tmp_path: Path) -> None:
+    def evaluate(network: nn.Module) -> dict[str, float]:
+        raise BadData("3.png: not a readable photo")
+
+    trainer = _trainer(cached, tmp_path / "run.pt", _recipe(12))
+    with pytest.raises(BadData, match=r"3\.png"):
+        trainer.run(seconds=0, evaluate=evaluate)
+    assert load_checkpoint(tmp_path / "run.pt")["progress"]["seen"] == 4
 
 
 def test_damaged_and_foreign_checkpoints_are_named(tmp_path: Path) -> None:
@@ -125,6 +180,15 @@ def test_damaged_and_foreign_checkpoints_are_named(tmp_path: Path) -> None:
         (lambda state: state.update(network=[1]), "field 'network' holds no weights by name"),
         (lambda state: state["network"].pop("0.weight"), r"does not fit _TinyNet.*0\.weight"),
         (lambda state: state["progress"].update(epoch=3), "not a checkpoint of this recipe"),
+        (lambda state: state["progress"].update(seen="abc"), "not a checkpoint .*seen: Input"),
+        (lambda state: state["progress"].update(steps=-1), "not a checkpoint .*steps: Input"),
+        (lambda state: state.update(progress=None), "not a checkpoint of this recipe"),
+        (lambda state: state["network"]["0.weight"].fill_(math.nan), r"0\.weight holds NaN"),
+        (lambda state: state["ema"]["2.running_var"].fill_(math.inf), r"2\.running_var holds NaN"),
+        (
+            lambda state: state.update(recipe=_recipe(4, std=(1.0, 1.0, 1.0)).model_dump_json()),
+            r".* std = \[1\.0, 1\.0, 1\.0\]; write",
+        ),
     ],
 )
 def test_run_does_not_go_on_from_a_foreign_checkpoint(
@@ -160,6 +224,16 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
         ("learning_rate = -1.0", "learning_rate"),  # out of range
         ('weighting = "cube"', "weighting"),  # not one of the five
         ("broken", "recipe.toml"),  # not TOML at all
+        ("learning_rate = inf", "learning_rate: Input should be a finite number"),
+        ("mean = [nan, 1.0, 1.0]", "mean.0: Input should be a finite number"),
+        ("std = [0.0, 1.0, 1.0]", "std.0: Input should be greater than 0"),
+        ("clip = nan", "clip: "),  # inf is allowed: no clipping
+        ("seed = -1", "seed: "),
+        ("source_weights = { coco = -1.0 }", "source_weights.coco: "),
+        ("source_weights = { coco = nan }", "source_weights.coco: "),
+        ("[augmentation]\nflip = 7.0", "augmentation.flip: "),
+        ("[augmentation]\nscale_std = nan", "augmentation.scale_std: "),
+        ("[augmentation]\nscale_std = 1.0", "augmentation.scale_std: "),  # down to no size
     ],
 )
 def test_bad_recipe_names_file_and_field(tmp_path: Path, line: str, named: str) -> None:
@@ -171,6 +245,16 @@ def test_bad_recipe_names_file_and_field(tmp_path: Path, line: str, named: str) 
     with pytest.raises(BadRecipe, match=named) as caught:
         read_recipe(path)
     assert str(path) in str(caught.value)
+
+
+def test_detector_learns_from_squares(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        'task = "detect"\nnetwork = "person-detector"\nexamples = 10\n'
+        "phases = [{ width = 64, height = 96, share = 1.0 }]\n"
+    )
+    with pytest.raises(BadRecipe, match=r"recipe\.toml: phases: .*squares"):
+        read_recipe(path)
 
 
 def test_train_and_export_from_the_command_line_give_a_served_model(
@@ -261,6 +345,12 @@ def test_another_network_trains_at_its_own_input(
     assert taken.sigma is None, "that of the new heatmaps, not of the former"
 
 
+@pytest.mark.parametrize("network", ["litedeconv", "litedeconv-384x288", "litedeconv-mpii"])
+def test_paper_draws_litedeconv_sigma_2_at_every_size(network: str) -> None:
+    for recipe in ("litedeconv-paper", "litedeconv-mpii"):
+        assert with_network(read_recipe(find_recipe(recipe)), network).sigma == 2.0
+
+
 def test_targets_are_as_wide_as_hrnets() -> None:
     assert [sigma_for(width) for width in (48, 64, 72)] == [2.0, 2.0, 3.0]
 
@@ -305,6 +395,73 @@ def test_sparsity_without_nam_and_foreign_joints_are_refused(cached: Path, tmp_p
         trainer(_recipe(4).model_copy(update={"network": "nosuch"}))
 
 
+@pytest.mark.parametrize("start", STARTS, ids=lambda path: path.parent.name)
+def test_training_goes_on_from_what_is_shipped(
+    cached: Path, coco_folder: Path, tmp_path: Path, start: Path
+) -> None:
+    state = load_checkpoint(start)
+    name = recipe_in(state, start).network
+    own = Path(f"{RECIPES[0].parent / name}.toml")
+    recipe = with_network(read_recipe(own if own.exists() else find_recipe("short")), name)
+    given: dict[str, Any] = {"start": start, "device": CPU, "checkpoint": tmp_path / "run.pt"}
+    if isinstance(recipe, PoseRecipe):
+        trainer = pose_trainer(recipe, [cached], **given)
+    else:
+        trainer = detection_trainer(recipe, [coco_folder], crops=[], boxes=[], **given)
+    for key, value in trainer.network.state_dict().items():
+        assert torch.equal(value, state["ema"][key].to(value)), key
+
+
+def test_start_of_another_normalisation_is_refused_in_one_sentence(
+    cached: Path, tmp_path: Path
+) -> None:
+    def trainer(recipe: PoseRecipe, start: Path | None) -> Trainer[Any]:
+        out = tmp_path / "run.pt"
+        return pose_trainer(recipe, [cached], start=start, device=CPU, checkpoint=out)
+
+    trainer(_recipe(4), None).save(tmp_path / "start.pt")
+    trainer(_recipe(4), tmp_path / "start.pt")
+    said = (
+        r"start\.pt: was trained with mean = \[123\.675, .* and std = \[58\.395, .*; write "
+        r"them into the recipe, which has mean = \[123\.675, .* std = \[127\.5, 127\.5, 127\.5\]$"
+    )
+    with pytest.raises(BadCheckpoint, match=said):
+        trainer(_recipe(4, std=(127.5, 127.5, 127.5)), tmp_path / "start.pt")
+
+
+def test_what_the_recipe_asks_in_vain_is_said(cached: Path, pack: Path, tmp_path: Path) -> None:
+    def said(recipe: PoseRecipe, *, streams: list[Path]) -> list[str]:
+        caches, out = [] if streams else [cached], tmp_path / "run.pt"
+        return without_effect(
+            pose_trainer(recipe, caches, streams=streams, start=None, device=CPU, checkpoint=out)
+        )
+
+    no_teacher = "distil: has no effect, as the people come without a teacher's heatmaps"
+    assert said(_recipe(4), streams=[]) == [no_teacher]
+    assert said(_recipe(4), streams=[pack]) == [no_teacher]
+    assert said(_recipe(4, distil=0, source_weights={"left": 2.0}), streams=[]) == []
+    assert said(_recipe(4, distil=0, source_weights={"lift": 2.0}), streams=[]) == [
+        "source_weights: nobody comes from lift; the sources are left, right"
+    ]
+    np.save(cached / "teacher.npy", np.zeros((len(open_cache(cached)), 17, 64, 48), np.uint8))
+    assert said(_recipe(4), streams=[]) == []
+
+
+def test_weights_that_leave_nobody_are_refused(
+    cached: Path, coco_folder: Path, tmp_path: Path
+) -> None:
+    nobody = {"left": 0.0, "right": 0.0}
+    given: dict[str, Any] = {"start": None, "device": CPU, "checkpoint": tmp_path / "run.pt"}
+    with pytest.raises(BadRecipe, match="source_weights: are 0 for all"):
+        pose_trainer(_recipe(4, source_weights=nobody), [cached], **given)
+    detection = read_recipe(find_recipe("person-detector"))
+    assert isinstance(detection, DetectionRecipe)
+    detection = detection.model_copy(update={"source_weights": nobody})
+    with pytest.raises(BadRecipe, match="source_weights: are 0 for all"):
+        detection_trainer(detection, [coco_folder], crops=[], boxes=[], **given)
+    pose_trainer(_recipe(4, source_weights={"left": 0.0}), [cached], **given)
+
+
 def test_broken_cache_is_named(cached: Path) -> None:
     (cached / "joints.npy").write_bytes((cached / "joints.npy").read_bytes()[:200])
     with pytest.raises(BadData, match="cache: not a whole crop cache"):
@@ -340,6 +497,8 @@ def test_evaluation_while_training_measures_the_folder(cached: Path, tmp_path: P
     figures = evaluation_on(folder, _recipe(4))(_TinyNet().eval())
     assert set(figures) == {"ap", "ap50", "ap75", "ar"}
     assert all(0 <= value <= 1 for value in figures.values())
+    with pytest.raises(BadData, match=r"--evaluate: .*litedeconv-mpii has 16 joints; .*--mpii"):
+        evaluation_on(folder, _recipe(4).model_copy(update={"network": "litedeconv-mpii"}))
 
 
 def test_people_are_cut_out_of_shards_while_training_goes_on(pack: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from posegate.card import ModelCard, Training
+from posegate.skeleton import COCO_KEYPOINTS
 from posenets.evaluation.coco import coco_figures
 from posenets.evaluation.predict import find_keypoints, torch_run
 from posenets.evaluation.scenes import coco_scenes
@@ -13,6 +14,8 @@ from posenets.export.card import NetworkFacts, pose_card
 from posenets.training.augment import HEATMAP_STRIDE
 from posenets.training.pose_task import sigma_for
 from posenets.training.recipe import PoseRecipe
+from posenets.training.records import BadData
+from posenets.training.start import joints_of
 
 SHOWN = ("ap", "ap50", "ap75", "ar")
 
@@ -36,7 +39,16 @@ def card_of(recipe: PoseRecipe) -> ModelCard:
 
 
 def evaluation_on(folder: Path, recipe: PoseRecipe) -> Callable[[nn.Module], dict[str, float]]:
-    """A measure of AP on a COCO-form folder, true boxes, no flip, DARK, the last phase's input."""
+    """A measure of AP on a COCO-form folder, true boxes, no flip, DARK, the last phase's input.
+
+    Raises BadData where the folder is not whole, or the network's joints are not COCO's.
+    """
+    joints = joints_of(recipe.network)
+    if joints != COCO_KEYPOINTS:
+        raise BadData(
+            f"--evaluate: AP is of COCO's {len(COCO_KEYPOINTS)} keypoints, {recipe.network} has "
+            f"{len(joints)} joints; measure its PCKh by posenets evaluate --mpii"
+        )
     scenes, data = coco_scenes(folder)
     card = card_of(recipe)
 

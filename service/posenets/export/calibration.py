@@ -4,9 +4,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from posegate.card import ModelCard
 from posegate.crops import Preprocess, normalize, warp_crops
+from posegate.errors import BadImage, TooLarge
 from posegate.image import ImageLimits, decode_image
 from posegate.types import F32, Boxes
 from posenets.evaluation.scenes import coco_scenes
@@ -18,33 +20,49 @@ _LIMITS = ImageLimits(max_bytes=2**30, max_pixels=2**28)
 
 
 def calibration_crops(source: Path, card: ModelCard, *, count: int = 64) -> F32:
-    """(n, 3, H, W) float32, n at most `count`, spread over a crop cache or a COCO-form folder."""
+    """(n, 3, H, W) float32, n at most `count`, spread over a crop cache or a COCO-form folder.
+
+    Raises BadData.
+    """
     preprocess = Preprocess.of(card.input)
     if (source / "crops.npy").exists():
         return _cached(source, preprocess, count)
     assert card.crop is not None
     scenes, _ = coco_scenes(source)
-    crops: list[F32] = []
-    for scene in scenes:
-        if len(scene.boxes_xywh) and len(crops) < count:
-            corners = scene.boxes_xywh.copy()
-            corners[:, 2:] += corners[:, :2]
-            boxes = Boxes(corners, scene.box_scores)
-            image = decode_image(scene.data, _LIMITS)
-            crops += list(warp_crops(image, boxes, preprocess, padding=card.crop.padding).tensor)
-    if not crops:
+    owners = np.repeat(np.arange(len(scenes)), [len(scene.boxes_xywh) for scene in scenes])
+    if not len(owners):
         raise BadData(f"{source}: holds no person to calibrate on")
-    return np.stack(crops[:count])
+    chosen = np.isin(np.arange(len(owners)), _spread(len(owners), count))
+    crops: list[F32] = []
+    for number in np.unique(owners[chosen]):
+        scene, rows = scenes[number], chosen[owners == number]
+        corners = scene.boxes_xywh[rows]
+        corners[:, 2:] += corners[:, :2]
+        boxes = Boxes(corners, scene.box_scores[rows])
+        try:
+            image = decode_image(scene.data, _LIMITS)
+        except (BadImage, TooLarge) as error:
+            raise BadData(f"{source}: {scene.name}: {error.detail}") from error
+        crops.append(warp_crops(image, boxes, preprocess, padding=card.crop.padding).tensor)
+    return np.concatenate(crops)
+
+
+def _spread(total: int, count: int) -> NDArray[np.int_]:
+    """At most `count` of `total` places, evenly apart."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
 
 
 def _cached(folder: Path, preprocess: Preprocess, count: int) -> F32:
     cache = open_cache(folder)
-    rows = np.unique(np.linspace(0, len(cache) - 1, min(count, len(cache))).astype(int))
-    scale = min(side / whole for side, whole in zip(preprocess.size_wh, TEACHER_WH, strict=True))
+    rows = _spread(len(cache), count)
+    detail = cache.crop_wh[0] / CROP_WH[0]
+    scale = min(
+        side / (whole * detail) for side, whole in zip(preprocess.size_wh, TEACHER_WH, strict=True)
+    )
     to_input = np.array(
         [
-            [scale, 0, (preprocess.size_wh[0] - 1) / 2 - scale * (CROP_WH[0] - 1) / 2],
-            [0, scale, (preprocess.size_wh[1] - 1) / 2 - scale * (CROP_WH[1] - 1) / 2],
+            [scale, 0, (preprocess.size_wh[0] - 1) / 2 - scale * (cache.crop_wh[0] - 1) / 2],
+            [0, scale, (preprocess.size_wh[1] - 1) / 2 - scale * (cache.crop_wh[1] - 1) / 2],
         ]
     )
     pictures = [cv2.warpAffine(cache.crops[row], to_input, preprocess.size_wh) for row in rows]

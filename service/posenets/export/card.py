@@ -1,13 +1,9 @@
-"""The model card of a network trained here, written beside its ONNX file."""
+"""The model card of a network trained here."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from posegate.backends.triton_config import write_config
 from posegate.card import ModelCard, Training
-from posegate.catalog import CARD_NAME, Model
 from posegate.skeleton import COCO_KEYPOINTS
 from posenets.training.augment import HEATMAP_STRIDE
 
@@ -86,21 +82,6 @@ def detect_card(facts: NetworkFacts, *, calibrated: bool) -> dict[str, Any]:
         nms={"iou": 0.6, "min_score": min_score, "max_boxes": 300},
         score=SCORE_CALIBRATED if calibrated else SCORE_DETECT,
     )
-
-
-def write_card(folder: Path, card: dict[str, Any]) -> None:
-    """Write `posegate.json` and Triton's `config.pbtxt`.
-
-    Figures measured on the same file (sha256) are kept.
-    """
-    path = folder / CARD_NAME
-    if path.exists():
-        former = json.loads(path.read_text())
-        if former.get("sha256") == card["sha256"]:
-            kept = ("accuracy", "verification", "default")
-            card = card | {key: former[key] for key in kept if key in former}
-    path.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
-    write_config(Model(ModelCard.model_validate(card), folder))
 
 
 def _card(facts: NetworkFacts, *, task: str, **parts: Any) -> dict[str, Any]:

@@ -4,13 +4,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from posegate.card import Training
 from posegate.catalog import CARD_NAME, ONNX_NAME, Model, load_card, sha256_of
 from posenets.counting import count_operations, count_parameters
-from posenets.export.card import NetworkFacts, detect_card, pose_card, write_card
+from posenets.export.card import NetworkFacts, detect_card, pose_card
+from posenets.export.halves import LARGEST
 from posenets.export.in_graph import write_decoded
+from posenets.export.in_place import part_of, put_in_place
 from posenets.export.onnx import export_onnx
 from posenets.export.published import published_state, published_training
 from posenets.networks.folding import fold_for_export, with_half_kernels
@@ -54,7 +56,8 @@ def export_checkpoint(job: CheckpointExport) -> float:
 
     Beside a pose network goes `<name>-decoded`, which finds the peaks in its graph. The moving
     average of the weights is exported at the size of the recipe's last phase. Returns the largest
-    difference between network and file as a fraction of the outputs' range.
+    difference between network and file as a fraction of the outputs' range; where they differ, what
+    was there stays.
     """
     training = job.training
     if job.published is None:
@@ -66,12 +69,12 @@ def export_checkpoint(job: CheckpointExport) -> float:
     recipe, network = _network_of(state, job.checkpoint)
     size_wh = _size_of(recipe)
     folder = job.repository / job.name
-    path = folder / ONNX_NAME
     detects = isinstance(recipe, DetectionRecipe)
     served = _served(network, state, job.checkpoint)
+    part = part_of(folder / ONNX_NAME)
     outputs = ("boxes", "scores") if detects else ("heatmaps",)
     difference = export_onnx(
-        served, path, size_wh=size_wh, output_names=outputs, halves=state["halves"]
+        served, part, size_wh=size_wh, output_names=outputs, halves=state["halves"]
     )
     facts = NetworkFacts(
         name=job.name,
@@ -82,11 +85,11 @@ def export_checkpoint(job: CheckpointExport) -> float:
         parameters=count_parameters(network),
         gflops=count_operations(network, size_wh).gflops("A"),
         training=training,
-        sha256=sha256_of(path),
+        sha256=sha256_of(part),
     )
     card = _card(facts, recipe, state)
     card["verification"] = [{"form": "onnx-fp32", "max_abs_diff": float(f"{difference:.2e}")}]
-    write_card(folder, card)
+    put_in_place(part, folder, card)
     if not detects:
         write_decoded(Model(load_card(folder / CARD_NAME), folder))
     save_checkpoint(folder / START_FILE, state)
@@ -136,7 +139,10 @@ def _served(network: nn.Module, state: dict[str, Any], path: Path) -> nn.Module:
             raise BadCheckpoint(f"{path}: field 'calibration': {error}") from error
     else:
         served = fold_for_export(network)
-    return with_half_kernels(served) if state.get("halves") else served
+    if state.get("halves"):
+        served = with_half_kernels(served)
+        _check_halves(served.state_dict(), path)
+    return served
 
 
 def _size_of(recipe: Recipe) -> tuple[int, int]:
@@ -154,4 +160,13 @@ def _start(state: dict[str, Any], path: Path) -> dict[str, Any]:
         name: value.half() if value.is_floating_point() and value.ndim > 1 else value
         for name, value in weights_in(state, path, "ema").items()
     }
+    _check_halves(weights, path)
     return {"ema": weights, **kept}
+
+
+def _check_halves(weights: dict[str, Tensor], path: Path) -> None:
+    for name, value in weights.items():
+        if value.isinf().any():
+            raise BadCheckpoint(
+                f"{path}: {name} holds a number that half precision cannot (beyond {LARGEST:.0f})"
+            )

@@ -31,8 +31,8 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from posegate.catalog import CARD_NAME, ONNX_NAME, Model, sha256_of
 from posegate.types import F32
-from posenets.export.card import write_card
-from posenets.export.halves import stored_in_halves
+from posenets.export.halves import check_fits, stored_in_halves
+from posenets.export.in_place import part_of, put_in_place
 from posenets.training.records import BadData
 
 BASE = "fp32"
@@ -57,7 +57,8 @@ def write_form(
     """Write `<name>-<form>` beside `model`, card and all; the 8-bit forms need `crops`.
 
     `in_float` names submodules, such as `backbone` or `backbone/backbone.1`, that 8-bit forms leave
-    in single precision. Raises BadData for one that the network has not.
+    in single precision. Raises BadData for one that the network has not, or for weights too large
+    for halves.
     """
     assert form in _SAID, form
     if form in INT8_FORMS:
@@ -67,18 +68,18 @@ def write_form(
         network = _CONVERTERS[form](onnx.load(model.onnx_path))
     folder = model.folder.with_name(f"{model.name}-{form}")
     path = folder / ONNX_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(network, path)
+    part = part_of(path)
+    onnx.save(network, part)
     card = json.loads((model.folder / CARD_NAME).read_text())
     kept = f"; {', '.join(in_float)} in single precision" if in_float else ""
     card |= {
         "name": folder.name,
         "description": f"{model.name} in {_SAID[form]}{kept}.",
-        "sha256": sha256_of(path),
+        "sha256": sha256_of(part),
     }
     for measured in ("accuracy", "verification", "default", "decoded"):
         card.pop(measured, None)
-    write_card(folder, card)
+    put_in_place(part, folder, card)
     return path
 
 
@@ -155,6 +156,7 @@ def _of_submodules(graph: onnx.GraphProto, names: Sequence[str]) -> list[str]:
 
 
 def _halved(network: onnx.ModelProto) -> onnx.ModelProto:
+    check_fits(network.graph)
     return convert_float_to_float16(network, keep_io_types=True)
 
 

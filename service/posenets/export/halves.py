@@ -1,17 +1,25 @@
 """Weights of an ONNX file stored as float16: half the room, arithmetic in float32 as before."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from posenets.training.records import BadData
+
+LARGEST = float(np.finfo(np.float16).max)
+
 
 def stored_in_halves(network: onnx.ModelProto) -> onnx.ModelProto:
-    """Every float32 matrix or kernel as a float16 one and a Cast, which the runtime folds."""
+    """Every float32 matrix or kernel as a float16 one and a Cast, which the runtime folds.
+
+    Raises BadData.
+    """
     graph = network.graph
+    check_fits(graph)
     casts: list[onnx.NodeProto] = []
-    for weight in graph.initializer:
-        if weight.data_type != TensorProto.FLOAT or len(weight.dims) < 2:
-            continue
+    for weight in _matrices(graph):
         name = weight.name
         halves = numpy_helper.to_array(weight).astype(np.float16)
         weight.CopyFrom(numpy_helper.from_array(halves, f"{name}/half"))
@@ -20,3 +28,20 @@ def stored_in_halves(network: onnx.ModelProto) -> onnx.ModelProto:
     del graph.node[:]
     graph.node.extend(nodes)
     return network
+
+
+def check_fits(graph: onnx.GraphProto) -> None:
+    """Raise BadData where a matrix or kernel holds what half precision cannot."""
+    for weight in _matrices(graph):
+        if not (np.abs(numpy_helper.to_array(weight)) <= LARGEST).all():
+            raise BadData(
+                f"{weight.name} holds a number that half precision cannot (beyond {LARGEST:.0f}); "
+                "leave out --halves and the forms fp16 and fp16-storage"
+            )
+
+
+def _matrices(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    """The float32 weights of two axes or more."""
+    for weight in graph.initializer:
+        if weight.data_type == TensorProto.FLOAT and len(weight.dims) > 1:
+            yield weight

@@ -13,10 +13,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from posegate.backends.triton_config import write_config
-from posegate.card import PEAK_ROW, HeatmapSpec
-from posegate.catalog import CARD_NAME, ONNX_NAME, Model, load_card, sha256_of
+from posegate.card import PEAK_ROW, HeatmapSpec, ModelCard
+from posegate.catalog import CARD_NAME, ONNX_NAME, Model, check_file, load_card, sha256_of
 from posegate.codecs.dark import REACH, blur_matrix, blur_radius
 from posegate.codecs.peaks import PATCH, PATCH_REACH
+from posenets.export.in_place import part_of, save_card
 
 OPSET = 17
 PREFIX = "decode/"
@@ -34,25 +35,31 @@ def export_decoded(repository: Path) -> list[Path]:
 
 
 def write_decoded(model: Model) -> Path:
-    """Write one network's `<name>-decoded/` and name it on the network's card."""
+    """Write one network's `<name>-decoded/` and name it on the network's card.
+
+    Raises BadCard where the network's file is not the one of its card.
+    """
     assert isinstance(model.card.codec, HeatmapSpec)
+    check_file(model)
     (heatmaps,) = model.card.output.names
     network = onnx.load(model.onnx_path)
     decoded = append_decode(
         network, model.card.codec, joints=len(model.card.keypoints), heatmaps=heatmaps
     )
     path = model.folder.with_name(f"{model.name}-decoded") / ONNX_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(decoded, path)
+    part = part_of(path)
+    onnx.save(decoded, part)
     card_path = model.folder / CARD_NAME
     document = json.loads(card_path.read_text(encoding="utf-8"))
-    document["decoded"] = {"sha256": sha256_of(path)}
-    card_path.write_text(
-        json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    card = load_card(card_path).with_decoding_in_the_graph()
+    made = {"sha256": sha256_of(part)}
+    if document.get("decoded", made) != made:  # see `in_place`
+        save_card(card_path, {key: document[key] for key in document if key != "decoded"})
+    document["decoded"] = made
+    part.replace(path)
+    card = ModelCard.model_validate(document).with_decoding_in_the_graph()
     assert card is not None
     write_config(Model(card, path.parents[1]))
+    save_card(card_path, document)
     return path
 
 

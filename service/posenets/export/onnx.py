@@ -33,7 +33,7 @@ def export_onnx(
     `halves` stores kernels as float16 (see `with_half_kernels`).
 
     Returns the largest absolute difference as a fraction of the outputs' range, over noise
-    and made pictures at batches 1 and 3. Raises ExportDiffers above 1e-4.
+    and made pictures at batches 1 and 3. Raises ExportDiffers above 1e-4 or for NaN.
     """
     network = network.eval().to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     sample = torch.randn(2, 3, size_wh[1], size_wh[0])
@@ -74,10 +74,12 @@ def _noise(count: int, size_wh: tuple[int, int], generator: torch.Generator) -> 
 
 
 @torch.no_grad()
+@np.errstate(invalid="ignore")  # infinities are said in words
 def largest_difference(network: nn.Module, path: Path, *, size_wh: tuple[int, int]) -> float:
     """Largest absolute difference between network and file, as a fraction of the output's range.
 
-    Both are taken over noise and made pictures together, the worst output counts.
+    Both are taken over noise and made pictures together, the worst output counts. Raises
+    ExportDiffers where one of them gives NaN or infinity.
     """
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)
@@ -96,4 +98,7 @@ def largest_difference(network: nn.Module, path: Path, *, size_wh: tuple[int, in
             )
     difference, low, high = np.moveaxis(np.array(facts), 2, 0)  # each (runs, outputs)
     span = high.max(0) - low.min(0)
-    return float((difference.max(0) / np.where(span > 0, span, 1)).max())
+    worst = float((difference.max(0) / np.where(span > 0, span, 1)).max())
+    if not np.isfinite(worst):
+        raise ExportDiffers(f"{path}: it or the network gives NaN or infinity on made pictures")
+    return worst

@@ -2,13 +2,16 @@
 
 Flip, rotation, scale, shift, half body (Wang et al., "Mspn", 2019, as in HRNet's code), people cut
 off as at a picture's edge, low resolution, colour and erased patches. Geometry is one affine per
-person from network input to cached crop; pictures, joints and teacher heatmaps go through it alike.
+person from network input to the 240x320 frame of the cache; pictures, joints and teacher heatmaps
+go through it alike.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from posegate.skeleton import COCO_KEYPOINTS, flip_order
@@ -24,6 +27,10 @@ _LOWER = ("hip", "knee", "ankle", "pelvis")
 """How the names of the lower body's joints end."""
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+"""Chance of one picture to be changed so, or a strength between none and all."""
+
+
 @dataclass(frozen=True, slots=True)
 class Augmentation:
     """Strengths. Angles in degrees; scale and shift as fractions of the padded box.
@@ -32,16 +39,16 @@ class Augmentation:
     HRNet's code.
     """
 
-    flip: float = 0.5
-    rotation_std: float = 25.0
-    rotation: float = 0.6
-    scale_std: float = 0.25
-    shift: float = 0.06
-    half_body: float = 0.25
-    cut: float = 0.0
-    soften: float = 0.0
-    colour: float = 0.3
-    erase: float = 0.3
+    flip: Share = 0.5
+    rotation_std: Annotated[float, Field(ge=0, le=180)] = 25.0
+    rotation: Share = 0.6
+    scale_std: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    shift: Share = 0.06
+    half_body: Share = 0.25
+    cut: Share = 0.0
+    soften: Share = 0.0
+    colour: Share = 0.3
+    erase: Share = 0.3
     linear_scale: bool = False
 
 
@@ -77,7 +84,7 @@ def make_batch(
 ) -> Batch:
     """Augmented batch from cached arrays.
 
-    `crops` (N, 320, 240, 3) uint8 BGR, `joints` (N, J, 3), `scores` (N, J), `teacher`
+    `crops` (N, H, W, 3) uint8 BGR, `joints` (N, J, 3), `scores` (N, J), `teacher`
     (N, J, 64, 48) uint8 or None; `sigma` in heatmap pixels; a heatmap pixel is `stride` input
     pixels; `joint_names` (J,); `rounded` draws HRNet's targets (see `targets.py`).
     """
@@ -110,7 +117,7 @@ def make_batch(
 def _cut(joints: Tensor, aug: Augmentation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """End the picture within some people, as photos do.
 
-    Returns the joints, v = 0 beyond the edge, and (N, 4) x0, y0, x1, y1: what is left of the crop.
+    Returns the joints, v = 0 beyond the edge, and (N, 4) x0, y0, x1, y1: what is left of the frame.
     """
     n, device = len(joints), joints.device
     whole = torch.tensor([0.0, 0.0, *CROP_WH], device=device).repeat(n, 1)
@@ -158,7 +165,11 @@ def _inside(maps: Tensor, shown: Tensor) -> Tensor:
 
 
 def _pictures(crops: Tensor, shown: Tensor, affine: Tensor, size_wh: tuple[int, int]) -> Tensor:
-    """(N, 3, H, W) float32 RGB of what is shown of each crop."""
+    """(N, 3, H, W) float32 RGB of what is shown of each crop; crops lie in the frame corner on
+    corner."""
+    detail = crops.shape[2] / CROP_WH[0]
+    shown, affine = shown * detail, affine * detail
+    affine[:, :, 2] += (detail - 1) / 2
     parts = zip(*(whole.split(_AT_ONCE) for whole in (crops, shown, affine)), strict=True)
     views = [
         _sample(_inside(crop.permute(0, 3, 1, 2), left).float(), to_crop, size_wh, stride=1)
@@ -175,7 +186,7 @@ def _draw_affine(
     aug: Augmentation,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """(N, 2, 3) affine from input pixels to cached-crop pixels, and (N,) bool: mirrored."""
+    """(N, 2, 3) affine from input pixels to those of the frame, and (N,) bool: mirrored."""
     n, device = len(joints), joints.device
     centre = torch.tensor([(CROP_WH[0] - 1) / 2, (CROP_WH[1] - 1) / 2], device=device)
     centre = centre.repeat(n, 1)

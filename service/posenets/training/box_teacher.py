@@ -20,18 +20,15 @@ from posenets.training.records import BadData, read_labelled_images
 _MEAN = np.array([103.53, 116.28, 123.675], np.float32)
 _STD = np.array([57.375, 57.12, 58.395], np.float32)
 _SAME_PERSON_IOU = 0.5
+_FATAL = 4
+"""ONNX Runtime's highest level of log lines."""
 
 
 def label_boxes(
     labels: Path, teacher: Path, out: Path, *, size: int = 512, min_score: float = 0.2
 ) -> int:
     """Write `{file name: [[x, y, w, h, score], ...]}` for every photo; returns the boxes found."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    try:
-        session = ort.InferenceSession(str(teacher), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors share no public base class
-        raise BadData(f"{teacher}: not a network ONNX Runtime can load ({error})") from error
+    session = _session(teacher, size)
     name = session.get_inputs()[0].name
     found: dict[str, list[list[float]]] = {}
     for image in track(read_labelled_images(labels), description=f"label {labels.stem}"):
@@ -59,6 +56,30 @@ def add_teacher_boxes(
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise BadData(f"{boxes}: not a file of teacher boxes ({error})") from error
     return {name: _with_boxes(photo, rows[name], complete, sure) for name, photo in photos.items()}
+
+
+def _session(teacher: Path, size: int) -> ort.InferenceSession:
+    """A detector that was seen to answer a picture of that size; raises BadData."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = _FATAL  # what goes wrong is in the error as well
+    try:
+        session = ort.InferenceSession(str(teacher), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors share no public base class
+        raise BadData(f"{teacher}: not a network ONNX Runtime can load ({error})") from error
+    given = session.get_inputs()[0]
+    try:
+        blank = np.zeros((1, 3, size, size), np.float32)
+        answer = np.asarray(session.run(None, {given.name: blank})[0])
+    except Exception as error:  # as above
+        why = " ".join(str(error).split())
+        raise BadData(
+            f"{teacher}: its input {given.name} {given.shape} takes no picture of {size}x{size}; "
+            f"see --size ({why})"
+        ) from error
+    if answer.ndim != 3 or answer.shape[2] != 5:
+        raise BadData(f"{teacher}: its output is {answer.shape}, not boxes and scores (n, D, 5)")
+    return session
 
 
 def _with_boxes(photo: Photo, boxes: F32, complete: bool, sure: float) -> Photo:

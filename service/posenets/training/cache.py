@@ -22,11 +22,13 @@ from posenets.training.records import BadData, LabelledImage
 from posenets.training.teacher import TEACHER_STRIDE, TEACHER_WH, HeatmapTeacher
 
 CROP_WH = (240, 320)
-"""Pixels of a cached crop."""
+"""The frame of everything cached, pixels. Crops may have another size, that of the same region."""
+CROP_STEP = (30, 40)
+"""A crop's size is a multiple of it: then the teacher's middle begins on a whole pixel."""
 CROP_PADDING = 1.25 * 1.25
-"""Box padding of a cached crop: one pixel of it is one pixel of a 192x256 input padded by 1.25."""
+"""Box padding of a cached crop: one pixel of the frame is one of a 192x256 input padded by 1.25."""
 TEACHER_SHIFT = ((CROP_WH[0] - TEACHER_WH[0]) / 2, (CROP_WH[1] - TEACHER_WH[1]) / 2)
-"""Where the teacher's input lies in the cached crop, pixels."""
+"""Where the teacher's input lies in the frame, pixels."""
 _SURE = 0.3
 """Peak of a teacher's heatmap from which on it labels a joint."""
 _CHUNK = 32
@@ -36,11 +38,13 @@ _CHUNK = 32
 class CropCache:
     """N cached people.
 
-    `crops` (N, 320, 240, 3) uint8 BGR; `joints` (N, J, 3) float32: x, y in crop pixels and v;
-    `scores` (N, J) float32; `teacher` (N, J, 64, 48) uint8, heatmap value x 255, or None.
-    `sources` (N,) names the collection of each person, `joint_names` (J,) the joints.
+    `crops` (N, H, W, 3) uint8 BGR, 320x240 unless another size was asked for; `joints` (N, J, 3)
+    float32: v, and x, y in pixels of the 240x320 frame, whatever the size of the crops; `scores`
+    (N, J) float32; `teacher` (N, J, 64, 48) uint8, heatmap value x 255, or None. `sources` (N,)
+    names the collection of each person, `joint_names` (J,) the joints.
     """
 
+    folder: Path
     crops: U8
     joints: F32
     scores: F32
@@ -51,12 +55,19 @@ class CropCache:
     def __len__(self) -> int:
         return len(self.crops)
 
+    @property
+    def crop_wh(self) -> tuple[int, int]:
+        """Pixels of a crop."""
+        height, width = self.crops.shape[1:3]
+        return width, height
+
 
 def open_cache(folder: Path) -> CropCache:
     """Map a cache made by `build_cache`; nothing is read until it is used. Raises BadData."""
     teacher, names = folder / "teacher.npy", folder / "joints.json"
     try:
         cache = CropCache(
+            folder=folder,
             crops=np.load(folder / "crops.npy", mmap_mode="r"),
             joints=np.load(folder / "joints.npy"),
             scores=np.load(folder / "scores.npy"),
@@ -67,6 +78,8 @@ def open_cache(folder: Path) -> CropCache:
     except (OSError, ValueError, EOFError) as error:
         raise BadData(f"{folder}: not a whole crop cache, make it again ({error})") from error
     sizes = {len(cache.crops), len(cache.joints), len(cache.scores), len(cache.sources)}
+    if cache.teacher is not None:
+        sizes.add(len(cache.teacher))
     if len(sizes) != 1:
         raise BadData(f"{folder}: its arrays hold {sorted(sizes)} people; make the cache again")
     return cache
@@ -78,6 +91,7 @@ def build_cache(
     *,
     teacher: Path | None = None,
     joint_names: tuple[str, ...] = COCO_KEYPOINTS,
+    crop_wh: tuple[int, int] = CROP_WH,
     min_box_score: float = 0.4,
     min_box_height: int = 48,
     threads: int = 2,
@@ -85,8 +99,14 @@ def build_cache(
     """Cut out every person of `labels` and ask the teacher for heatmaps.
 
     The teacher is any heatmap network of the same joints (see `teacher.py`). Without it, only
-    people with at least one labelled joint are kept.
+    people with at least one labelled joint are kept. `crop_wh` is a multiple of 30x40; a cache
+    that the folder holds is used until the new one is whole. Raises BadData.
     """
+    steps = crop_wh[0] // CROP_STEP[0]
+    if steps < 1 or crop_wh != (steps * CROP_STEP[0], steps * CROP_STEP[1]):
+        raise BadData(
+            f"--size: {crop_wh[0]}x{crop_wh[1]} is no multiple of 30x40, as 240x320 and 480x640 are"
+        )
     asked = None if teacher is None else HeatmapTeacher(teacher, threads=threads)
     if asked is not None and asked.joints != len(joint_names):
         raise BadData(f"{teacher}: gives {asked.joints} joints, the cache has {len(joint_names)}")
@@ -99,7 +119,7 @@ def build_cache(
     if not people:
         raise BadData(f"{labels}: no person to cut out; boxes of {min_box_height} pixels count")
     folder.mkdir(parents=True, exist_ok=True)
-    width, height = CROP_WH
+    width, height = crop_wh
     crops = np.lib.format.open_memmap(
         folder / "crops.npy.part", mode="w+", dtype=np.uint8, shape=(people, height, width, 3)
     )
@@ -108,12 +128,17 @@ def build_cache(
     sources: list[str] = []
     for image, index in track(chosen(), description=f"cut {labels.stem}", total=people):
         n = len(sources)
-        crops[n], joints[n] = cut_person(image, index)
+        crops[n], joints[n] = cut_person(image, index, crop_wh)
         scores[n] = image.keypoint_scores[index]
         sources.append(image.source)
     if asked is not None:
-        heatmaps = _ask_teacher(crops, asked, folder / "teacher.npy")
+        heatmaps = _ask_teacher(crops, asked, folder / "teacher.npy.part")
         _label_by_teacher(joints, scores, heatmaps)
+    # Without crops.npy, the last to come, a cache of old and new parts is refused.
+    for old in ("crops.npy", "teacher.npy"):
+        (folder / old).unlink(missing_ok=True)
+    if asked is not None:
+        (folder / "teacher.npy.part").rename(folder / "teacher.npy")
     np.save(folder / "joints.npy", joints)
     np.save(folder / "scores.npy", scores)
     (folder / "sources.json").write_text(json.dumps(sources))
@@ -134,33 +159,35 @@ def _chosen(
                 yield image, index
 
 
-def cut_person(image: LabelledImage, index: int) -> tuple[U8, F32]:
-    """The cached crop (320, 240, 3) of one person and the joints (J, 3) in it."""
+def cut_person(
+    image: LabelledImage, index: int, crop_wh: tuple[int, int] = CROP_WH
+) -> tuple[U8, F32]:
+    """The cached crop (H, W, 3) of one person and the joints (J, 3) in the 240x320 frame."""
     x, y, w, h = image.boxes_xywh[index]
     box = np.array([[x, y, x + w, y + h]], np.float32)
     region = box_to_region(box, aspect=CROP_WH[0] / CROP_WH[1], padding=CROP_PADDING)
-    affine = region_to_crop_affine(region, size_wh=CROP_WH)[0]
+    affine = region_to_crop_affine(region, size_wh=crop_wh)[0]
     pixels = image.pixels_bgr()
     flags = cv2.INTER_AREA if affine[0, 0] < 0.5 else cv2.INTER_LINEAR
-    crop = cv2.warpAffine(pixels, affine, CROP_WH, flags=flags)
+    crop = cv2.warpAffine(pixels, affine, crop_wh, flags=flags)
     points = image.keypoints[index].copy()
-    points[:, :2] = apply_affine(affine, points[:, :2])
+    to_frame = region_to_crop_affine(region, size_wh=CROP_WH)[0]
+    points[:, :2] = apply_affine(to_frame, points[:, :2])
     return np.asarray(crop, np.uint8), points
 
 
 def _ask_teacher(
     crops: NDArray[np.uint8], teacher: HeatmapTeacher, path: Path
 ) -> NDArray[np.uint8]:
-    width, height = TEACHER_WH
-    left, top = int(TEACHER_SHIFT[0]), int(TEACHER_SHIFT[1])
-    shape = (len(crops), teacher.joints, height // TEACHER_STRIDE, width // TEACHER_STRIDE)
-    part = path.with_suffix(".part")
-    heatmaps = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
-    for start in track(range(0, len(crops), _CHUNK), description="ask the teacher"):
+    people, height, width = crops.shape[:3]
+    left, top = (round(shift * width / CROP_WH[0]) for shift in TEACHER_SHIFT)
+    map_hw = (TEACHER_WH[1] // TEACHER_STRIDE, TEACHER_WH[0] // TEACHER_STRIDE)
+    shape = (people, teacher.joints, *map_hw)
+    heatmaps = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    for start in track(range(0, people, _CHUNK), description="ask the teacher"):
         rows = slice(start, start + _CHUNK)
-        heatmaps[rows] = teacher.heatmaps(crops[rows, top : top + height, left : left + width])
+        heatmaps[rows] = teacher.heatmaps(crops[rows, top : height - top, left : width - left])
     heatmaps.flush()
-    part.rename(path)
     return heatmaps
 
 

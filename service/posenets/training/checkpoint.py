@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from posenets.networks.published_hrnet import is_published, our_names
-from posenets.training.recipe import RECIPE, DetectionRecipe, PoseRecipe, first_fault
+from posenets.training.recipe import RECIPE, DetectionRecipe, PoseRecipe, Recipe, first_fault
 
 _NUMPY = [
     np.ndarray,
@@ -87,15 +87,27 @@ def recipe_in(state: dict[str, Any], path: Path) -> PoseRecipe | DetectionRecipe
         raise BadCheckpoint(f"{path}: field 'recipe': {first_fault(error)}") from error
 
 
-def load_weights(network: torch.nn.Module, path: Path) -> None:
-    """Load a checkpoint's weights into `network`; raises BadCheckpoint.
+def refuse_other_normalisation(state: dict[str, Any], recipe: Recipe, path: Path) -> None:
+    """Raises BadCheckpoint where the weights were trained with another mean or std."""
+    made = recipe_in(state, path)
+    if (made.mean, made.std) != (recipe.mean, recipe.std):
+        raise BadCheckpoint(
+            f"{path}: was trained with mean = {[*made.mean]} and std = {[*made.std]}; write them "
+            f"into the recipe, which has mean = {[*recipe.mean]} and std = {[*recipe.std]}"
+        )
+
+
+def load_weights(network: torch.nn.Module, path: Path) -> dict[str, Any]:
+    """Load a checkpoint's weights into `network`; what else it holds. Raises BadCheckpoint.
 
     Ours keep them in `ema`, others' in `state_dict` or bare; an HRNet may have published names.
     """
-    weights = weights_in(load_checkpoint(path), path)
+    state = load_checkpoint(path)
+    weights = weights_in(state, path)
     if is_published(weights):
         weights = renamed(weights, path)
     fit_weights(network, weights, path)
+    return state
 
 
 def weights_in(state: dict[str, Any], path: Path, field: str | None = None) -> dict[str, Tensor]:
@@ -123,7 +135,10 @@ def renamed(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def fit_weights(network: torch.nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """Put the weights of `path` into `network`; raises BadCheckpoint where they do not fit."""
+    """Put the weights of `path` into `network`; raises BadCheckpoint.
+
+    So it does where they do not fit, or hold a NaN or an infinity.
+    """
     kind = type(network).__name__
     try:
         missing, foreign = network.load_state_dict(weights, strict=False)
@@ -134,6 +149,15 @@ def fit_weights(network: torch.nn.Module, weights: dict[str, Tensor], path: Path
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise BadCheckpoint(f"{path}: does not fit {kind}: {faults[0]}{more}")
+    name = not_finite(network)
+    if name is not None:
+        raise BadCheckpoint(f"{path}: {name} holds NaN or infinity; take an earlier checkpoint")
+
+
+def not_finite(network: torch.nn.Module) -> str | None:
+    """Name of the first weight or statistic that holds a NaN or an infinity."""
+    weights = network.state_dict().items()
+    return next((name for name, value in weights if not value.isfinite().all()), None)
 
 
 def _field(state: dict[str, Any], name: str, path: Path) -> Any:

@@ -64,7 +64,7 @@ def read_photos(
         certain = image.box_scores >= sure
         weight = source_weights.get(image.source, 1.0)
         people, ignored = xyxy[certain], xyxy[~certain]
-        photos[image.name] = Photo(image.name, image.jpeg, people, ignored, weight)
+        photos[image.name] = Photo(image.place, image.jpeg, people, ignored, weight)
     return photos
 
 

@@ -8,12 +8,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 from rich.console import Console
 from torch import Tensor, distributed, nn
 
@@ -22,11 +24,14 @@ from posenets.training.checkpoint import (
     BadCheckpoint,
     fit_weights,
     load_checkpoint,
+    not_finite,
+    refuse_other_normalisation,
     save_checkpoint,
     weights_in,
 )
 from posenets.training.log import TrainingLog, progress_bar
-from posenets.training.recipe import Recipe
+from posenets.training.recipe import Recipe, first_fault
+from posenets.training.records import BadData
 from posenets.training.schedule import rate_at
 
 _REPORT_STEPS = 100
@@ -62,12 +67,12 @@ class Task(Protocol[Batch]):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Done:
     """What a run has done so far: examples, steps, seconds of work, the best AP evaluated."""
 
-    seen: int = 0
-    steps: int = 0
+    seen: Annotated[int, Field(ge=0)] = 0
+    steps: Annotated[int, Field(ge=0)] = 0
     seconds: float = 0.0
     best_ap: float = -1.0
 
@@ -120,6 +125,7 @@ class Trainer(Generic[Batch]):
         if not path.exists():
             return False
         state = load_checkpoint(path)
+        refuse_other_normalisation(state, self.recipe, path)
         try:
             fit_weights(self.network, weights_in(state, path, "network"), path)
             fit_weights(self.ema, weights_in(state, path, "ema"), path)
@@ -131,6 +137,10 @@ class Trainer(Generic[Batch]):
             raise BadCheckpoint(f"{path}: field {error} is missing; not made by train") from error
         except BadCheckpoint:
             raise
+        except ValidationError as error:
+            raise BadCheckpoint(
+                f"{path}: not a checkpoint of this recipe: progress: {first_fault(error)}"
+            ) from error
         except (ValueError, TypeError, RuntimeError, AttributeError) as error:
             raise BadCheckpoint(f"{path}: not a checkpoint of this recipe: {error}") from error
         if self.rank:
@@ -151,6 +161,7 @@ class Trainer(Generic[Batch]):
 
         At each save the moving average is shown to `report`, which says something of it, and to
         `evaluate`, which measures it; the checkpoint of the highest `ap` is kept beside the last.
+        Raises BadData where the run has diverged; the checkpoint stays the last good one.
         """
         console = console or Console()
         begun, start = self.progress.seen, time.monotonic()
@@ -173,20 +184,25 @@ class Trainer(Generic[Batch]):
                 self.progress.steps += 1
                 bar.update(shown, completed=self.progress.seen)
                 now = time.monotonic()
-                if self.rank != 0:
-                    losses.clear()
-                    continue
-                if self.progress.steps % _REPORT_STEPS == 0:
+                reports = self.progress.steps % _REPORT_STEPS == 0
+                done = late or self.progress.seen >= self.recipe.examples
+                saves = done or (self.rank == 0 and now - last_save > save_every_s)
+                if reports or saves:
+                    self._check_finite(losses, weights=saves)
+                if reports and self.rank == 0:
                     figures = self._figures(losses, begun, now - start)
                     console.print(self._line(figures), highlight=False)
                     if log is not None:
                         log.add(figures, self.progress.seen)
+                if reports:
                     losses.clear()
-                done = late or self.progress.seen >= self.recipe.examples
-                if done or now - last_save > save_every_s:
+                if saves:
                     self.progress.seconds += now - last_save
                     last_save = now
-                    self._save_measured(evaluate, log, console)
+                if saves and self.rank == 0:
+                    self.save()
+                    if evaluate is not None:
+                        self._measure(evaluate, log, console)
                     if report is not None:
                         console.print(f"  {report(self.ema)}", highlight=False)
         return self.progress
@@ -208,23 +224,40 @@ class Trainer(Generic[Batch]):
         }
         save_checkpoint(path or self.checkpoint, state)
 
-    def _save_measured(
+    def _measure(
         self,
-        evaluate: Callable[[nn.Module], Mapping[str, float]] | None,
+        evaluate: Callable[[nn.Module], Mapping[str, float]],
         log: TrainingLog | None,
         console: Console,
     ) -> None:
-        if evaluate is not None:
-            figures = evaluate(self.ema)
-            said = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
-            console.print(f"  evaluated: {said}", highlight=False)
-            if log is not None:
-                measured = {f"evaluation/{name}": value for name, value in figures.items()}
-                log.add(measured, self.progress.seen)
-            if figures["ap"] > self.progress.best_ap:
-                self.progress.best_ap = figures["ap"]
-                self.save(self.best)
-        self.save()
+        """Evaluate what was just saved; the best so far is saved again, with its AP, and kept."""
+        figures = evaluate(self.ema)
+        said = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        console.print(f"  evaluated: {said}", highlight=False)
+        if log is not None:
+            measured = {f"evaluation/{name}": value for name, value in figures.items()}
+            log.add(measured, self.progress.seen)
+        if figures["ap"] > self.progress.best_ap:
+            self.progress.best_ap = figures["ap"]
+            self.save(self.best)
+            self.save()
+
+    def _check_finite(self, losses: list[Tensor], *, weights: bool) -> None:
+        """Raises BadData where a loss is not finite, or one of the `weights` after a gradient.
+
+        Not at every step: a report and a save wait for the device anyway.
+        """
+        finite = bool(torch.stack(losses).isfinite().all())
+        if finite and not (weights and not_finite(self.network)):
+            return
+        kept = "no checkpoint was written"
+        if self.checkpoint.exists():
+            kept = f"{self.checkpoint} is still the last good checkpoint"
+        raise BadData(
+            f"the run has diverged: after {self.progress.seen} examples the loss or a weight is "
+            f"NaN or infinite; {kept}; try a lower learning_rate, a smaller clip or a longer "
+            "warmup, and look for broken labels"
+        )
 
     def _step(self, batch: Batch, *, late: bool) -> tuple[Tensor, bool]:
         """One step; the loss over all processes, and whether any of them is `late`."""
@@ -258,7 +291,7 @@ class Trainer(Generic[Batch]):
         *means, mean_loss, mean_late = flat.split([*sizes, 1, 1])
         for gradient, mean in zip(gradients, means, strict=True):
             gradient.copy_(mean.reshape(gradient.shape))
-        return mean_loss[0], bool(mean_late > 0)
+        return mean_loss[0].clone(), bool(mean_late > 0)  # a view would keep all gradients
 
     @torch.no_grad()
     def _start_alike(self) -> None:

@@ -43,6 +43,7 @@ def read_lsp(labels: Path) -> Iterator[LabelledImage]:
         yield LabelledImage(
             name=path.name,
             source=source,
+            place=str(path),
             jpeg=path.read_bytes(),
             boxes_xywh=_box(placed) if people else np.zeros((0, 4), np.float32),
             box_scores=np.ones(people, np.float32),

@@ -6,6 +6,7 @@ label file.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,16 +39,19 @@ def read_mpii_json(labels: Path, *, heads: Path | None = None) -> Iterator[Label
     """
     try:
         entries = json.loads(labels.read_text())
-        people: dict[str, list[int]] = {}
-        for index, entry in enumerate(entries):
-            people.setdefault(str(entry["image"]), []).append(index)
-        joints = np.array([entry["joints"] for entry in entries], np.float32)
-        shown = np.array([entry["joints_vis"] for entry in entries], np.float32) > 0
-        centres = np.array([entry["center"] for entry in entries], np.float64)
-        scales = np.array([entry["scale"] for entry in entries], np.float64)
-        joints, shown = joints.reshape(-1, 16, 2), shown.reshape(-1, 16)
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise BadData(f"{labels}: not an MPII label file ({error!r})") from error
+    if not isinstance(entries, list):
+        raise BadData(f"{labels}: not an MPII label file, which holds a list")
+    people: dict[str, list[int]] = {}
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, dict) or "image" not in entry:
+            raise BadData(f"{labels}: entry {index}: image is missing")
+        people.setdefault(str(entry["image"]), []).append(index)
+    joints = _column(labels, entries, "joints", (16, 2)).astype(np.float32)
+    shown = _column(labels, entries, "joints_vis", (16,)) > 0
+    centres = _column(labels, entries, "center", (2,))
+    scales = _column(labels, entries, "scale", ())
     sizes = np.full(len(joints), np.nan, np.float32) if heads is None else _head_sizes(heads)
     if len(sizes) != len(joints):
         raise BadData(f"{heads}: {len(sizes)} head boxes for the {len(joints)} people of {labels}")
@@ -85,6 +89,22 @@ def read_mpii_mat(labels: Path, *, train: bool | None = True) -> Iterator[Labell
         raise BadData(f"{labels}: not MPII's RELEASE structure ({error!r})") from error
 
 
+def _column(labels: Path, entries: list[dict[str, Any]], field: str, shape: tuple[int, ...]) -> F64:
+    """(N, *shape): a field of every entry; BadData names the entry, counted from 0."""
+    column = np.zeros((len(entries), *shape))
+    for index, entry in enumerate(entries):
+        where = f"{labels}: entry {index}, image {entry['image']}: {field}"
+        if field not in entry:
+            raise BadData(f"{where} is missing")
+        try:
+            column[index] = np.array(entry[field], np.float64).reshape(shape)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise BadData(f"{where} is not {math.prod(shape)} numbers") from error
+        if not np.isfinite(column[index]).all():
+            raise BadData(f"{where} holds NaN or infinity")
+    return column
+
+
 def _record(labels: Path, name: str, keypoints: F32, boxes: F32, head_sizes: F32) -> LabelledImage:
     for field, array in (("joints", keypoints), ("center or scale", boxes)):
         if not np.isfinite(array).all():
@@ -95,6 +115,7 @@ def _record(labels: Path, name: str, keypoints: F32, boxes: F32, head_sizes: F32
     return LabelledImage(
         name=name,
         source="mpii",
+        place=str(path),
         jpeg=path.read_bytes(),
         boxes_xywh=boxes,
         box_scores=np.ones(len(boxes), np.float32),

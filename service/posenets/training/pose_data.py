@@ -1,6 +1,7 @@
 """Where the people of a training batch come from: caches on disk, or photos cut up on the way."""
 
 import atexit
+import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor
 
 from posenets.training.ahead import ahead
-from posenets.training.cache import CropCache, cut_person
+from posenets.training.cache import CROP_STEP, CROP_WH, CropCache, cut_person
 from posenets.training.people import read_people
 from posenets.training.records import BadData
+from posenets.training.teacher import TEACHER_WH
 
 _AHEAD = 256
 MIN_BOX_HEIGHT = 48
@@ -37,8 +39,18 @@ class Source(Protocol):
         ...
 
 
+def crop_wh_for(sizes_wh: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Size of crops with a pixel for each of the largest input; 240x320 or more."""
+    detail = max(min(w / TEACHER_WH[0], h / TEACHER_WH[1]) for w, h in sizes_wh)
+    steps = math.ceil(max(1.0, detail) * CROP_WH[0] / CROP_STEP[0])
+    return steps * CROP_STEP[0], steps * CROP_STEP[1]
+
+
 class CachedPeople:
-    """People of crop caches, each as likely as its source's weight; on a GPU all lie in it."""
+    """People of crop caches, each as likely as its source's weight; on a GPU all lie in it.
+
+    Raises BadData for crops of several sizes, or a teacher that only some caches have.
+    """
 
     def __init__(
         self,
@@ -48,6 +60,8 @@ class CachedPeople:
         *,
         with_teacher: bool,
     ) -> None:
+        self.has_teacher = with_teacher and _all_have_teacher(caches)
+        _check_one_size(caches)
         self.caches = caches
         self.joint_names = caches[0].joint_names
         self.joints = torch.from_numpy(np.concatenate([c.joints for c in caches])).to(device)
@@ -55,7 +69,6 @@ class CachedPeople:
         chances = [weights.get(source, 1.0) for cache in caches for source in cache.sources]
         self.chances = torch.tensor(chances, device=device)
         self.starts = np.cumsum([0] + [len(cache) for cache in caches])
-        self.has_teacher = with_teacher and all(cache.teacher is not None for cache in caches)
         self.resident: tuple[Tensor, Tensor | None] | None = None
         if device.type != "cpu":
             crops = torch.cat([torch.from_numpy(np.array(c.crops)).to(device) for c in caches])
@@ -102,11 +115,12 @@ class StreamedPeople:
         *,
         buffer: int = 1024,
         seed: int = 0,
+        crop_wh: tuple[int, int] = CROP_WH,
     ) -> None:
         self.joint_names = joint_names
         self.device = device
         self._labels, self._size = labels, buffer
-        self._weights, self._seed = weights, seed
+        self._weights, self._seed, self._crop_wh = weights, seed, crop_wh
         self._buffer: list[tuple[Tensor, Tensor, Tensor]] = []
         self._reading: Generator[tuple[Tensor, Tensor, Tensor], None, None] | None = None
 
@@ -144,6 +158,27 @@ class StreamedPeople:
                     continue
                 for index, person in enumerate(image.keypoints):
                     if (person[:, 2] > 0).any() and image.boxes_xywh[index, 3] >= MIN_BOX_HEIGHT:
-                        crop, joints = cut_person(image, index)
+                        crop, joints = cut_person(image, index, self._crop_wh)
                         scores = torch.from_numpy(image.keypoint_scores[index].copy())
                         yield torch.from_numpy(crop), torch.from_numpy(joints), scores
+
+
+def _all_have_teacher(caches: Sequence[CropCache]) -> bool:
+    """False where none has one; raises BadData where only some do."""
+    without = [cache.folder for cache in caches if cache.teacher is None]
+    if 0 < len(without) < len(caches):
+        raise BadData(
+            f"{without[0]}: has no teacher's heatmaps, other caches of this run have; make it with "
+            "posenets cache --teacher, or set distil = 0 in the recipe"
+        )
+    return not without
+
+
+def _check_one_size(caches: Sequence[CropCache]) -> None:
+    for cache in caches:
+        if cache.crop_wh != caches[0].crop_wh:
+            ours, theirs = ("{}x{}".format(*one.crop_wh) for one in (cache, caches[0]))
+            raise BadData(
+                f"{cache.folder}: its crops have {ours} pixels, those of {caches[0].folder} "
+                f"{theirs}; the caches of a run need one size, see posenets cache --size"
+            )

@@ -4,13 +4,24 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from posenets.training.augment import Augmentation
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 Triple = tuple[float, float, float]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
 RECIPES = Path(__file__).parents[1] / "recipes"
 """The recipes that come with posenets; `train` takes them by name."""
 
@@ -24,7 +35,9 @@ class BadRecipe(ValueError):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, ser_json_inf_nan="constants", allow_inf_nan=False
+    )
 
 
 class Phase(_Strict):
@@ -52,7 +65,7 @@ class Recipe(_Strict):
     epochs: float = Field(default=0, ge=0)
     optimiser: Literal["adamw", "adam"] = "adamw"
     schedule: Literal["cosine", "steps"] = "cosine"
-    milestones: tuple[float, ...] = ()
+    milestones: tuple[NotNegative, ...] = ()
     factor: float = Field(default=0.1, gt=0, lt=1, description="of the rate at each milestone")
     phases: tuple[Phase, ...] = Field(min_length=1)
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -61,12 +74,12 @@ class Recipe(_Strict):
     weight_decay: float = Field(default=1e-2, ge=0)
     warmup: int = Field(default=6400, gt=0)
     warmup_from: float = Field(default=0.0, ge=0, le=1)
-    clip: float = Field(default=1.0, gt=0)
+    clip: float = Field(default=1.0, gt=0, allow_inf_nan=True, description="inf: none")
     ema: float = Field(default=0.998, ge=0, lt=1, description="of the moving average; 0: none")
-    source_weights: dict[str, float] = Field(default_factory=dict)
+    source_weights: dict[str, Weight] = Field(default_factory=dict)
     mean: Triple = IMAGENET_MEAN
-    std: Triple = IMAGENET_STD
-    seed: int = 0
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
     @model_validator(mode="after")
     def _says_how_long(self) -> Self:
@@ -120,6 +133,13 @@ class DetectionRecipe(Recipe):
     task: Literal["detect"]
     mosaic: float = Field(default=0.5, ge=0, le=1)
     crop_share: float = Field(default=0.25, gt=0, description="chance of a crop against a photo")
+
+    @field_validator("phases")
+    @classmethod
+    def _square(cls, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+        if any(phase.width != phase.height for phase in phases):
+            raise ValueError("a detector learns from squares: width and height must be the same")
+        return phases
 
 
 RECIPE: TypeAdapter[PoseRecipe | DetectionRecipe] = TypeAdapter(

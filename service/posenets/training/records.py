@@ -36,7 +36,8 @@ class BadData(ValueError):
 class LabelledImage:
     """One photo with its annotations.
 
-    `jpeg` are the encoded bytes; `boxes_xywh` (P, 4) float32 in image pixels; `box_scores` (P,)
+    `place` says where the photo lies, in a folder or a shard; `jpeg` are its encoded bytes;
+    `boxes_xywh` (P, 4) float32 in image pixels; `box_scores` (P,)
     float32, 1 for human labels; `keypoints` (P, J, 3) float32: x, y in image pixels and v
     (0 unknown, 1 placed by a teacher, 2 by a person); `keypoint_scores` (P, J) float32: the
     teacher's confidence, 1 where a person placed the joint. `joint_names` are the J joints;
@@ -45,6 +46,7 @@ class LabelledImage:
 
     name: str
     source: str
+    place: str
     jpeg: bytes
     boxes_xywh: F32
     box_scores: F32
@@ -55,18 +57,18 @@ class LabelledImage:
 
     def pixels_bgr(self) -> U8:
         """(H, W, 3) uint8; raises BadData."""
-        return decode_bgr(self.jpeg, self.name)
+        return decode_bgr(self.jpeg, self.place)
 
 
-def decode_bgr(jpeg: bytes, name: str) -> U8:
+def decode_bgr(jpeg: bytes, place: str) -> U8:
     """(H, W, 3) uint8 as stored (no EXIF rotation, as COCO's labels are drawn).
 
-    Raises BadData by the photo's `name`.
+    Raises BadData by the photo's `place`.
     """
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flags) if jpeg else None
     if pixels is None:
-        raise BadData(f"{name}: not a readable photo")
+        raise BadData(f"{place}: not a readable photo")
     return np.asarray(pixels, np.uint8)
 
 
@@ -91,8 +93,8 @@ def read_labelled_images(labels: Path) -> Iterator[LabelledImage]:
         )
     except BadOption as error:
         raise BadData(error.detail) from error
-    for image, jpeg in read:
-        yield _labelled(image, jpeg, annotations[image["id"]])
+    for image, place, jpeg in read:
+        yield _labelled(image, place, jpeg, annotations[image["id"]])
 
 
 def _check_scores(labels: Path, annotation: dict[str, Any]) -> None:
@@ -103,10 +105,10 @@ def _check_scores(labels: Path, annotation: dict[str, Any]) -> None:
 
 def _read_folder(
     known: CocoLabels, photos: Mapping[int, Path]
-) -> Iterator[tuple[dict[str, Any], bytes]]:
+) -> Iterator[tuple[dict[str, Any], str, bytes]]:
     for number, path in photos.items():
         try:
-            yield known.images[number], path.read_bytes()
+            yield known.images[number], str(path), path.read_bytes()
         except OSError as error:
             raise BadData(f"{known.path}: photo {path}: {error.strerror}") from error
 
@@ -125,7 +127,7 @@ def _shards(known: CocoLabels) -> dict[int, dict[str, dict[str, Any]]]:
 
 def _read_tars(
     labels: Path, shards: Mapping[int, Mapping[str, dict[str, Any]]]
-) -> Iterator[tuple[dict[str, Any], bytes]]:
+) -> Iterator[tuple[dict[str, Any], str, bytes]]:
     for shard, wanted in sorted(shards.items()):
         path = labels.with_name(f"{labels.stem}_{shard}.tar")
         found = 0
@@ -135,7 +137,7 @@ def _read_tars(
                     stream = tar.extractfile(member)
                     if stream is not None and member.name in wanted:
                         found += 1
-                        yield wanted[member.name], stream.read()
+                        yield wanted[member.name], f"{path}: {member.name}", stream.read()
         except (OSError, tarfile.TarError) as error:
             raise BadData(f"{path}: shard is missing or cut short ({error})") from error
         if found != len(wanted):
@@ -143,7 +145,7 @@ def _read_tars(
 
 
 def _labelled(
-    image: dict[str, Any], jpeg: bytes, annotations: list[dict[str, Any]]
+    image: dict[str, Any], place: str, jpeg: bytes, annotations: list[dict[str, Any]]
 ) -> LabelledImage:
     people, joints = len(annotations), len(COCO_KEYPOINTS)
     blank = [0.0] * (3 * joints)
@@ -155,6 +157,7 @@ def _labelled(
     return LabelledImage(
         name=image["file_name"],
         source=str(image.get("source", "coco")),
+        place=place,
         jpeg=jpeg,
         boxes_xywh=np.array([a["bbox"] for a in annotations], np.float32).reshape(people, 4),
         box_scores=np.array([a.get("score", 1.0) for a in annotations], np.float32),

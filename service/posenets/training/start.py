@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,17 @@ from posenets.networks.posefpn import PoseFPN
 from posenets.training.augment import HEATMAP_STRIDE
 from posenets.training.box_teacher import add_teacher_boxes
 from posenets.training.cache import CropCache, open_cache
-from posenets.training.checkpoint import BadCheckpoint, load_weights
+from posenets.training.checkpoint import (
+    BadCheckpoint,
+    fit_weights,
+    load_weights,
+    refuse_other_normalisation,
+)
 from posenets.training.detection_data import DetectionData, Photo, read_photos
 from posenets.training.detection_task import DetectionTask
 from posenets.training.loop import Trainer
 from posenets.training.mpii import MPII_KEYPOINTS
-from posenets.training.pose_data import StreamedPeople
+from posenets.training.pose_data import CachedPeople, StreamedPeople, crop_wh_for
 from posenets.training.pose_task import PoseTask
 from posenets.training.recipe import (
     RECIPE,
@@ -102,16 +107,47 @@ def pose_trainer(
     if streams:
         if recipe.epochs:
             raise BadRecipe("epochs: a stream has no known length; give examples, or make a cache")
-        streamed = StreamedPeople(streams, recipe.source_weights, names, device, seed=recipe.seed)
+        crop_wh = crop_wh_for([(phase.width, phase.height) for phase in recipe.phases])
+        streamed = StreamedPeople(
+            streams, recipe.source_weights, names, device, seed=recipe.seed, crop_wh=crop_wh
+        )
         task = PoseTask(streamed, recipe, device)
     else:
         opened = _open_caches(caches, names, recipe.network)
+        sources = {source for cache in opened for source in cache.sources}
+        _need_some([recipe.source_weights.get(source, 1.0) for source in sources])
         recipe = recipe.for_data(sum(len(cache) for cache in opened))
         task = PoseTask(opened, recipe, device)
     _start_from(network, start, lambda: task.draw(0)[0].images, recipe)
     return Trainer(
         network, recipe, task, device=device, checkpoint=checkpoint, amp=device.type == "cuda"
     )
+
+
+def without_effect(trainer: Trainer[Any]) -> list[str]:
+    """What a pose recipe asks for and its people cannot give, a sentence each."""
+    task = trainer.task
+    if not isinstance(task, PoseTask):
+        return []
+    said = []
+    cached = task.people if isinstance(task.people, CachedPeople) else None
+    if task.recipe.distil and not (cached and cached.has_teacher):
+        said.append("distil: has no effect, as the people come without a teacher's heatmaps")
+    if cached is not None:
+        sources = {source for cache in cached.caches for source in cache.sources}
+        absent = ", ".join(sorted(task.recipe.source_weights.keys() - sources))
+        if absent:
+            said.append(
+                f"source_weights: nobody comes from {absent}; the sources are "
+                f"{', '.join(sorted(sources))}"
+            )
+    return said
+
+
+def _need_some(chances: Iterable[float]) -> None:
+    """Raises BadRecipe where nothing can be drawn."""
+    if not any(chance > 0 for chance in chances):
+        raise BadRecipe("source_weights: are 0 for all that there is to learn from")
 
 
 def _open_caches(folders: list[Path], names: tuple[str, ...], network: str) -> list[CropCache]:
@@ -157,6 +193,7 @@ def detection_trainer(
         photos += [replace(photo, weight=photo.weight * share) for photo in read.values()]
     if not photos:
         raise BadData(f"{', '.join(map(str, [*labels, *crops]))}: name no photo to learn from")
+    _need_some(photo.weight for photo in photos)
     recipe = recipe.for_data(len(photos))
     torch.manual_seed(recipe.seed)
     network = make_network(recipe.network)
@@ -176,7 +213,9 @@ def _start_from(
     if start is None:
         return
     if start.suffix != ".npz":
-        load_weights(network, start)
+        state = load_weights(network, start)
+        if "recipe" in state:
+            refuse_other_normalisation(state, recipe, start)
         return
     backbone = getattr(network, "backbone", None)
     if not isinstance(backbone, MobileNetV3Small):
@@ -194,4 +233,4 @@ def _start_from(
     except (ValueError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
         raise BadCheckpoint(f"{start}: not an .npz of a backbone's weights") from error
     wanted = backbone.state_dict().keys()
-    backbone.load_state_dict({k: v for k, v in whole.state_dict().items() if k in wanted})
+    fit_weights(backbone, {k: v for k, v in whole.state_dict().items() if k in wanted}, start)

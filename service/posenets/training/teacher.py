@@ -19,9 +19,9 @@ from posegate.types import F32, U8
 from posenets.training.records import BadData
 
 TEACHER_WH = (192, 256)
-"""Pixels of a cached crop's middle, which the teacher sees at its own input size."""
+"""Pixels of the frame's middle (see `cache.py`), which the teacher sees at its own input size."""
 TEACHER_STRIDE = 4
-"""Crop pixels per pixel of the maps that are kept."""
+"""Pixels of the frame per pixel of the maps that are kept."""
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)
 _IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -62,12 +62,15 @@ class HeatmapTeacher:
         self.joints = int(maps.shape[1])
 
     def heatmaps(self, middles_bgr: U8) -> NDArray[np.uint8]:
-        """(n, J, 64, 48) uint8, value x 255, of the middles (n, 256, 192, 3) of cached crops."""
+        """(n, J, 64, 48) uint8, value x 255, of the middles of cached crops.
+
+        Those are (n, 256, 192, 3), or as much larger as the crops are than the frame.
+        """
         maps = self._maps(middles_bgr)
         kept_wh = (TEACHER_WH[0] // TEACHER_STRIDE, TEACHER_WH[1] // TEACHER_STRIDE)
         width, height = self._preprocess.size_wh
         scale = self._scale or (width / maps.shape[3], height / maps.shape[2])
-        # From the maps that are kept to the teacher's own: through crop and input pixels.
+        # From the maps that are kept to the teacher's own: through frame and input pixels.
         kept_to_own = np.zeros((2, 3))
         for axis, side in enumerate((width / TEACHER_WH[0], height / TEACHER_WH[1])):
             kept_to_own[axis, axis] = TEACHER_STRIDE * side / scale[axis]
@@ -81,9 +84,11 @@ class HeatmapTeacher:
 
     def _maps(self, middles_bgr: U8) -> F32:
         size_wh = self._preprocess.size_wh
-        if size_wh != TEACHER_WH:
-            # x scales about pixel centre 0, as the crops' own affine does.
-            to_input = np.diag([size_wh[0] / TEACHER_WH[0], size_wh[1] / TEACHER_WH[1], 1.0])[:2]
+        height, width = middles_bgr.shape[1:3]
+        # The frame scales about pixel centre 0; a larger crop lies on it corner on corner.
+        ratio = np.array([size_wh[0] / width, size_wh[1] / height])
+        to_input = np.column_stack([np.diag(ratio), ratio * (1 - width / TEACHER_WH[0]) / 2])
+        if not np.array_equal(to_input, np.eye(2, 3)):
             middles_bgr = np.stack([cv2.warpAffine(m, to_input, size_wh) for m in middles_bgr])
         tensor = normalize(middles_bgr, self._preprocess)
         return np.asarray(self._session.run(None, {self._input: tensor})[0], np.float32)

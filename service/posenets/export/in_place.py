@@ -1,0 +1,43 @@
+"""Files of a network exchanged so that a crash at any moment leaves a repository that loads.
+
+All of a repository is refused for one card that names another file, a folder without a card only
+lacks its own network. So the former card goes before the file and the new one comes after it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from posegate.backends.triton_config import write_config
+from posegate.card import ModelCard
+from posegate.catalog import CARD_NAME, ONNX_NAME, Model
+
+
+def part_of(path: Path) -> Path:
+    """Where to write a file until it is proven, in a folder that is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f"{path.name}.part")
+
+
+def put_in_place(part: Path, folder: Path, card: dict[str, Any]) -> None:
+    """Make `part` the ONNX file of `folder`, with its card and Triton's `config.pbtxt`.
+
+    Figures measured on the same file (sha256) are kept.
+    """
+    path = folder / CARD_NAME
+    former = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if former.get("sha256") == card["sha256"]:
+        kept = ("accuracy", "verification", "default")
+        card = card | {key: former[key] for key in kept if key in former}
+    else:
+        path.unlink(missing_ok=True)
+    part.replace(folder / ONNX_NAME)
+    write_config(Model(ModelCard.model_validate(card), folder))
+    save_card(path, card)
+
+
+def save_card(path: Path, card: dict[str, Any]) -> None:
+    """Write a card atomically."""
+    part = part_of(path)
+    part.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)

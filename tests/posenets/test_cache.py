@@ -1,0 +1,178 @@
+"""People cut out of photos and kept on disk: posenets.training.cache."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
+
+from made_networks import INPUT, save_constant_teacher
+from posenets.cli import app
+from posenets.training import cache
+from posenets.training.augment import Augmentation, Batch, make_batch
+from posenets.training.cache import CropCache, build_cache, open_cache
+from posenets.training.records import BadData
+
+STILL = Augmentation(
+    flip=0, rotation=0, rotation_std=0, scale_std=0, shift=0, half_body=0, colour=0, erase=0
+)
+LARGE_WH = (480, 640)
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Path:
+    path = tmp_path / "teacher.onnx"
+    save_constant_teacher(path, np.full((1, 17, 64, 48), 0.5, np.float32))
+    return path
+
+
+@pytest.fixture
+def taught(coco_folder: Path, tmp_path: Path, teacher: Path) -> Path:
+    """Folder of a cache with a teacher's heatmaps."""
+    build_cache(coco_folder, tmp_path / "cache", teacher=teacher)
+    return tmp_path / "cache"
+
+
+def test_a_cache_made_anew_without_a_teacher_has_none(coco_folder: Path, taught: Path) -> None:
+    assert open_cache(taught).teacher is not None
+    assert build_cache(coco_folder, taught).teacher is None
+    assert open_cache(taught).teacher is None
+
+
+@pytest.mark.parametrize("name", ["teacher", "joints"])
+def test_arrays_of_other_lengths_are_refused(taught: Path, name: str) -> None:
+    np.save(taught / f"{name}.npy", np.load(taught / f"{name}.npy")[:3])
+    with pytest.raises(BadData, match=r"cache: its arrays hold \[3, 6\] people"):
+        open_cache(taught)
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_a_cache_that_was_half_made_anew_is_refused(
+    coco_folder: Path, taught: Path, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    saved: list[Path] = []
+
+    def killed(path: Path, array: np.ndarray) -> None:
+        if len(saved) == done:
+            raise KeyboardInterrupt
+        saved.append(path)
+
+    monkeypatch.setattr(cache.np, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build_cache(coco_folder, taught)
+    monkeypatch.undo()
+    with pytest.raises(BadData, match="cache: not a whole crop cache"):
+        open_cache(taught)
+    assert build_cache(coco_folder, taught).teacher is None
+
+
+def test_a_cache_stays_whole_where_the_new_one_fails(
+    coco_folder: Path, taught: Path, teacher: Path
+) -> None:
+    (coco_folder.parent / "images" / "3.png").write_bytes(b"no photo")
+    with pytest.raises(BadData, match=r"3\.png"):
+        build_cache(coco_folder, taught)
+    kept = open_cache(taught)
+    assert len(kept) == 6
+    assert kept.teacher is not None
+
+
+def _save_brightness(path: Path) -> None:
+    """A teacher of one joint: how bright the picture is there."""
+    nodes = [
+        helper.make_node("ReduceMean", [INPUT, "channels"], ["grey"], keepdims=1),
+        helper.make_node("AveragePool", ["grey"], ["maps"], kernel_shape=[4, 4], strides=[4, 4]),
+    ]
+    shapes = {INPUT: ["n", 3, 256, 192], "maps": ["n", 1, 64, 48]}
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name])]
+        for name in (INPUT, "maps")
+    )
+    channels = [numpy_helper.from_array(np.array([1], np.int64), "channels")]
+    graph = helper.make_graph(nodes, "brightness", inputs, outputs, channels)
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
+
+
+@pytest.fixture
+def both(coco_folder: Path, tmp_path: Path) -> tuple[CropCache, CropCache]:
+    """The same people in crops of 240x320 and of 480x640 pixels."""
+    _save_brightness(tmp_path / "brightness.onnx")
+
+    def built(crop_wh: tuple[int, int]) -> CropCache:
+        return build_cache(
+            coco_folder,
+            tmp_path / "{}x{}".format(*crop_wh),
+            teacher=tmp_path / "brightness.onnx",
+            joint_names=("nose",),
+            crop_wh=crop_wh,
+        )
+
+    return built((240, 320)), built(LARGE_WH)
+
+
+def _batch(cached: CropCache, augmentation: Augmentation) -> Batch:
+    return make_batch(
+        torch.from_numpy(np.array(cached.crops)),
+        torch.from_numpy(cached.joints),
+        torch.from_numpy(cached.scores),
+        torch.from_numpy(np.array(cached.teacher)),
+        size_wh=(192, 256),
+        sigma=2.0,
+        augmentation=augmentation,
+        generator=torch.Generator().manual_seed(5),
+        joint_names=cached.joint_names,
+    )
+
+
+def test_larger_crops_show_the_same_people_to_network_and_teacher(
+    both: tuple[CropCache, CropCache],
+) -> None:
+    small, large = both
+    assert (small.crop_wh, large.crop_wh) == ((240, 320), LARGE_WH)
+    np.testing.assert_array_equal(small.joints, large.joints)
+    assert small.teacher is not None
+    assert large.teacher is not None
+    assert np.ptp(small.teacher) > 100
+    assert np.abs(small.teacher.astype(int) - large.teacher).mean() < 0.1
+    x, y = np.rint(2 * large.joints[0, 0, :2] + 0.5).astype(int)
+    assert np.abs(large.crops[0, y, x].astype(int) - (0, 255, 200)).max() <= 3
+    for augmentation in (STILL, Augmentation(cut=0.5, colour=0, erase=0)):
+        ours, theirs = _batch(small, augmentation), _batch(large, augmentation)
+        assert (ours.images - theirs.images).abs().mean() < 0.3
+        assert ours.images.std() > 10
+        torch.testing.assert_close(ours.targets, theirs.targets)
+
+
+def test_every_pixel_of_a_large_crop_reaches_a_large_input() -> None:
+    noise = torch.Generator().manual_seed(0)
+    crops = torch.randint(256, (1, LARGE_WH[1], LARGE_WH[0], 3), generator=noise).byte()
+    batch = make_batch(
+        crops,
+        torch.zeros(1, 17, 3),
+        torch.zeros(1, 17),
+        None,
+        size_wh=(384, 512),
+        sigma=2.0,
+        augmentation=STILL,
+        generator=noise,
+    )
+    middle = crops[:, 64:-64, 48:-48].permute(0, 3, 1, 2)[:, [2, 1, 0]].float()
+    torch.testing.assert_close(batch.images, middle, rtol=0, atol=0.1)
+
+
+def test_the_command_takes_a_size(coco_folder: Path, tmp_path: Path) -> None:
+    def run(size: str) -> str:
+        arguments = ["cache", str(coco_folder), str(tmp_path / size), "--size", size]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == (1 if result.stderr else 0)
+        return result.stderr
+
+    assert run("360x480") == ""
+    assert open_cache(tmp_path / "360x480").crop_wh == (360, 480)
+    for size in ("480x480", "0x0", "100x100"):
+        assert run(size).startswith(f"error: --size: {size} is no multiple of 30x40")
+    assert run("large").startswith("error: --size: 'large' is not WxH")

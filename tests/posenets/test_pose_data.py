@@ -1,0 +1,91 @@
+"""Whose crops make a batch: posenets.training.pose_data."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from posegate.skeleton import COCO_KEYPOINTS
+from posenets.training.augment import Augmentation
+from posenets.training.cache import build_cache, open_cache
+from posenets.training.pose_data import StreamedPeople, crop_wh_for
+from posenets.training.pose_task import PoseTask
+from posenets.training.recipe import Phase, PoseRecipe
+from posenets.training.records import BadData
+from posenets.training.start import pose_trainer
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def cached(coco_folder: Path, tmp_path: Path) -> Path:
+    build_cache(coco_folder, tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def _task(folders: list[Path], *, distil: float) -> PoseTask:
+    recipe = PoseRecipe(
+        task="pose",
+        network="posefpn-small",
+        examples=4,
+        phases=(Phase(width=64, height=64, share=1.0, batch=4),),
+        distil=distil,
+        augmentation=Augmentation(),
+    )
+    return PoseTask([open_cache(folder) for folder in folders], recipe, CPU)
+
+
+def test_caches_with_and_without_a_teacher_are_not_distilled_together(
+    coco_folder: Path, cached: Path, tmp_path: Path
+) -> None:
+    build_cache(coco_folder, tmp_path / "taught")
+    np.save(tmp_path / "taught" / "teacher.npy", np.zeros((6, 17, 64, 48), np.uint8))
+    with pytest.raises(BadData, match=f"^{re.escape(str(cached))}: has no teacher's heatmaps"):
+        _task([tmp_path / "taught", cached], distil=1.0)
+    for folders, distil in (([tmp_path / "taught", cached], 0.0), ([cached, cached], 1.0)):
+        assert _task(folders, distil=distil).draw(0)[0].teacher is None
+    assert _task([tmp_path / "taught"], distil=1.0).draw(0)[0].teacher is not None
+
+
+def test_caches_of_two_sizes_are_refused(coco_folder: Path, cached: Path, tmp_path: Path) -> None:
+    build_cache(coco_folder, tmp_path / "large", crop_wh=(360, 480))
+    with pytest.raises(BadData, match=r"large: its crops have 360x480 .*cache 240x320; .*--size"):
+        _task([cached, tmp_path / "large"], distil=0.0)
+
+
+@pytest.mark.parametrize(
+    ("sizes_wh", "crop_wh"),
+    [
+        ([(192, 256)], (240, 320)),
+        ([(96, 128)], (240, 320)),  # no less than the frame
+        ([(256, 256)], (240, 320)),  # its height decides, as in the augmentation
+        ([(192, 256), (288, 384)], (360, 480)),
+        ([(224, 288)], (270, 360)),
+    ],
+)
+def test_crops_have_a_pixel_for_each_of_the_largest_input(
+    sizes_wh: list[tuple[int, int]], crop_wh: tuple[int, int]
+) -> None:
+    assert crop_wh_for(sizes_wh) == crop_wh
+
+
+def test_streamed_crops_have_the_size_asked_for(pack: Path) -> None:
+    streamed = StreamedPeople([pack], {}, COCO_KEYPOINTS, CPU, buffer=4, crop_wh=(360, 480))
+    people = streamed.take(2, torch.Generator().manual_seed(0))
+    assert people.crops.shape == (2, 480, 360, 3)
+    assert people.joints[..., 0].max() < 240
+
+
+def test_people_of_a_stream_have_the_pixels_of_the_recipes_input(
+    coco_folder: Path, tmp_path: Path
+) -> None:
+    phase = Phase(width=288, height=384, share=1.0, batch=2)
+    recipe = PoseRecipe(task="pose", network="posefpn-small", examples=2, phases=(phase,))
+    trainer = pose_trainer(
+        recipe, [], streams=[coco_folder], start=None, device=CPU, checkpoint=tmp_path / "run.pt"
+    )
+    trainer.task.people._size = 2  # a small buffer
+    people = trainer.task.people.take(2, torch.Generator())
+    assert people.crops.shape == (2, 480, 360, 3)
