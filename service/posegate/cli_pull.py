@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +21,12 @@ def pull_command(
     sha256: Annotated[
         str | None, typer.Option(help="Demand this hash of the network file (hex).")
     ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="What lies at the network's address, fetched before."
+        ),
+    ] = None,
     config: Config = None,
     model_repository: Repository = None,
     as_json: AsJson = False,
@@ -27,7 +34,8 @@ def pull_command(
     """Bring a published network into the model repository.
 
     A download that breaks off is taken up again by the same command. Proxies are those of the
-    environment (HTTPS_PROXY, NO_PROXY).
+    environment (HTTPS_PROXY, NO_PROXY). Where the publisher cannot be reached, fetch the file on
+    another machine and give it with --file.
     """
     if name is None:
         rows = [
@@ -54,6 +62,7 @@ def pull_command(
                 network,
                 repository,
                 sha256=sha256,
+                file=file,
                 on_bytes=lambda done, total: progress.update(bar, completed=done, total=total),
             )
     if as_json:

@@ -46,11 +46,13 @@ def pull(
     repository: Path,
     *,
     sha256: str | None = None,
+    file: Path | None = None,
     on_bytes: OnBytes = lambda done, total: None,
 ) -> Model:
     """Bring a network into the repository, ready to be served; one that is there is left alone.
 
-    `sha256` (hex, of the network file) replaces the one of the list. `on_bytes` hears how many
+    `sha256` (hex, of the network file) replaces the one of the list. `file` is what lies at the
+    network's address, fetched by other means; nothing is downloaded then. `on_bytes` hears how many
     bytes are there and how many there will be, None where the server does not say. Proxies are
     those of the environment (HTTPS_PROXY, ALL_PROXY, NO_PROXY).
     """
@@ -62,9 +64,10 @@ def pull(
     try:
         staging.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-        _download(network.url, part, on_bytes)
-        with _removed_on_failure(part, folder):
-            _unpack(network, part, folder / ONNX_NAME)
+        if file is None:
+            _download(network, part, on_bytes)
+        with _removed_on_failure(folder, part if file is None else None):
+            _unpack(network, file or part, folder / ONNX_NAME)
             model = _describe(network, folder, expected=sha256 or network.sha256)
             asyncio.run(_check_network(model))
             folder.rename(target)
@@ -87,8 +90,9 @@ def _present(target: Path, sha256: str | None) -> Model:
     return Model(card, target)
 
 
-def _download(url: str, part: Path, on_bytes: OnBytes) -> None:
+def _download(network: Published, part: Path, on_bytes: OnBytes) -> None:
     """Fill `part`, from where an earlier try ended if the server can do so."""
+    url = network.url
     have = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     host = httpx.URL(url).host
@@ -111,7 +115,8 @@ def _download(url: str, part: Path, on_bytes: OnBytes) -> None:
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
         raise PullFailed(
             f"{host} cannot be reached ({error}); check the network, or name a proxy in "
-            f"HTTPS_PROXY. Or fetch {url} elsewhere and save it as {part}, then run this again"
+            f"HTTPS_PROXY. Or fetch {url} elsewhere and run `posegate models pull {network.name} "
+            f"--file {httpx.URL(url).path.rpartition('/')[2]}`"
         ) from error
     except (ValueError, ImportError) as error:
         raise PullFailed(f"the proxy of the environment cannot be used: {error}") from error
@@ -140,24 +145,25 @@ def _copy(answer: httpx.Response, part: Path, start: int, on_bytes: OnBytes) -> 
 
 
 @contextlib.contextmanager
-def _removed_on_failure(part: Path, folder: Path) -> Iterator[None]:
+def _removed_on_failure(folder: Path, part: Path | None) -> Iterator[None]:
     """What turned out wrong must not be taken up again by the next try."""
     try:
         yield
     except PosegateError:
-        part.unlink(missing_ok=True)
+        if part is not None:
+            part.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def _unpack(network: Published, part: Path, onnx: Path) -> None:
+def _unpack(network: Published, fetched: Path, onnx: Path) -> None:
     """The network file itself, from an archive or as it came. No path of an archive is used."""
     onnx.parent.mkdir(parents=True)
-    if not zipfile.is_zipfile(part):
-        shutil.copyfile(part, onnx)
+    if not zipfile.is_zipfile(fetched):
+        shutil.copyfile(fetched, onnx)
         return
     try:
-        with zipfile.ZipFile(part) as archive:
+        with zipfile.ZipFile(fetched) as archive:
             files = [
                 entry
                 for entry in archive.infolist()
@@ -180,7 +186,7 @@ def _describe(network: Published, folder: Path, *, expected: str | None) -> Mode
     if expected is not None and actual != expected.lower():
         raise PullFailed(
             f"the network file of {network.name} has sha256 {actual}, expected {expected}; it was "
-            "removed. Do not use it unless its publisher confirms that hash; then pass --sha256"
+            "not taken. Do not use it unless its publisher confirms that hash; then pass --sha256"
         )
     card = network.card(actual)
     (folder / CARD_NAME).write_text(card.model_dump_json(indent=2, exclude_none=True) + "\n")

@@ -250,9 +250,45 @@ def test_a_network_that_its_card_does_not_describe_is_refused(
 
 def test_being_offline_is_said_with_the_way_around(server: FileServer, tmp_path: Path) -> None:
     server.server_close()
-    with pytest.raises(PullFailed, match=r"127.0.0.1 cannot be reached .*HTTPS_PROXY"):
+    with pytest.raises(PullFailed, match=r"127.0.0.1 cannot be reached .*HTTPS_PROXY") as caught:
         pull(published(server.url), tmp_path)
+    assert caught.value.detail.endswith("run `posegate models pull made-net --file made.zip`")
     assert left_in(tmp_path) == []
+
+
+def test_a_file_fetched_elsewhere_needs_no_server(
+    server: FileServer, network_file: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.server_close()
+    network = published(server.url, sha(network_file))
+    monkeypatch.setattr(cli_pull, "find_published", lambda name: network)
+    (tmp_path / "made.zip").write_bytes(server.content)
+    (tmp_path / "repository").mkdir()
+    arguments = ["models", "pull", "made-net", "--file", str(tmp_path / "made.zip")]
+    arguments += ["--model-repository", str(tmp_path / "repository")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.stderr
+    assert "licence Apache-2.0" in result.stdout
+    assert load_catalog(tmp_path / "repository").get("made-net", "pose").card.sha256 == sha(
+        network_file
+    )
+    assert server.seen == []
+    assert (tmp_path / "made.zip").read_bytes() == server.content
+
+
+def test_a_file_that_is_another_is_refused_and_a_download_begun_goes_on(
+    server: FileServer, network_file: bytes, tmp_path: Path
+) -> None:
+    network, repository = published(server.url, sha(network_file)), tmp_path / "repository"
+    server.cut_after = 700
+    with pytest.raises(PullFailed, match="broke off"):
+        pull(network, repository)
+    file = tmp_path / "other.zip"
+    file.write_bytes(archive({"end2end.onnx": b"another"}))
+    with pytest.raises(PullFailed, match="expected"):
+        pull(network, repository, file=file)
+    assert file.exists()
+    assert left_in(repository) == [STAGING, f"{STAGING}/made-net.part"]
 
 
 def test_an_address_that_is_gone_is_named(server: FileServer, tmp_path: Path) -> None:
