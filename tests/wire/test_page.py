@@ -1,7 +1,9 @@
 """The page in a real browser: a photo chosen, skeletons on the canvas, problems shown."""
 
+import hashlib
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from fakes import POSE_NAME, encode, make_photo
-from wire.running import Service
+from wire.running import Service, running_service
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 sync_api.expect.set_options(timeout=60_000)
@@ -36,8 +38,8 @@ def browser() -> Iterator["sync_api.Browser"]:
         browser.close()
 
 
-@pytest.fixture
-def page(browser: "sync_api.Browser", service: Service) -> Iterator["sync_api.Page"]:
+@contextmanager
+def opened(browser: "sync_api.Browser", service: Service) -> Iterator["sync_api.Page"]:
     """The open page; nothing may come from another address and no script may fail."""
     page = browser.new_page(viewport={"width": 1280, "height": 860})
     foreign: list[str] = []
@@ -49,6 +51,12 @@ def page(browser: "sync_api.Browser", service: Service) -> Iterator["sync_api.Pa
     page.close()
     assert [url for url in foreign if not url.startswith((service.url, "blob:", "data:"))] == []
     assert faults == []
+
+
+@pytest.fixture
+def page(browser: "sync_api.Browser", service: Service) -> Iterator["sync_api.Page"]:
+    with opened(browser, service) as page:
+        yield page
 
 
 @pytest.fixture
@@ -128,6 +136,39 @@ def test_problem_is_shown_and_the_next_photo_works(
     sync_api.expect(page.locator("#problem")).to_contain_text("415 bad-image")
     choose(page, photo_file, words="2 people")
     assert page.locator("#problem").is_hidden()
+
+
+def test_a_service_with_keys_is_given_one(
+    browser: "sync_api.Browser", repository: Path, photo_file: Path, tmp_path: Path
+):
+    known = hashlib.sha256(b"secret").hexdigest()
+    log = tmp_path / "log"
+    with (
+        running_service(repository, log, api_key_sha256=known) as service,
+        opened(browser, service) as page,
+    ):
+        problem = page.locator("#problem")
+        sync_api.expect(problem).to_contain_text("API key needed")
+        sync_api.expect(page.locator("#access")).to_contain_text(
+            "cannot send a key with the camera"
+        )
+        page.locator("#key").fill("wrong")
+        page.locator("#key").press("Enter")
+        choose(page, photo_file, words="No answer.")
+        sync_api.expect(problem).to_contain_text("401 unauthenticated")
+        page.locator("#key").fill("secret")
+        page.locator("#access button").click()
+        sync_api.expect(page.locator("#summary")).to_contain_text("2 people in 640")
+        assert problem.is_hidden()
+        assert page.locator("#model").input_value() == POSE_NAME
+        assert page.evaluate("localStorage.length + sessionStorage.length") == 0
+        page.reload()
+        sync_api.expect(problem).to_contain_text("API key needed")
+
+
+def test_no_key_is_asked_for_where_none_is_needed(page: "sync_api.Page"):
+    sync_api.expect(page.locator("#model")).to_have_value(POSE_NAME)
+    assert page.locator("#access").is_hidden()
 
 
 def test_every_control_has_a_label(page: "sync_api.Page"):

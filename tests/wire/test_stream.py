@@ -108,23 +108,25 @@ async def test_frames_over_the_rate_cap_are_dropped(repository: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("bad", "slug"),
+    ("bad", "slug", "words"),
     [
-        (b"", "bad-image"),
-        (b"these are words", "bad-image"),
-        (encode(make_photo(), ".jpg")[:400], "bad-image"),  # half a frame
-        (bytes(3_000_000), "too-large"),
-        ("words on a binary socket", "bad-option"),
-        (json.dumps({"mode": "every"}), "bad-option"),  # options come first or not at all
+        (b"", "bad-image", "empty"),
+        (b"these are words", "bad-image", "not a JPEG"),
+        (encode(make_photo(), ".jpg")[:400], "bad-image", ""),  # half a frame
+        (bytes(3_000_000), "too-large", ""),
+        ("words on a binary socket", "bad-option", "frames are binary messages"),
+        ("/9j/4AAQSkZJRgABAQAAAQ==", "bad-option", "frames are binary messages"),
+        ('{"mode": "every"}', "bad-option", "options, in the first message"),
     ],
 )
 async def test_a_bad_message_costs_one_error_and_the_stream_goes_on(
-    free_service: Service, photo: bytes, bad: bytes | str, slug: str
+    free_service: Service, photo: bytes, bad: bytes | str, slug: str, words: str
 ):
     async with stream(free_service, mode="every") as socket:
         events = await converse(socket, [photo, bad, photo])
     (error,) = [event for event in events if event["event"] == "error"]
     assert error["type"] == slug
+    assert words in error["detail"]
     assert "Traceback" not in error["detail"]
     summary = check(events, 3 if isinstance(bad, bytes) else 2)
     assert summary["results"] == 2

@@ -17,7 +17,7 @@ from google.rpc.status_pb2 import Status
 from posegate.api.exchange import chosen_id, record
 from posegate.api.keys import ApiKeys
 from posegate.api.problems import Problem, problem_of
-from posegate.errors import PosegateError, status_of
+from posegate.errors import DeadlineExceeded, PosegateError, status_of
 from posegate.metrics import Metrics
 from posegate.tracing import About, Tracing
 
@@ -27,6 +27,7 @@ DOMAIN = "posegate"
 OUR_FAULT = ("INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 DETAILS_KEY = "grpc-status-details-bin"
 LAST_WORD_S = 1.0
+DEADLINE_PASSED = DeadlineExceeded("the caller's deadline passed before the answer was ready")
 Context = grpc.aio.ServicerContext[Any, Any]
 Behavior = Callable[[Any, Context], Awaitable[Any]]
 
@@ -70,6 +71,7 @@ class Interceptor:
     ) -> Any:
         request_id = chosen_id(headers.get("x-request-id", ""))
         started, code, problem = time.perf_counter(), "OK", None
+        timeout_s = context.time_remaining()
         self._in_flight.inc()
         try:
             self._keys.check(headers)
@@ -77,6 +79,8 @@ class Interceptor:
             return await behavior(request, context)
         except asyncio.CancelledError:
             code = "CANCELLED"
+            if timeout_s is not None and context.time_remaining() <= _rounding_s(timeout_s):
+                code, problem = "DEADLINE_EXCEEDED", problem_of(DEADLINE_PASSED)
             raise
         except Exception as error:
             problem = problem_of(error)
@@ -97,6 +101,11 @@ class Interceptor:
                 request_id=request_id,
             )
             _tell(about, route, code, request_id)
+
+
+def _rounding_s(timeout_s: float) -> float:
+    """By how much the caller's deadline may pass before ours: gRPC sends it rounded up."""
+    return 0.001 + 0.01 * timeout_s
 
 
 def _tell(about: About, route: str, code: str, request_id: str) -> None:

@@ -23,6 +23,9 @@ NORMAL, GOING_AWAY, POLICY, TRY_LATER = 1000, 1001, 1008, 1013
 """Close codes (RFC 6455 and its registry)."""
 LAST_WORD_S = 1.0
 STREAM = "/v1/stream"
+LATE_TEXT = (
+    'frames are binary messages; text is only for options, in the first message, or {"end": true}'
+)
 
 
 def stream_router(streams: Streams, keys: ApiKeys) -> APIRouter:
@@ -100,21 +103,22 @@ class _Conversation:
                 yield data
             elif _asks_for_end(text):
                 return
+            elif begun:
+                yield BadOption(LATE_TEXT)
             else:
-                yield self._options(text, keep=not begun)
+                yield self._options(text)
             begun = True
 
     async def send(self, event: Event) -> None:
         await self._socket.send_text(event_json(event, self._query))
 
-    def _options(self, text: str, *, keep: bool) -> StreamOptions | PosegateError:
+    def _options(self, text: str) -> StreamOptions | PosegateError:
         try:
             query = parse_stream_query(text)
             options = query.to_stream_options()
         except PosegateError as error:
             return error
-        if keep:
-            self._query = query
+        self._query = query
         return options
 
 

@@ -10,10 +10,11 @@ const QUERY = ["model", "detector", "decode", "min_score"];
 const MAX_CANVAS_HEIGHT = 0.72;
 
 // `turn` numbers the requests, so that a late answer never replaces a newer one.
-const state = { photo: null, picture: null, answer: null, active: -1, scale: 1, turn: 0, camera: null };
+const state = { photo: null, picture: null, answer: null, active: -1, scale: 1, turn: 0, camera: null, key: null };
 
 byId("file").addEventListener("change", (event) => choose(event.target.files[0]));
 byId("options").addEventListener("submit", (event) => event.preventDefault());
+byId("access").addEventListener("submit", useKey);
 byId("download").addEventListener("click", download);
 byId("camera").addEventListener("click", toggleCamera);
 for (const id of [...QUERY, "flip_test"]) byId(id).addEventListener("change", ask);
@@ -119,7 +120,9 @@ async function estimate() {
   query.set("flip_test", byId("flip_test").checked);
   byId("view").classList.add("busy");
   byId("summary").textContent = "Looking for people…";
-  const outcome = await post(`/v1/poses?${query}`, state.photo);
+  const outcome = await request(`/v1/poses?${query}`, {
+    method: "POST", body: state.photo, headers: { "Content-Type": state.photo.type || "application/octet-stream" },
+  });
   if (turn !== state.turn) return;
   byId("view").classList.remove("busy");
   state.answer = outcome.answer ?? null;
@@ -127,11 +130,12 @@ async function estimate() {
   show();
 }
 
-async function post(url, photo) {
+// As fetch, with the API key once it was given; the field for it appears when the service asks.
+async function request(url, { headers, ...options } = {}) {
   try {
-    const response = await fetch(url, {
-      method: "POST", body: photo, headers: { "Content-Type": photo.type || "application/octet-stream" },
-    });
+    const key = state.key && { "X-API-Key": state.key };
+    const response = await fetch(url, { ...options, headers: { ...headers, ...key } });
+    if (response.status === 401) byId("access").hidden = false;
     const content = await response.json();
     return response.ok ? { answer: content } : { problem: content };
   } catch (error) {
@@ -247,9 +251,20 @@ function showProblem(problem) {
   byId("summary").textContent = "No answer.";
 }
 
+// The key stays in this page's memory.
+async function useKey(event) {
+  event.preventDefault();
+  state.key = byId("key").value.trim();
+  showProblem(null);
+  byId("summary").textContent = "No photo yet.";
+  await listModels();
+  await estimate();
+}
+
 async function listModels() {
-  const response = await fetch("/v1/models");
-  const { models } = await response.json();
+  const { answer, problem } = await request("/v1/models");
+  if (problem) return showProblem(problem);
+  const { models } = answer;
   for (const [id, task] of [["model", "pose"], ["detector", "detect"]]) {
     const cards = models.filter((card) => card.task === task);
     byId(id).replaceChildren(...cards.map((card) => new Option(card.name, card.name, card.default, card.default)));
