@@ -51,10 +51,15 @@ def stream_command(
     decode: Decode = "dark",
 ) -> None:
     """Send frames to a service and print its events, one JSON document per line."""
-    options: dict[str, Any] = {"min_score": min_score, "decode": decode, "track": track}
+    options: dict[str, Any] = {
+        "model": model,
+        "detector": detector,
+        "min_score": min_score,
+        "decode": decode,
+        "track": track,
+    }
     if detect_every != 1:
         options["detect_every"] = detect_every
-    options |= {n: v for n, v in (("model", model), ("detector", detector)) if v is not None}
     with reported():
         tls = tls_files(ca, certificate, key)
         with ExitStack() as stack:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fakes import DETECTOR_NAME, POSE_NAME, encode, make_photo
@@ -70,6 +71,14 @@ def test_both_wires_give_the_same_documents(service: Service, photo: bytes):
         (SMALL, {"min_skore": 0.3}, BadOption),
         (SMALL, {"decode": "guess"}, BadOption),
         (SMALL, {"model": "nobody"}, UnknownModel),
+        (SMALL, {"max_people": "many"}, BadOption),
+        (SMALL, {"max_people": -1}, BadOption),
+        (SMALL, {"max_people": 10**11}, BadOption),
+        (SMALL, {"flip_test": "maybe"}, BadOption),
+        (SMALL, {"boxes": "all"}, BadOption),
+        (SMALL, {"boxes": 7}, BadOption),
+        (SMALL, {"boxes": [[1, 2, 3]]}, BadOption),
+        (SMALL, {"boxes": [[1, 2, 3, {4}]]}, BadOption),
     ],
 )
 def test_refusals_are_the_project_s_own_errors(
@@ -79,9 +88,47 @@ def test_refusals_are_the_project_s_own_errors(
         client.estimate(image, **options)
 
 
-def test_a_refused_stream_raises_its_reason(client: Client):
-    with pytest.raises(UnknownModel):
-        list(client.stream([SMALL], model="nobody"))
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"model": "nobody"}, UnknownModel, "nobody"),
+        ({"detect_every": -1}, BadOption, "detect_every"),
+        ({"detect_every": "often"}, BadOption, "detect_every"),
+        ({"track": "maybe"}, BadOption, "track"),
+        ({"boxes": [[1, 2, 3]]}, BadOption, "boxes"),
+        ({"min_score": {0.5}}, BadOption, "min_score"),
+    ],
+)
+def test_a_refused_stream_raises_its_reason(
+    client: Client, options: dict, error: type[Exception], words: str
+):
+    with pytest.raises(error, match=words):
+        list(client.stream([SMALL], **options))
+
+
+def test_options_that_are_none_count_as_not_given(client: Client, photo: bytes):
+    none = dict.fromkeys(
+        ("model", "detector", "min_score", "min_keypoint_score", "max_people", "boxes", "decode")
+    )
+    assert timeless(client.estimate(photo, **none)) == timeless(client.estimate(photo))
+    *_, summary = client.stream([SMALL], **none, mode=None, detect_every=None, track=None)
+    assert summary["results"] == 1
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        ((20, 10, 60, 90), (50, 20, 40, 60)),
+        np.array([[20, 10, 60, 90], [50, 20, 40, 60]], np.float32),
+        list(np.array([[20, 10, 60, 90], [50, 20, 40, 60]])),
+    ],
+)
+def test_boxes_may_be_tuples_and_arrays(client: Client, photo: bytes, boxes: object):
+    plain = [[20, 10, 60, 90], [50, 20, 40, 60]]
+    found = timeless(client.estimate(photo, boxes=boxes, min_score=np.float32(0.25)))
+    assert found == timeless(client.estimate(photo, boxes=plain, min_score=0.25))
+    event, _ = client.stream([photo], mode="every", boxes=boxes)
+    assert [person["box"] for person in event["people"]] == plain
 
 
 def test_a_stream_left_early_is_closed(client: Client):

@@ -8,6 +8,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
+import numpy as np
+
 from posegate.client.http import HttpTransport
 from posegate.client.rpc import GrpcTransport
 from posegate.client.tls import Tls
@@ -55,8 +57,13 @@ class AsyncClient:
         await self._transport.close()
 
     async def estimate(self, image: bytes, **options: Any) -> Document:
-        """The `Poses` document of one encoded picture; options as in the HTTP query."""
-        return await self._insist(lambda left_s: self._transport.estimate(image, options, left_s))
+        """The `Poses` document of one encoded picture; options as in the HTTP query.
+
+        Here and in `stream` an option that is None counts as not given, and boxes may be lists,
+        tuples or an array.
+        """
+        given = _given(options)
+        return await self._insist(lambda left_s: self._transport.estimate(image, given, left_s))
 
     async def models(self) -> list[Document]:
         """The model cards."""
@@ -68,7 +75,7 @@ class AsyncClient:
         `frames` may be asynchronous or plain; options as in the HTTP query, and `mode`,
         `track` and `detect_every`.
         """
-        return self._transport.stream(frames, options)
+        return self._transport.stream(frames, _given(options))
 
     async def _insist(self, call: Callable[[float], Awaitable[T]]) -> T:
         ends = time.monotonic() + self._timeout_s
@@ -87,6 +94,17 @@ class AsyncClient:
                     raise
                 await asyncio.sleep(wait_s)
         raise DeadlineExceeded(f"no answer within {self._timeout_s:g} s")
+
+
+def _given(options: Document) -> Document:
+    return {name: _plain(value) for name, value in options.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """Arrays and tuples as lists, numbers of numpy as Python's."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _transport(url: str, api_key: str | None, tls: Tls | None) -> Transport:

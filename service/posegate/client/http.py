@@ -93,7 +93,7 @@ class HttpTransport:
 async def _send(socket: ClientConnection, frames: Frames, options: Document) -> None:
     try:
         if options:
-            await socket.send(json.dumps(options))
+            await socket.send(json.dumps(options, default=str))
         async for frame in each(frames):
             await socket.send(frame)
         await socket.send(END)
@@ -103,7 +103,7 @@ async def _send(socket: ClientConnection, frames: Frames, options: Document) -> 
 
 def _query(options: Document) -> dict[str, Any]:
     return {
-        name: json.dumps(value) if isinstance(value, list | bool) else value
+        name: json.dumps(value, default=str) if isinstance(value, list | bool) else value
         for name, value in options.items()
     }
 

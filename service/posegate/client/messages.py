@@ -16,10 +16,11 @@ def estimate_options(options: Document) -> pb.EstimateOptions:
     unknown = sorted(set(options) - {*PLAIN, "boxes", "decode"})
     if unknown:
         raise BadOption(f"option {unknown[0]!r} is unknown to the gRPC API")
-    message = pb.EstimateOptions(**{n: v for n, v in options.items() if n in PLAIN})
+    message = pb.EstimateOptions()
+    for name in PLAIN:
+        _take(message, name, options)
     if "boxes" in options:
-        rows = [pb.Box(x=x, y=y, width=w, height=h) for x, y, w, h in options["boxes"]]
-        message.boxes.CopyFrom(pb.Boxes(boxes=rows))
+        message.boxes.CopyFrom(_boxes(options["boxes"]))
     if "decode" in options:
         message.decode = _enum(pb.Decode, "DECODE_", "decode", options["decode"])
     return message
@@ -28,11 +29,9 @@ def estimate_options(options: Document) -> pb.EstimateOptions:
 def stream_options(options: Document) -> pb.StreamOptions:
     """The message of a stream's options."""
     plain = {name: value for name, value in options.items() if name not in STREAM_ONLY}
-    message = pb.StreamOptions(
-        estimate=estimate_options(plain),
-        track=options.get("track", False),
-        detect_every=options.get("detect_every"),
-    )
+    message = pb.StreamOptions(estimate=estimate_options(plain))
+    for name in ("track", "detect_every"):
+        _take(message, name, options)
     if "mode" in options:
         message.mode = _enum(pb.StreamMode, "STREAM_MODE_", "mode", options["mode"])
     return message
@@ -67,6 +66,25 @@ def event_document(response: pb.StreamResponse) -> Document:
             head["frame"] = event.frame if event.HasField("frame") else None
             problem = {"type": event.type, "detail": event.detail}
             return {**head, "stages_ms": dict(event.stages_ms), **problem}
+
+
+def _take(message: Any, name: str, options: Document) -> None:
+    """Set one field, if the option is given."""
+    if name not in options:
+        return
+    try:
+        setattr(message, name, options[name])
+    except (TypeError, ValueError) as error:
+        raise BadOption(f"{name} is {options[name]!r:.80}, which the API does not take") from error
+
+
+def _boxes(rows: Any) -> pb.Boxes:
+    try:
+        return pb.Boxes(boxes=[pb.Box(x=x, y=y, width=w, height=h) for x, y, w, h in rows])
+    except (TypeError, ValueError) as error:
+        raise BadOption(
+            f"boxes is {rows!r:.80}; it must be a list of [x, y, width, height]"
+        ) from error
 
 
 def _enum(kind: Any, prefix: str, name: str, value: str) -> Any:
