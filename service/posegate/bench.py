@@ -7,7 +7,6 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import cycle
-from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from posegate.errors import BackendDown, BadOption, PosegateError
 from posegate.loadclient import Connection, poses_path, running_server, wait_ready
 from posegate.pipeline import EstimateOptions, Pipeline
 from posegate.predict import find_sources
+from posegate.settings import Settings
 from posegate.types import F32
 
 PEOPLE = (1, 2, 4, 8, 16)
@@ -94,9 +94,8 @@ async def found_jobs(
 
 async def bench(
     pipeline: Pipeline,
+    settings: Settings,
     *,
-    repository: Path,
-    threads: int,
     images: Sequence[str] = (),
     model: str | None = None,
     url: str | None = None,
@@ -105,7 +104,10 @@ async def bench(
     seconds: float = 2.0,
     on_row: Callable[[Row], None] | None = None,
 ) -> list[Row]:
-    """Measure every cell, each face for so many seconds; without `url` it starts a service."""
+    """Measure every cell, each face for so many seconds; without `url` it starts a service.
+
+    The service gets the settings that the pipeline was built with.
+    """
     rows: list[Row] = []
     jobs_by_people = {
         count: await found_jobs(pipeline, images, count, model=model)
@@ -113,9 +115,15 @@ async def bench(
         else made_jobs(count, model=model)
         for count in people
     }
+    if not any(jobs_by_people.values()):
+        counts = ", ".join(map(str, people))
+        raise BadOption(
+            f"the detector finds {counts} people in none of the pictures; give pictures of more "
+            "people, or ask for fewer with --people"
+        )
     async with AsyncExitStack() as stack:
         if url is None:
-            url = await stack.enter_async_context(running_server(repository, threads))
+            url = await stack.enter_async_context(running_server(settings))
         else:
             await wait_ready(url)
         for count, jobs in jobs_by_people.items():
@@ -201,9 +209,12 @@ async def _take_turn(calls: Sequence[Call], seconds: float, taken: _Taken) -> No
         for _ in range(WARM_UP_CALLS):
             await call()
     started = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for call in calls:
-            group.create_task(loop(call, started + seconds))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for call in calls:
+                group.create_task(loop(call, started + seconds))
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from failed
     taken.elapsed_s += time.perf_counter() - started
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -73,7 +74,13 @@ def evaluate_command(
         return report.as_dict()
 
     with reported():
-        settings = load_settings(config, model_repository=model_repository, threads=threads)
+        settings = load_settings(
+            config,
+            model_repository=model_repository,
+            model=model,
+            detector=detector,
+            threads=threads,
+        )
         options = EstimateOptions(
             model=model,
             detector=detector,
@@ -101,8 +108,8 @@ def bench_command(
     ] = None,
     model: Model = None,
     url: Annotated[str | None, typer.Option(help="A running service; else one is started.")] = None,
-    people: Annotated[list[int] | None, typer.Option(help="People per picture.")] = None,
-    concurrency: Annotated[list[int] | None, typer.Option(help="Callers at a time.")] = None,
+    people: Annotated[list[int] | None, typer.Option(min=1, help="People per picture.")] = None,
+    concurrency: Annotated[list[int] | None, typer.Option(min=1, help="Callers at a time.")] = None,
     seconds: Annotated[float, typer.Option(min=0.05, help="Time of each measurement.")] = 2.0,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter ones.")] = False,
     config: Config = None,
@@ -118,8 +125,7 @@ def bench_command(
                 bar = progress.add_task("measurements", total=2 * len(counts) * len(callers))
                 rows = await bench(
                     pipeline,
-                    repository=settings.model_repository,
-                    threads=settings.threads,
+                    settings,
                     images=images or (),
                     model=model,
                     url=url,
@@ -133,8 +139,12 @@ def bench_command(
     counts = people or ((1, 4) if quick else PEOPLE)
     callers = concurrency or ((1, 4) if quick else CONCURRENCY)
     with reported():
-        settings = load_settings(config, model_repository=model_repository, threads=threads)
+        settings = load_settings(
+            config, model_repository=model_repository, model=model, threads=threads
+        )
         rows = asyncio.run(run(settings))
+    for count in sorted(set(counts) - {row["people"] for row in rows}):
+        print(f"not measured: {count} people; no picture has so many", file=sys.stderr)
     if as_json:
         print(json.dumps(rows))
     else:

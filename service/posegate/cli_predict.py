@@ -35,7 +35,13 @@ from posegate.settings import Settings, load_settings
 
 def predict_command(
     paths: Annotated[list[str], typer.Argument(help="Files, folders and globs.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for one JSON file per picture.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for one JSON file per picture. Pictures of one name are kept apart by "
+            "their folders below the one that all share, then by their suffix."
+        ),
+    ] = None,
     draw: Annotated[bool, typer.Option("--draw", help="Also write drawn pictures.")] = False,
     form: Annotated[
         Literal["poses", "coco"], typer.Option("--format", help="COCO results or poses.")
@@ -68,7 +74,13 @@ def predict_command(
     if draw and out is None:
         raise typer.BadParameter("--draw needs --out, the folder for the drawn pictures")
     with reported():
-        settings = load_settings(config, model_repository=model_repository, threads=threads)
+        settings = load_settings(
+            config,
+            model_repository=model_repository,
+            model=model,
+            detector=detector,
+            threads=threads,
+        )
         options = EstimateOptions(
             model=model,
             detector=detector,

@@ -7,14 +7,26 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlencode, urlsplit
 
 from posegate.errors import BackendDown, BadOption
 from posegate.pipeline import EstimateOptions
+from posegate.settings import PREFIX, Settings
 
 START_TIMEOUT_S = 60.0
+OURS_ALONE = {
+    "host": "127.0.0.1",
+    "grpc_port": 0,
+    "log_level": "warning",
+    "api_key_sha256": (),
+    "tls_certificate": None,
+    "tls_key": None,
+    "tls_client_ca": None,
+}
+"""Settings of a service that nobody else calls."""
+NO_ANSWER = (OSError, EOFError, asyncio.LimitOverrunError, IndexError, ValueError)
+"""What reading an answer raises where the connection breaks off or something else speaks."""
 
 
 class Connection:
@@ -32,21 +44,28 @@ class Connection:
     async def request(
         self, method: str, path: str, body: bytes = b"", *, accept: str = "*/*"
     ) -> tuple[int, bytes]:
-        """Status and body of the answer."""
+        """Status and body of the answer; BackendDown where it is not one of this service's."""
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n"
             f"Accept: {accept}\r\n"
             f"Content-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
         )
-        self._writer.write(head.encode() + body)
-        await self._writer.drain()
-        lines = (await self._reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
-        lengths = [line.split(b":")[1] for line in lines if line.startswith(b"content-length:")]
-        return int(lines[0].split()[1]), await self._reader.readexactly(int(lengths[0]))
+        try:
+            self._writer.write(head.encode() + body)
+            await self._writer.drain()
+            lines = (await self._reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
+            lengths = [line.split(b":")[1] for line in lines if line.startswith(b"content-length:")]
+            return int(lines[0].split()[1]), await self._reader.readexactly(int(lengths[0]))
+        except NO_ANSWER as error:
+            raise BackendDown(
+                f"http://{self._host}:{self._port} gave no whole HTTP answer: the service stopped, "
+                "or this is not its HTTP port"
+            ) from error
 
     async def close(self) -> None:
         self._writer.close()
-        await self._writer.wait_closed()
+        with suppress(OSError):  # it may be broken already
+            await self._writer.wait_closed()
 
 
 def poses_path(options: EstimateOptions) -> str:
@@ -62,20 +81,18 @@ def poses_path(options: EstimateOptions) -> str:
 
 
 @asynccontextmanager
-async def running_server(repository: Path, threads: int) -> AsyncIterator[str]:
-    """A service of our own in another process, warmed up; yields its URL."""
+async def running_server(settings: Settings) -> AsyncIterator[str]:
+    """A service of our own in another process, warmed up; yields its URL.
+
+    It has these settings, but asks for no API key and speaks plain HTTP on loopback.
+    """
     port = _free_port()
-    environment = {
-        **os.environ,
-        "POSEGATE_MODEL_REPOSITORY": str(repository),
-        "POSEGATE_THREADS": str(threads),
-        "POSEGATE_GRPC_PORT": "0",
-        "POSEGATE_LOG_LEVEL": "warning",
-    }
+    changes = {**OURS_ALONE, "http_port": port}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "posegate", "serve", "--port", str(port), env=environment
+        *(sys.executable, "-m", "posegate", "serve"),
+        env=_environment(settings.model_copy(update=changes)),
     )
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://{OURS_ALONE['host']}:{port}"
     try:
         await wait_ready(url, process)
         yield url
@@ -93,8 +110,10 @@ async def wait_ready(url: str, process: asyncio.subprocess.Process | None = None
             while process is None or process.returncode is None:
                 try:
                     await connection.open()
-                    status, _ = await connection.request("GET", "/readyz")
-                    await connection.close()
+                    try:
+                        status, _ = await connection.request("GET", "/readyz")
+                    finally:
+                        await connection.close()
                     if status == 200:
                         return
                 except OSError:
@@ -103,6 +122,16 @@ async def wait_ready(url: str, process: asyncio.subprocess.Process | None = None
     except TimeoutError:
         pass
     raise BackendDown(f"the service at {url} does not become ready")
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Ours, in which these settings alone speak, and no settings file."""
+    others = {n: value for n, value in os.environ.items() if not n.upper().startswith(PREFIX)}
+    values = settings.model_dump(exclude_none=True).items()
+    return others | {
+        PREFIX + name.upper(): ",".join(value) if isinstance(value, tuple) else str(value)
+        for name, value in values
+    }
 
 
 def _free_port() -> int:

@@ -2,7 +2,8 @@
 
 import asyncio
 import glob
-from collections import Counter
+import os
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,16 +50,9 @@ def find_sources(patterns: Iterable[str]) -> list[Source]:
     """Pictures named by files, folders (searched deeply, by suffix) and globs, in that order.
 
     A name that matches nothing and a folder without pictures stay in the list, so that they are
-    reported like any bad file.
+    reported like any bad file. Two pictures never share an output.
     """
-    sources = [source for pattern in patterns for source in _sources_of(pattern)]
-    uses = Counter(source.output for source in sources)
-    return [
-        source
-        if uses[source.output] == 1
-        else replace(source, output=source.output.with_name(source.path.name))
-        for source in sources
-    ]
+    return _told_apart([source for pattern in patterns for source in _sources_of(pattern)])
 
 
 class Estimating(Protocol):
@@ -123,6 +117,30 @@ def write_prediction(prediction: Prediction, folder: Path) -> None:
             target.with_name(target.name + ".drawn.jpg").write_bytes(prediction.picture)
     except OSError as error:
         raise BadOption(f"cannot write to {target.parent}: {error.strerror}") from error
+
+
+def _told_apart(sources: list[Source]) -> list[Source]:
+    """Outputs that different pictures share become longer: the path below the folder that all
+    sources share, and where that is not enough, the same with the suffix."""
+    paths = [Path(os.path.abspath(source.path)) for source in sources]  # noqa: PTH100  keeps links
+    shared = os.path.commonpath([path.parent for path in paths] or [Path.cwd()])
+    below = [path.relative_to(shared) for path in paths]
+    outputs = [  # of each source, the next to try last
+        [name, name.parent / name.stem, source.output]
+        for name, source in zip(below, sources, strict=True)
+    ]
+    while True:
+        users = defaultdict(set)
+        for (*_, output), path in zip(outputs, paths, strict=True):
+            users[output].add(path)
+        clashing = [names for names in outputs if len(names) > 1 and len(users[names[-1]]) > 1]
+        if not clashing:
+            return [
+                replace(source, output=names[-1])
+                for source, names in zip(sources, outputs, strict=True)
+            ]
+        for names in clashing:
+            names.pop()
 
 
 def _sources_of(pattern: str) -> list[Source]:

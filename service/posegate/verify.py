@@ -21,9 +21,16 @@ import numpy as np
 from posegate.api.documents import coco_results
 from posegate.build import running_pipeline
 from posegate.card import ModelCard
-from posegate.catalog import CARD_NAME, Model, load_catalog
+from posegate.catalog import CARD_NAME, Catalog, Model, load_catalog
 from posegate.errors import BackendDown, BadCard, BadOption
-from posegate.evaluate import KEYPOINT_FIGURES, Data, Photo, coco_scorer, load_data
+from posegate.evaluate import (
+    KEYPOINT_FIGURES,
+    Data,
+    Photo,
+    check_keypoints,
+    coco_scorer,
+    load_data,
+)
 from posegate.loadclient import Connection, poses_path, running_server
 from posegate.options import EstimateOptions
 from posegate.pipeline import Pipeline
@@ -33,7 +40,7 @@ from posegate.plans import Limits
 from posegate.settings import Settings
 from posegate.types import F32, Poses
 
-FORMS = ("fp16", "fp16-storage", "int8", "int8-trt")
+FORMS = ("fp16", "fp16-storage", "half-outputs", "int8", "int8-trt")
 TORCH_BOUND = 1e-4
 """Of the outputs' range."""
 AP_BOUND = 0.010
@@ -60,6 +67,12 @@ class Check:
     ap_diff: float | None = None
     note: str | None = None
 
+    @property
+    def checked(self) -> bool:
+        """Whether a figure was measured or a fault found."""
+        figures = (self.max_abs_diff, self.max_pixel_diff, self.ap_diff)
+        return not self.ok or any(figure is not None for figure in figures)
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -78,15 +91,16 @@ async def verify(
         if on_check is not None:
             on_check(what)
 
-    model = _model_of(settings, name)
+    catalog = _catalog_with(settings.model_repository, name)
+    model = catalog.get(name, "pose")
     data = load_data(folder)
+    siblings = [f"{name}-{form}" for form in FORMS if f"{name}-{form}" in catalog.models]
+    if siblings or triton_urls:  # these are judged by their AP
+        check_keypoints(model)
     hear("torch")
     checks = [await _against_torch(model), *against_plan(model)]
     async with running_pipeline(settings) as pipeline:
         base = await _estimates(pipeline, data.photos, name)
-        siblings = [
-            f"{name}-{form}" for form in FORMS if f"{name}-{form}" in pipeline.catalog.models
-        ]
         for sibling in siblings:
             hear(sibling)
             found = await _estimates(pipeline, data.photos, sibling)
@@ -105,12 +119,17 @@ async def verify(
 
 
 def write_checks(folder: Path, checks: Sequence[Check]) -> None:
-    """Put the rows into the card of a model's folder, in place of former ones of the same form."""
+    """Put the rows into the card of a model's folder, in place of former ones of the same form.
+
+    A row that says that nothing was checked replaces none.
+    """
     path = folder / CARD_NAME
     card = json.loads(path.read_text(encoding="utf-8"))
     fields = ("form", "max_abs_diff", "max_pixel_diff", "ap_diff", "note")
     rows = {row["form"]: row for row in card.get("verification", [])}
     for check in checks:
+        if check.form in rows and not check.checked:
+            continue
         row = {key: value for key, value in check.as_dict().items() if key in fields}
         rows[check.form] = {key: value for key, value in row.items() if value is not None}
     card["verification"] = list(rows.values())
@@ -150,11 +169,11 @@ def against_plan(model: Model) -> Iterator[Check]:
     )
 
 
-def _model_of(settings: Settings, name: str) -> Model:
-    folder = settings.model_repository / name
+def _catalog_with(repository: Path, name: str) -> Catalog:
+    folder = repository / name
     if folder.is_dir() and not (folder / CARD_NAME).is_file():
         raise BadCard(f"{folder} has no card {CARD_NAME}; a network is served and checked by one")
-    return load_catalog(settings.model_repository).get(name, "pose")
+    return load_catalog(repository)
 
 
 async def _against_torch(model: Model) -> Check:
@@ -217,7 +236,7 @@ async def _over_http(settings: Settings, photos: Sequence[Photo], model: Model) 
     """(P, J, 2) image pixels of each photo, from a service in a process of its own."""
     found: list[F32 | None] = []
     async with AsyncExitStack() as stack:
-        server = running_server(settings.model_repository, settings.threads)
+        server = running_server(settings)
         connection = Connection(await stack.enter_async_context(server))
         await connection.open()
         stack.push_async_callback(connection.close)

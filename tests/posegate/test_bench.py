@@ -1,20 +1,28 @@
 """How fast: posegate.bench, in process and against a service of its own."""
 
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
 
-from fakes import black_photo, encode, make_photo
-from posegate.bench import bench, found_jobs, made_jobs
+from fakes import add_copy, black_photo, encode, make_photo, make_repository
+from posegate.bench import WARM_UP_CALLS, bench, found_jobs, made_jobs
 from posegate.errors import BackendDown, BadOption
-from posegate.loadclient import Connection
-from posegate.pipeline import Pipeline
+from posegate.loadclient import Connection, poses_path, running_server
+from posegate.pipeline import EstimateOptions, Pipeline
+from posegate.settings import Settings, load_settings
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
-async def test_both_faces_are_measured_for_every_cell(pipeline: Pipeline, repository: Path) -> None:
-    rows = await bench(
-        pipeline, repository=repository, threads=1, people=(2,), concurrency=(1, 3), seconds=0.1
-    )
+async def test_both_faces_are_measured_for_every_cell(
+    pipeline: Pipeline, settings: Settings
+) -> None:
+    rows = await bench(pipeline, settings, people=(2,), concurrency=(1, 3), seconds=0.1)
     cells = [(row.face, row.people, row.concurrency) for row in rows]
     assert cells == [("process", 2, 1), ("http", 2, 1), ("process", 2, 3), ("http", 2, 3)]
     for row in rows:
@@ -52,12 +60,84 @@ async def test_a_bad_picture_is_named(pipeline: Pipeline, tmp_path: Path) -> Non
 
 
 async def test_a_service_that_is_not_there_is_named(
-    pipeline: Pipeline, repository: Path, monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("posegate.loadclient.START_TIMEOUT_S", 0.2)
     with pytest.raises(BackendDown, match=r"http://127\.0\.0\.1:9 does not become ready"):
-        await bench(
-            pipeline, repository=repository, threads=1, url="http://127.0.0.1:9", people=(1,)
-        )
+        await bench(pipeline, settings, url="http://127.0.0.1:9", people=(1,))
     with pytest.raises(BadOption, match="must look like"):
         Connection("ftp://somewhere")
+
+
+async def test_the_service_has_the_settings_in_force_but_asks_for_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = make_repository(tmp_path)
+    add_copy(repository, "other")
+    config = tmp_path / "posegate.toml"
+    config.write_text(f'max_people = 1\nmodel_repository = "{repository}"\nhost = "::1"\n')
+    monkeypatch.setenv("POSEGATE_CONFIG", str(config))
+    monkeypatch.setenv("POSEGATE_API_KEY_SHA256", "0" * 64)
+    settings = load_settings(model="other", threads=1)
+    async with running_server(settings) as url:
+        connection = Connection(url)
+        await connection.open()
+        path = poses_path(EstimateOptions())
+        status, body = await connection.request("POST", path, encode(make_photo()))
+        await connection.close()
+    assert status == 200, body
+    answer = json.loads(body)
+    assert (answer["model"], len(answer["people"])) == ("other", 1)
+
+
+@asynccontextmanager
+async def speaking(answers: Iterable[bytes]) -> AsyncIterator[str]:
+    """A server that gives one answer per request and hangs up after one that is not HTTP."""
+    left = iter(answers)
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answer = OK
+        with suppress(asyncio.IncompleteReadError):
+            while answer.startswith(b"HTTP"):
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(head.split(b"Content-Length: ")[1]))
+                writer.write(answer := next(left))
+        writer.close()
+
+    async with await asyncio.start_server(speak, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        yield f"http://{host}:{port}"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"\0\0\x12\x04",  # as a gRPC port
+        b"220 mail\r\n\r\n",
+        b"x" * 100_000,
+    ],
+)
+async def test_an_address_where_something_else_speaks_is_said(
+    pipeline: Pipeline, settings: Settings, answer: bytes
+) -> None:
+    async with speaking([answer]) as url:
+        with pytest.raises(BackendDown, match="this is not its HTTP port"):
+            await bench(pipeline, settings, url=url, people=(1,))
+
+
+async def test_a_refusal_among_several_callers_is_said(
+    pipeline: Pipeline, settings: Settings
+) -> None:
+    ready_and_warm = [OK] * (1 + 2 * WARM_UP_CALLS)
+    async with speaking(chain(ready_and_warm, repeat(OK.replace(b"200", b"503")))) as url:
+        with pytest.raises(BackendDown, match="the service answered 503"):
+            await bench(pipeline, settings, url=url, people=(1,), concurrency=(2,), seconds=0.05)
+
+
+async def test_pictures_of_fewer_people_than_asked_for_are_said(
+    pipeline: Pipeline, settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "people.png").write_bytes(encode(make_photo()))
+    with pytest.raises(BadOption, match="finds 3, 16 people in none of the pictures"):
+        await bench(pipeline, settings, images=[str(tmp_path)], people=(3, 16))

@@ -9,6 +9,8 @@ from typer.testing import CliRunner, Result
 
 from fakes import DETECTOR_NAME, POSE_NAME, encode, make_photo, make_repository
 from posegate.cli import app
+from posegate.errors import BadOption
+from posegate.settings import Settings
 
 
 @pytest.fixture
@@ -69,6 +71,31 @@ def test_predict_goes_on_after_a_bad_file_and_says_so_in_its_status(
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"7.json", "7.drawn.jpg"}
 
 
+def test_predict_keeps_the_answers_of_two_pictures_of_one_name(run, tmp_path: Path) -> None:
+    cameras = [tmp_path / name for name in ("cam1", "cam2")]
+    for seed, camera in enumerate(cameras):
+        camera.mkdir()
+        (camera / "x.jpg").write_bytes(encode(make_photo(seed=seed), ".jpg"))
+    out = tmp_path / "out"
+    assert run("predict", *cameras, "--out", out, "--draw").exit_code == 0
+    written = sorted(str(path.relative_to(out)) for path in out.rglob("*.*"))
+    assert written == ["cam1/x.drawn.jpg", "cam1/x.json", "cam2/x.drawn.jpg", "cam2/x.json"]
+
+
+@pytest.mark.parametrize("command", ["predict x.jpg", "evaluate --data .", "bench"])
+def test_the_networks_asked_for_are_those_that_stay_loaded(
+    run, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(settings: Settings) -> None:
+        raise BadOption(f"asked for {settings.model} and {settings.detector}")
+
+    for module in ("cli_predict", "cli_measure"):
+        monkeypatch.setattr(f"posegate.{module}.running_pipeline", told)
+    detector = [] if command == "bench" else ["--detector", "seer"]
+    result = run(*command.split(), "--model", "thinker", *detector)
+    assert f"asked for thinker and {detector[-1] if detector else None}" in result.stderr
+
+
 def test_predict_says_of_an_empty_folder_what_was_sought(run, photo: Path, tmp_path: Path) -> None:
     empty = tmp_path / "emptydir"
     empty.mkdir()
@@ -102,6 +129,8 @@ def test_the_version_is_told(run) -> None:
         (["predict", "x.jpg", "--model", "nothing"], "error: there is no network 'nothing'"),
         (["predict", "x.jpg", "--min-score", "2"], "error: min_score is 2.0"),
         (["predict", "x.jpg", "--draw"], "--draw needs --out"),
+        (["bench", "--concurrency", "0"], "Invalid value for '--concurrency'"),
+        (["bench", "--people", "0"], "Invalid value for '--people'"),
         (["models", "show", "nothing"], "error: there is no network 'nothing'"),
         (["models", "list", "--model-repository", "nowhere"], "error: there is no model reposit"),
         (["serve", "--port", "70000"], "error: setting http_port"),

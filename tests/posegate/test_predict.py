@@ -46,6 +46,33 @@ def test_two_pictures_of_one_name_do_not_share_an_output(photos: Path) -> None:
     assert outputs([str(photos / "b.*")]) == ["b.jpg", "b.png"]
 
 
+@pytest.mark.parametrize(
+    ("files", "patterns", "named"),
+    [
+        # folders given by name, and files of different folders
+        (["1/x.jpg", "2/x.jpg"], ["1", "2"], ["1/x", "2/x"]),
+        (["1/x.jpg", "2/x.jpg"], ["1/x.jpg", "2/x.jpg"], ["1/x", "2/x"]),
+        # only those that clash get longer names, and the suffix where folders do not tell
+        (
+            ["1/x.jpg", "1/x.png", "2/x.jpg", "2/y.jpg"],
+            ["1", "2"],
+            ["1/x.jpg", "1/x.png", "2/x", "y"],
+        ),
+        # a longer name may not be another picture's
+        (["x.jpg", "x.png", "x.jpg.png"], ["*"], ["x.jpg", "x.jpg.png", "x.png"]),
+        # one picture given twice is one picture
+        (["1/x.jpg"], ["1", "1/x.jpg"], ["x", "x"]),
+    ],
+)
+def test_pictures_of_one_name_are_told_apart_by_folder_then_suffix(
+    tmp_path: Path, files: list[str], patterns: list[str], named: list[str]
+) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    assert outputs([str(tmp_path / pattern) for pattern in patterns]) == named
+
+
 def test_what_matches_nothing_is_kept_to_be_reported(tmp_path: Path) -> None:
     missing, pattern = str(tmp_path / "missing.jpg"), str(tmp_path / "*.jpg")
     assert [str(source.path) for source in find_sources([missing, pattern])] == [missing, pattern]

@@ -17,6 +17,7 @@ from labelled_folder import BOXES, label, write
 from posegate.catalog import load_card, load_catalog, sha256_of
 from posegate.cli import app
 from posegate.plan_files import write_record
+from posegate.skeleton import COCO_KEYPOINTS
 from posegate.verify import Check, against_plan, write_checks
 
 
@@ -138,3 +139,27 @@ def test_rows_of_other_forms_stay_on_the_card(models: Path) -> None:
     write_checks(folder, [Check("http", True, max_pixel_diff=0.01)])
     forms = [row.form for row in load_card(folder / "posegate.json").verification]
     assert forms == ["plan-fp16", "http"]
+
+
+def test_row_that_was_not_checked_replaces_none_that_was(models: Path) -> None:
+    folder = models / POSE_NAME
+    unchecked = Check("onnx-fp32", True, note="not checked: torch is not installed")
+    write_checks(folder, [unchecked])
+    assert load_card(folder / "posegate.json").verification[0].note == unchecked.note
+    for check in (Check("onnx-fp32", True, max_abs_diff=5e-7), unchecked):
+        write_checks(folder, [check])
+        (row,) = load_card(folder / "posegate.json").verification
+        assert (row.max_abs_diff, row.note) == (5e-7, None)
+    write_checks(folder, [Check("onnx-fp32", False, note="training.pt: damaged")])
+    (row,) = load_card(folder / "posegate.json").verification
+    assert (row.max_abs_diff, row.note) == (None, "training.pt: damaged")
+
+
+def test_form_of_other_joints_than_those_of_coco_is_refused(folder: Path) -> None:
+    models = make_repository(
+        folder, detector=False, pose_changes={"keypoints": list(COCO_KEYPOINTS[:16])}
+    )
+    add_form(models, "fp16", lambda heatmaps: heatmaps)
+    code, _, complaint = run(models, folder)
+    assert code == 2
+    assert "error: COCO's AP needs COCO's 17 keypoints" in complaint

@@ -88,3 +88,33 @@ def test_a_video_that_is_none_is_named(tmp_path: Path):
     result = run("stream", tmp_path / "none.mp4")
     assert result.exit_code == 2
     assert "cannot be opened" in result.stderr
+
+
+def test_a_stream_that_is_refused_says_why(url: str, video: Path):
+    result = run("stream", video, "--track", "--detect-every", -1, "--url", url)
+    assert result.exit_code == 2
+    assert "detect_every" in result.stderr
+
+
+def test_an_option_that_the_wire_cannot_carry_is_named(url: str, tmp_path: Path):
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(encode(make_photo()))
+    result = run("predict", photo, "--url", url, "--max-people", 99999999999)
+    assert result.exit_code == 1
+    assert "photo.png: max_people is 99999999999" in result.stderr
+
+
+def test_bench_says_what_it_cannot_measure(
+    service: Service, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("POSEGATE_MODEL_REPOSITORY", str(repository))
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(encode(make_photo()))
+    counts = ("--people", 2, "--people", 3, "--concurrency", 1, "--seconds", 0.05)
+    result = run("bench", "--images", photo, *counts, "--url", service.url, "--json")
+    assert {row["people"] for row in json.loads(result.stdout)} == {2}
+    assert "not measured: 3 people; no picture has so many" in result.stderr
+    assert "not measured: 2" not in result.stderr
+    elsewhere = run("bench", "--url", f"http://{service.grpc_address}")
+    assert elsewhere.exit_code == 2
+    assert "this is not its HTTP port" in elsewhere.stderr
