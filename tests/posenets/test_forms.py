@@ -24,13 +24,15 @@ from posegate.options import EstimateOptions
 from posegate.settings import Settings
 from posegate.verify import FORMS as VERIFIED_FORMS
 from posenets.cli import app
+from posenets.counting import count_parameters
 from posenets.export.calibration import calibration_crops
 from posenets.export.checkpoint import CheckpointExport, export_checkpoint
 from posenets.export.compare import compare_with_torch
 from posenets.export.forms import FORMS, write_form
 from posenets.networks import build_network
+from posenets.networks.person_detector import PersonDetector
 from posenets.training.cache import build_cache
-from posenets.training.recipe import Phase, PoseRecipe
+from posenets.training.recipe import DetectionRecipe, Phase, PoseRecipe
 from posenets.training.records import BadData
 
 NAME = "small"
@@ -134,6 +136,21 @@ def test_weights_kept_as_halves_stay_so_when_they_are_exported_again(folder: Pat
     assert sha256_of(file_of(folder / "again", "fp32")) == sha256_of(
         file_of(folder / "first", "fp32")
     )
+
+
+def test_a_detector_of_halves_has_the_parameters_of_the_trained_one(tmp_path: Path) -> None:
+    detector = PersonDetector()
+    recipe = DetectionRecipe(
+        task="detect",
+        network="person-detector",
+        examples=1,
+        phases=(Phase(width=64, height=64, share=1),),
+    )
+    state = {"ema": detector.state_dict(), "recipe": recipe.model_dump_json()}
+    torch.save(state, tmp_path / "run.pt")
+    export_checkpoint(CheckpointExport(tmp_path / "run.pt", tmp_path, NAME, halves=True))
+    card = load_card(tmp_path / NAME / CARD_NAME)
+    assert card.parameters == count_parameters(detector)
 
 
 @pytest.mark.parametrize(

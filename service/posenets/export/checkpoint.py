@@ -1,5 +1,6 @@
 """A training checkpoint -> a folder of the model repository: ONNX file and card."""
 
+import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,8 @@ def _network_of(
 def _served(network: nn.Module, state: dict[str, Any], path: Path) -> nn.Module:
     if isinstance(network, PersonDetector):
         try:
-            served: nn.Module = DetectorExport(network.eval(), **state.get("calibration", {}))
+            detector = copy.deepcopy(network).eval()
+            served: nn.Module = DetectorExport(detector, **state.get("calibration", {}))
         except TypeError as error:
             raise BadCheckpoint(f"{path}: field 'calibration': {error}") from error
     else:
