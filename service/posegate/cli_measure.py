@@ -59,7 +59,6 @@ def evaluate_command(
 
     async def run(settings: Settings, options: EstimateOptions) -> dict[str, Any]:
         async with running_pipeline(settings) as pipeline:
-            pipeline.check(options)
             with progress_bar() as progress:
                 bar = progress.add_task("pictures", total=None)
                 report = await evaluate(

@@ -123,6 +123,8 @@ async def evaluate(
     """
     if task == "keypoints":
         check_keypoints(pipeline.catalog.get(options.model, "pose"))
+    with_detector = task == "boxes" or boxes == "detector"
+    detector = pipeline.catalog.get(options.detector, "detect").name if with_detector else None
     data = load_data(folder)
     scorer = coco_scorer(data)
     started = time.perf_counter()
@@ -138,8 +140,6 @@ async def evaluate(
         done += 1
         if on_photo is not None:
             on_photo(done, len(data.photos))
-    with_detector = task == "boxes" or boxes == "detector"
-    detector = pipeline.catalog.get(options.detector, "detect").name if with_detector else None
     return Report(
         data=folder.name,
         task=task,

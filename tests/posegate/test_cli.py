@@ -205,3 +205,7 @@ def test_evaluate_prints_all_ten_figures(run, tmp_path: Path) -> None:
     assert refused.exit_code == 2
     assert "there is no network 'nope'" in refused.stderr
     assert "person boxes" in table
+    repository = make_repository(tmp_path, detector=False)
+    alone = ("--model-repository", repository, "--data", tmp_path, "--json")
+    assert json.loads(run("evaluate", *alone).stdout)["keypoints"] == report["keypoints"]
+    assert "for task 'detect'" in run("evaluate", "--boxes", "detector", *alone).stderr
