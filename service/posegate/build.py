@@ -18,6 +18,7 @@ from posegate.estimator import Estimator
 from posegate.image import ImageLimits
 from posegate.metrics import Metrics
 from posegate.pipeline import Pipeline
+from posegate.pixels import PixelBudget
 from posegate.pool import Pool
 from posegate.settings import Settings
 from posegate.tracing import Tracing, Untraced
@@ -63,6 +64,7 @@ def build_pipeline(settings: Settings, metrics: Metrics) -> Pipeline:
         workers=workers,
         pool=pool,
         limits=ImageLimits(max_bytes=settings.max_body_bytes, max_pixels=settings.max_pixels),
+        decoded=PixelBudget(settings.max_decoded_pixels),
         max_people=settings.max_people,
     )
 

@@ -43,11 +43,16 @@ class ImageHeader:
     frames: int
 
 
+def is_jpeg(data: bytes) -> bool:
+    """Whether the first bytes are those of a JPEG."""
+    return data.startswith(_JPEG)
+
+
 def parse_header(data: bytes) -> ImageHeader:
     """Header of an image, known by its first bytes alone; its pixels may still be missing."""
     if not data:
         raise UnknownImageFormat("The image is empty (0 bytes); send a JPEG, PNG or WebP file.")
-    if data.startswith(_JPEG):
+    if is_jpeg(data):
         header = _parse_jpeg(data)
     elif data.startswith(_PNG[:4]):
         header = _parse_png(data)

@@ -95,6 +95,10 @@ class Settings(BaseSettings):
 
     max_body_bytes: Count = 20 * 2**20
     max_pixels: Count = 50_000_000
+    max_decoded_pixels: Count = Field(
+        100_000_000,
+        description="most pixels of decoded pictures at a time, 3 bytes each; further ones wait",
+    )
     max_people: Count = Field(100, description="most people answered per picture")
     request_timeout_s: Seconds = 30.0
 
