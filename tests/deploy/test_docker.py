@@ -9,6 +9,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from deploy.memory import needed_bytes
 from deploy.tools import ROOT, objects, run
 from fakes import DETECTOR_NAME, POSE_NAME, make_repository
 from posegate import cli_build
@@ -63,7 +64,14 @@ def services_of(profile: str) -> dict[str, dict]:
 def test_the_default_composition_is_the_gateway_alone():
     chosen = re.fullmatch(r"COMPOSE_PROFILES=(\w+)\n", (DOCKER / ".env").read_text())[1]
     assert list(services_of(chosen)) == ["gateway"]
-    assert "environment" not in services_of(chosen)["gateway"]
+    assert set(services_of(chosen)["gateway"]["environment"]) == {"POSEGATE_MAX_IMAGES"}
+
+
+@pytest.mark.parametrize(("profile", "name"), [("cpu", "gateway"), ("gpu", "gateway-gpu")])
+def test_a_gateway_full_of_the_largest_pictures_is_under_its_memory_limit(profile, name):
+    gateway = services_of(profile)[name]
+    gibibytes = re.fullmatch(r"(\d+)g", gateway["mem_limit"])[1]
+    assert needed_bytes(gateway["environment"]) <= int(gibibytes) * 2**30
 
 
 def test_the_composition_with_a_gpu_asks_triton_and_is_watched():

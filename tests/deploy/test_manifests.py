@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.memory import needed_bytes
 from deploy.tools import OVERLAYS, ROOT, objects, run
 from posegate.api.rest import create_app
 from posegate.build import build_pipeline
@@ -116,7 +117,7 @@ def test_probes_ask_for_what_is_served(overlay, repository):
         for pod in pods(overlay)
         for container in pod["spec"]["containers"]
     }
-    assert asked["gateway"] == ["/readyz", "/readyz", "/livez"]
+    assert asked["gateway"] == ["/livez", "/readyz", "/livez"]
     assert set(asked["gateway"]) <= set(gateway.openapi()["paths"])
     if overlay != "cpu":
         catalog = load_catalog(ROOT / "model_repository")
@@ -141,9 +142,18 @@ def test_no_request_is_over_its_limit(overlay):
 
 
 def test_gateway_threads_are_its_cpu_limit(overlay):
-    (gateway,) = [one for one in containers(overlay) if one["name"] == "gateway"]
-    environment = {one["name"]: one["value"] for one in gateway["env"]}
+    gateway, environment = gateway_and_environment(overlay)
     assert amount(environment["POSEGATE_THREADS"]) == amount(gateway["resources"]["limits"]["cpu"])
+
+
+def test_a_gateway_full_of_the_largest_pictures_is_under_its_memory_limit(overlay):
+    gateway, environment = gateway_and_environment(overlay)
+    assert needed_bytes(environment) <= amount(gateway["resources"]["limits"]["memory"])
+
+
+def gateway_and_environment(overlay: str) -> tuple[dict[str, Any], dict[str, str]]:
+    (gateway,) = [one for one in containers(overlay) if one["name"] == "gateway"]
+    return gateway, {one["name"]: one["value"] for one in gateway["env"]}
 
 
 def test_pods_are_restricted(overlay):
@@ -185,6 +195,14 @@ def test_a_new_gateway_is_ready_before_an_old_one_goes(overlay):
     deployments = {one["metadata"]["name"]: one for one in objects(overlay, "Deployment")}
     gateway = deployments["posegate-gateway"]
     assert gateway["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+
+
+def test_a_gateway_may_take_as_long_to_be_ready_as_the_triton_it_waits_for(overlay):
+    deadlines = {
+        one["metadata"]["name"]: one["spec"]["progressDeadlineSeconds"]
+        for one in objects(overlay, "Deployment")
+    }
+    assert deadlines["posegate-gateway"] == deadlines.get("posegate-triton", 300)
 
 
 def test_scalers_name_a_deployment(overlay):
@@ -234,8 +252,7 @@ def test_every_image_is_built_by_a_command_that_is_written_down(overlay):
 
 
 def test_the_gateway_asks_the_triton_that_is_deployed(overlay):
-    (gateway,) = [one for one in containers(overlay) if one["name"] == "gateway"]
-    environment = {one["name"]: one["value"] for one in gateway["env"]}
+    _, environment = gateway_and_environment(overlay)
     if overlay == "cpu":
         assert "POSEGATE_BACKEND" not in environment
         return

@@ -128,6 +128,41 @@ def test_scalers_see_what_waits_in_tritons_queue(tmp_path: Path):
         ],
         keda_trigger("-triton")["metadata"]["query"]: [{"labels": "{}", "value": 0.4}],
     }
+    check_samples(tmp_path, series, asked)
+
+
+def test_an_idle_fleet_waits_no_time_at_all(tmp_path: Path):
+    """An HPA without a sample would never shrink it; KEDA takes no sample for 0."""
+    names = (
+        'posegate_queue_age_seconds_bucket{le="0.05",',
+        'posegate_queue_age_seconds_bucket{le="+Inf",',
+        "nv_inference_queue_duration_us{",
+        "nv_inference_request_success{",
+    )
+    series = [
+        {"series": f'{name}namespace="posegate",pod="{pod}",model="m"}}', "values": "100x20"}
+        for name in names
+        for pod in ("a", "b")
+    ]
+    idle = [{"labels": f'{{pod="{pod}"}}', "value": 0} for pod in ("a", "b")]
+    check_samples(tmp_path, series, {adapter_query(rule): idle for rule in adapter_rules()})
+
+
+def test_an_idle_gateway_does_not_hide_what_waits_in_another(tmp_path: Path):
+    """Of a's crops half wait up to 0.25 s, half up to 0.5 s; b has none."""
+    name = "posegate_queue_age_seconds_bucket"
+    values = {("a", "0.25"): "0+75x20", ("a", "0.5"): "0+150x20", ("a", "+Inf"): "0+150x20"}
+    values |= {("b", le): "100x20" for le in ("0.25", "0.5", "+Inf")}
+    series = [
+        {"series": f'{name}{{namespace="posegate",pod="{pod}",le="{le}"}}', "values": each}
+        for (pod, le), each in values.items()
+    ]
+    samples = [{"labels": '{pod="a"}', "value": 0.475}, {"labels": '{pod="b"}', "value": 0}]
+    check_samples(tmp_path, series, {adapter_query(adapter_rules()[0]): samples})
+
+
+def check_samples(tmp_path: Path, series: list[dict], asked: dict[str, list[dict]]) -> None:
+    """Each expression gives these samples after four minutes of the series."""
     tests = [
         {"expr": expression, "eval_time": "4m", "exp_samples": samples}
         for expression, samples in asked.items()
