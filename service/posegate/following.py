@@ -4,8 +4,10 @@ import asyncio
 from dataclasses import replace
 
 from posegate.options import EstimateOptions
+from posegate.people import sure_people
 from posegate.pipeline import Estimate
 from posegate.tracking import Tracker, Tracks
+from posegate.types import Poses
 
 FRAME_S = 1 / 30
 """How far apart in time frames are taken to be where all of them are estimated."""
@@ -53,19 +55,22 @@ class Follower:
         try:
             if not isinstance(outcome, Estimate):
                 return outcome, None
-            self._tracker = self._tracker or Tracker(outcome.poses.names)
-            tracks = await asyncio.to_thread(
-                self._tracker.update,
-                outcome.poses,
-                self._time_s(self._settled, arrived),
-                carried=outcome.detector is None and self._options.boxes_xywh is None,
-            )
+            tracker = self._tracker = self._tracker or Tracker(outcome.poses.names)
+            now_s = self._time_s(self._settled, arrived)
+            if outcome.detector is None and self._options.boxes_xywh is None:
+                tracks = await asyncio.to_thread(self._carried, tracker, outcome.poses, now_s)
+            else:
+                tracks = await asyncio.to_thread(tracker.update, outcome.poses, now_s)
             outcome.clock.mark("keypoints")
-            poses = replace(outcome.poses, boxes=tracks.boxes)
-            return replace(outcome, poses=poses), tracks
+            return replace(outcome, poses=tracks.poses), tracks
         finally:
             self._settled += 1
             self._changed.set()
+
+    def _carried(self, tracker: Tracker, poses: Poses, now_s: float) -> Tracks:
+        """The tracks after a frame where only joints tell who is still there."""
+        sure = sure_people(poses, self._options.min_score)
+        return tracker.update(sure, now_s, carried=True)
 
     def _time_s(self, number: int, arrived: float) -> float:
         """When a frame was taken: when it came, or by its number.

@@ -143,6 +143,14 @@ class Settings(BaseSettings):
         return urls
 
     @model_validator(mode="after")
+    def _faces_have_ports_of_their_own(self) -> Self:
+        if self.http_port == self.grpc_port != 0:
+            raise ValueError(
+                f"http_port and grpc_port are both {self.http_port}; give each face its own port"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _queue_holds_one_picture(self) -> Self:
         if self.max_queue < 2 * self.max_people:
             raise ValueError("max_queue must be at least 2 * max_people (flip_test needs it)")

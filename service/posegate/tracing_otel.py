@@ -75,8 +75,9 @@ class OtelTracing:
 
 def otlp_processor(endpoint: str) -> SpanProcessor:
     """Sends spans to an OTLP/HTTP address, in the background and in bounded memory."""
-    if endpoint.count("/") == 2:
-        endpoint += TRACES_PATH
+    host = endpoint.rstrip("/")
+    if host.count("/") == 2:
+        endpoint = host + TRACES_PATH
     return BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, timeout=EXPORT_TIMEOUT_S))
 
 

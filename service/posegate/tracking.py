@@ -29,12 +29,13 @@ MAX_SCALE = 1.2
 class Tracks:
     """Of each person of a frame: `ids` (P,) int64, `smoothed` keypoints (P, J), image pixels.
 
-    `boxes` (P) are the detector's, or those it gave last, moved along with the keypoints.
+    The boxes of `poses` (P) are the detector's, or those it gave last, moved along with the
+    keypoints.
     """
 
     ids: I64
     smoothed: Keypoints
-    boxes: Boxes
+    poses: Poses
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,27 +87,32 @@ class Tracker:
     def update(self, poses: Poses, now_s: float, *, carried: bool = False) -> Tracks:
         """Match a frame's people to the tracks; `now_s` is when the frame came, never going back.
 
-        A person that matches no track begins one. `carried` says that the boxes came from `carry`.
+        A person that matches no track begins one. `carried` says that the boxes came from `carry`:
+        then such a person is left out, and people keep the scores of the last detection, by which
+        they are ordered.
         """
         self._keep(now_s - self._seen_s <= FORGET_S)
-        boxes, keypoints = poses.boxes.xyxy, poses.keypoints
-        track = match_tracks(self._similarity(boxes, keypoints, now_s))
-        fresh = track < 0
+        boxes, scores, keypoints = poses.boxes.xyxy, poses.boxes.scores, poses.keypoints
+        rows = match_tracks(self._similarity(boxes, keypoints, now_s))
+        if carried:
+            known = np.flatnonzero(rows >= 0)
+            known = known[np.argsort(-self._box_scores[rows[known]], kind="stable")]
+            rows = rows[known]
+            keypoints = Keypoints(keypoints.xy[known], keypoints.scores[known])
+            boxes = self._moved_along(rows, boxes[known], keypoints)
+            scores = self._box_scores[rows]
+        fresh = rows < 0
         began = int(np.count_nonzero(fresh))
-        rows = track.copy()
         rows[fresh] = len(self._ids) + np.arange(began)
         self._grow(began)
-        scores = poses.boxes.scores
-        if carried:
-            boxes = np.where(fresh[:, None], boxes, self._moved_along(rows, boxes, keypoints))
-            scores = np.where(fresh, scores, self._box_scores[rows])
         self._box_scores[rows] = scores
         self._move(rows, fresh, boxes, now_s)
         self._xy[rows], self._scores[rows] = keypoints.xy, keypoints.scores
         sizes = _sizes(boxes)
         smoothed = self._euro.smooth(rows, keypoints.xy, now_s, scale=sizes)
         self._newest = _Seen(boxes, self._velocity[rows], now_s)
-        return Tracks(self._ids[rows], Keypoints(smoothed, keypoints.scores), Boxes(boxes, scores))
+        found = Poses(Boxes(boxes, scores), keypoints, poses.names)
+        return Tracks(self._ids[rows], Keypoints(smoothed, keypoints.scores), found)
 
     def _moved_along(self, rows: I64, carried_xyxy: F32, keypoints: Keypoints) -> F32:
         """(P, 4) each track's box after the shift and the scaling that its joints went through.

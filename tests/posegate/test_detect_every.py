@@ -10,6 +10,7 @@ from posegate.errors import BadOption
 from posegate.events import Event, Result
 from posegate.metrics import Metrics
 from posegate.options import EstimateOptions
+from posegate.people import person_scores
 from posegate.pipeline import Estimate, StageClock
 from posegate.settings import Settings
 from posegate.skeleton import COCO_KEYPOINTS
@@ -64,6 +65,8 @@ class Scene:
             if len(near):
                 xy[row] = near[0] + POSTURE * size + noise.normal(0, 0.5, (17, 2))
                 scores[row] = 0.9
+        if options.boxes_xywh is not None:
+            boxes = Boxes(boxes.xyxy, person_scores(boxes.scores, scores))
         poses = Poses(boxes, Keypoints(xy.astype(np.float32), scores), COCO_KEYPOINTS)
         detector = "scene" if options.boxes_xywh is None else None
         clock.mark("infer")
@@ -166,6 +169,29 @@ async def test_who_walks_out_of_the_picture_is_let_go() -> None:
     assert scene.looks[-1] == 0
 
 
+async def test_who_vanishes_within_the_picture_is_let_go_at_once() -> None:
+    frames, vanishes = 30, 5
+    short, long = walk(frames, (600, 300), (2, 0)), walk(frames, (1200, 300), (2, 0))
+    short[vanishes:] = np.nan
+    scene = Scene(np.concatenate([short, long], axis=1), np.full(frames, SIZE, np.float32))
+    results = await run(scene, detect_every=1000)
+    assert scene.detections == [0]
+    for result in results:
+        assert result.tracks.ids.tolist() == ([0, 1] if result.frame < vanishes else [1])
+        assert len(result.estimate.poses) == len(result.tracks.ids) == len(result.tracks.smoothed)
+        scores = result.estimate.poses.boxes.scores
+        assert scores.tolist() == [pytest.approx(0.7)] * len(scores)
+
+
+async def test_two_boxes_carried_onto_one_person_give_one() -> None:
+    frames, vanishes = 12, 5
+    stays, goes = walk(frames, (600, 300), (0, 0)), walk(frames, (630, 300), (0, 0))
+    goes[vanishes:] = np.nan
+    scene = Scene(np.concatenate([stays, goes], axis=1), np.full(frames, SIZE, np.float32))
+    results = await run(scene, detect_every=1000)
+    assert all(result.tracks.ids.tolist() == [0] for result in results[vanishes:])
+
+
 async def test_an_empty_scene_runs_no_network_between_detections() -> None:
     scene = Scene(np.full((12, 1, 2), np.nan, np.float32), np.full(12, SIZE, np.float32))
     results = await run(scene, detect_every=4)
@@ -240,6 +266,23 @@ def person(middle: tuple[float, float], *, score: float = 0.9) -> Poses:
     )
 
 
+def both(first: Poses, second: Poses) -> Poses:
+    def joined(a: F32, b: F32) -> F32:
+        return np.concatenate([a, b])
+
+    return Poses(
+        Boxes(
+            joined(first.boxes.xyxy, second.boxes.xyxy),
+            joined(first.boxes.scores, second.boxes.scores),
+        ),
+        Keypoints(
+            joined(first.keypoints.xy, second.keypoints.xy),
+            joined(first.keypoints.scores, second.keypoints.scores),
+        ),
+        COCO_KEYPOINTS,
+    )
+
+
 def test_nothing_is_carried_before_the_first_frame_nor_after_a_long_silence() -> None:
     tracker = Tracker(COCO_KEYPOINTS)
     assert tracker.carry(0.0) is None
@@ -263,12 +306,27 @@ def test_joints_that_were_not_seen_move_no_box() -> None:
     tracker.update(person((300, 300)), 0.0)
     lost = person((300, 300), score=0.0)
     lost.keypoints.xy[:] = 5000
-    boxes = tracker.update(lost, 1 / FPS, carried=True).boxes
+    boxes = tracker.update(lost, 1 / FPS, carried=True).poses.boxes
     assert boxes.xyxy.tolist() == [[250, 250, 350, 350]]
     assert np.isfinite(boxes.scores).all()
 
 
-def test_a_person_nobody_knows_keeps_the_box_it_was_given() -> None:
+def test_nobody_is_born_in_a_carried_box() -> None:
     tracker = Tracker(COCO_KEYPOINTS)
-    tracks = tracker.update(person((300, 300)), 0.0, carried=True)
-    assert tracks.boxes.xyxy.tolist() == [[250, 250, 350, 350]]
+    tracker.update(person((300, 300)), 0.0)
+    tracks = tracker.update(person((900, 300)), 1 / FPS, carried=True)
+    assert (len(tracks.ids), len(tracks.smoothed), len(tracks.poses)) == (0, 0, 0)
+    assert tracker.update(person((900, 300)), 2 / FPS).ids.tolist() == [1]
+
+
+def test_carried_people_come_in_the_order_of_the_scores_they_keep() -> None:
+    tracker = Tracker(COCO_KEYPOINTS)
+    sure, less = person((300, 300), score=0.9), person((900, 300), score=0.6)
+    tracker.update(both(sure, less), 0.0)
+    tracks = tracker.update(both(less, sure), 1 / FPS, carried=True)
+    assert tracks.ids.tolist() == [0, 1]
+    assert tracks.poses.boxes.scores.tolist() == [pytest.approx(0.9), pytest.approx(0.6)]
+    assert tracks.poses.keypoints.xy.tolist() == [
+        *sure.keypoints.xy.tolist(),
+        *less.keypoints.xy.tolist(),
+    ]

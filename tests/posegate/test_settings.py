@@ -47,6 +47,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         ("request_timeout_s = nan", "request_timeout_s"),
         ("threads = 0", "threads"),
         ("max_queue = 3", "max_queue must be at least"),
+        ("grpc_port = 8080", "http_port and grpc_port are both 8080; give each face its own"),
         ("log_level = 'loud'", "log_level"),
         ("http_port", "is not TOML"),
     ],
@@ -54,6 +55,11 @@ def test_defaults_are_those_of_the_contract() -> None:
 def test_a_bad_value_is_named(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(BadOption, match=words):
         load_settings(write(tmp_path, text))
+
+
+def test_both_ports_may_be_left_to_the_system() -> None:
+    settings = load_settings(http_port=0, grpc_port=0)
+    assert (settings.http_port, settings.grpc_port) == (0, 0)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

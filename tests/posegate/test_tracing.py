@@ -6,6 +6,8 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 
 import grpc.aio
 import httpx
@@ -31,7 +33,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from posegate.tracing_otel import OtelTracing
+from posegate.tracing_otel import OtelTracing, otlp_processor
 
 PHOTO = encode(make_photo(), ".jpg")
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -205,3 +207,36 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_address_that_is_none_is_refused(wrong: str) -> None:
     with pytest.raises(BadOption, match="otlp_endpoint"):
         load_settings(otlp_endpoint=wrong)
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("", "/v1/traces"),
+        ("/", "/v1/traces"),
+        ("/v1/traces", "/v1/traces"),
+        ("/of/our/own/", "/of/our/own/"),
+    ],
+)
+def test_spans_are_sent_where_the_address_says(path: str, asked: str) -> None:
+    paths = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            paths.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *about: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Collector) as server:
+        serving = Thread(target=server.handle_request)
+        serving.start()
+        tracing = OtelTracing(otlp_processor(f"http://127.0.0.1:{server.server_port}{path}"))
+        with tracing.request({}):
+            pass
+        tracing.close()
+        serving.join()
+    assert paths == [asked]

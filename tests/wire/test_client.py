@@ -1,6 +1,8 @@
 """posegate.client against a real service: both wires, one document; streams; retries."""
 
 import asyncio
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,6 +138,29 @@ def test_a_stream_left_early_is_closed(client: Client):
     assert next(events)["frame"] == 0
     events.close()
     assert client.estimate(SMALL)["model"] == POSE_NAME
+
+
+def test_an_interrupted_stream_is_closed(client: Client):
+    closing = threading.Event()
+
+    def frames() -> Iterator[bytes]:
+        yield SMALL
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        closing.wait(10)
+
+    events = client.stream(frames(), mode="every")
+    with pytest.raises(KeyboardInterrupt):
+        list(events)
+    closing.set()
+    assert client.estimate(SMALL)["model"] == POSE_NAME
+
+
+def test_a_frame_too_large_to_be_read_is_told_apart(tight_service: Service):
+    for address in urls(tight_service).values():
+        with Client(address, timeout_s=60) as client, pytest.raises(TooLarge) as raised:
+            list(client.stream([SMALL, bytes(10 * 2**20)], mode="every"))
+        assert raised.value.retry_after_s is None
+        assert address.startswith("grpc") or "at most 100000 bytes" in raised.value.detail
 
 
 def test_what_the_frames_raise_reaches_the_caller(client: Client):

@@ -1,16 +1,25 @@
 """posegate predict --url and posegate stream against a real service."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
+import grpc
 import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
 from fakes import encode, make_photo
+from posegate.api.pb import pose_pb2 as pb
+from posegate.api.pb import pose_pb2_grpc as services
 from posegate.cli import app
-from wire.running import Service
+from wire.running import Service, answering
 
 SIZE_WH = (160, 120)
 FRAMES = 6
@@ -82,6 +91,39 @@ def test_a_video_is_streamed_and_drawn(url: str, video: Path, tmp_path: Path):
         assert np.abs(plain.astype(int) - marked).max() > 100  # skeletons stand out
         count += 1
     assert count == FRAMES
+
+
+class Silent(services.PoseServiceServicer):
+    """Takes frames and says nothing."""
+
+    def __init__(self) -> None:
+        self.took = threading.Event()
+
+    def Stream(  # noqa: N802
+        self, request_iterator: Iterator[pb.StreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.StreamResponse]:
+        context.send_initial_metadata(())
+        for request in request_iterator:
+            if request.HasField("frame"):
+                self.took.set()
+        yield from ()
+
+
+@pytest.mark.parametrize("drawn", [[], ["--draw", "drawn.mp4"]])
+def test_an_interrupt_ends_a_stream_that_waits(video: Path, tmp_path: Path, drawn: list[str]):
+    silent = Silent()
+    with answering(silent) as url:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "posegate", "stream", str(video), "--url", url, *drawn],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert silent.took.wait(60)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert (process.returncode, told.strip()) == (130, "")
 
 
 def test_a_video_that_is_none_is_named(tmp_path: Path):

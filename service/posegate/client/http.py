@@ -8,10 +8,11 @@ from typing import Any
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.frames import CloseCode
 
 from posegate.client.tls import Tls
 from posegate.client.transport import Document, Frames, each, error_of, failure, unreachable
-from posegate.errors import DeadlineExceeded, PosegateError
+from posegate.errors import DeadlineExceeded, PosegateError, TooLarge
 
 END = json.dumps({"end": True})
 
@@ -53,6 +54,8 @@ class HttpTransport:
         except ConnectionClosed as error:
             if (reason := failure(sending)) is not None:
                 raise reason from None
+            if error.rcvd is not None and error.rcvd.code == CloseCode.MESSAGE_TOO_BIG:
+                raise TooLarge(f"the service did not read a frame: {error.rcvd.reason}") from error
             raise unreachable(self._url, "the stream was cut off before its summary") from error
         finally:
             sending.cancel()

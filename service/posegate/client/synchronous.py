@@ -1,5 +1,6 @@
 """The same client for code without asyncio: an event loop of its own in a thread."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import ExitStack
 from types import TracebackType
@@ -59,13 +60,32 @@ class Client:
 
     def stream(self, frames: Iterable[bytes], **options: Any) -> Iterator[Document]:
         """One event per encoded frame, in order, then the summary."""
-        events = self._client.stream(frames, **options)
+        events = _Events(self._client.stream(frames, **options))
         try:
-            while (event := self._portal.call(_next, events)) is not None:
+            while (event := self._portal.call(events.next)) is not None:
                 yield event
         finally:
-            self._portal.call(events.aclose)
+            self._portal.call(events.close)
 
 
-async def _next(events: AsyncGenerator[Document]) -> Document | None:
-    return await anext(events, None)
+class _Events:
+    """Events that can be closed while the next one is waited for, as an interrupt does."""
+
+    def __init__(self, events: AsyncGenerator[Document]) -> None:
+        self._events = events
+        self._asked: asyncio.Task[Document | None] | None = None
+
+    async def next(self) -> Document | None:
+        """The next event, None after the last."""
+        self._asked = asyncio.create_task(self._next())
+        return await self._asked
+
+    async def close(self) -> None:
+        """Wait for nothing more and let the stream go."""
+        if self._asked is not None:
+            self._asked.cancel()
+            await asyncio.wait([self._asked])
+        await self._events.aclose()
+
+    async def _next(self) -> Document | None:
+        return await anext(self._events, None)

@@ -56,7 +56,7 @@ def test_unsure_keypoints_are_left_out_and_are_zero_in_coco_form(estimate: Estim
 def test_tracked_people_have_their_id_and_smoothed_joints_in_coco_form(estimate: Estimate):
     poses = estimate.poses
     smoothed = Keypoints(poses.keypoints.xy + 1, poses.keypoints.scores)
-    tracks = Tracks(np.array([4]), smoothed, poses.boxes)
+    tracks = Tracks(np.array([4]), smoothed, poses)
     (row,) = coco_results(poses, min_keypoint_score=0.5, image_id=7, tracks=tracks)
     (plain,) = coco_results(poses, min_keypoint_score=0.5, image_id=7)
     assert row.pop("id") == 4
