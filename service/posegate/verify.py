@@ -251,7 +251,8 @@ async def _over_http(settings: Settings, photos: Sequence[Photo], model: Model) 
                 raise BackendDown(f"the service answered {status}: {body[:300].decode()}")
             people = [person["keypoints"] for person in json.loads(body)["people"]]
             joints = [[named[key][:2] for key in model.card.keypoints] for named in people]
-            found.append(np.array(joints, np.float32))
+            shape = (len(people), len(model.card.keypoints), 2)
+            found.append(np.array(joints, np.float32).reshape(shape))
     return found
 
 
@@ -269,9 +270,9 @@ def _pixels(base: Estimates, found: Sequence[F32 | None]) -> tuple[float, float]
         for ours, theirs in zip(base, found, strict=True)
         if ours is not None and theirs is not None
     ]
-    if not distances:
-        raise BadOption("none of the photos has a labelled person; there is nothing to compare")
-    every = np.concatenate(distances)
+    every = np.concatenate([np.zeros(0, np.float32), *distances])
+    if not len(every):
+        raise BadOption("none of the photos shows a labelled person; there is nothing to compare")
     return round(float(every.max()), 4), round(float(np.median(every)), 4)
 
 
