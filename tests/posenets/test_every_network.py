@@ -90,7 +90,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
     (folder / "images").mkdir()
     real = sorted(REAL_PHOTOS.glob("*.jpg")) if REAL_PHOTOS.is_dir() else []
-    contents = [path.read_bytes() for path in real[:2]] or [encode(make_photo(width=640, height=480))] * 2
+    made = encode(make_photo(width=640, height=480))
+    contents = [path.read_bytes() for path in real[:2]] or [made, made]
     for name, content in zip(("1.png", "2.png"), contents, strict=True):
         (folder / "images" / name).write_bytes(content)
     write(folder, [label(1, 1, BOXES[0]), label(2, 2, BOXES[1])])
