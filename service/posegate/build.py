@@ -11,6 +11,7 @@ from posegate.backends.batching import BatchingBackend
 from posegate.backends.onnx import OnnxBackend
 from posegate.backends.resting import RestingNetwork
 from posegate.backends.workers import Workers
+from posegate.budget import Budget
 from posegate.catalog import Catalog, Model, load_catalog
 from posegate.detector import LetterboxDetector
 from posegate.errors import BadOption
@@ -18,7 +19,6 @@ from posegate.estimator import Estimator
 from posegate.image import ImageLimits
 from posegate.metrics import Metrics
 from posegate.pipeline import Pipeline
-from posegate.pixels import PixelBudget
 from posegate.pool import Pool
 from posegate.settings import Settings
 from posegate.tracing import Tracing, Untraced
@@ -64,7 +64,7 @@ def build_pipeline(settings: Settings, metrics: Metrics) -> Pipeline:
         workers=workers,
         pool=pool,
         limits=ImageLimits(max_bytes=settings.max_body_bytes, max_pixels=settings.max_pixels),
-        decoded=PixelBudget(settings.max_decoded_pixels),
+        decoded=Budget(settings.max_decoded_pixels),
         max_people=settings.max_people,
     )
 
@@ -108,7 +108,7 @@ def _embedded(catalog: Catalog, settings: Settings, workers: Workers, metrics: M
         network = _embedded_network(model, settings, workers, metrics)
         rests = settings.network_idle_s > 0 and model is not catalog.get(None, model.card.task)
         networks[name] = (
-            RestingNetwork(network, name=name, idle_s=settings.network_idle_s) if rests else network
+            RestingNetwork(network, model, idle_s=settings.network_idle_s) if rests else network
         )
     return networks, {}
 

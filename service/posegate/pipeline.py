@@ -8,6 +8,7 @@ from functools import partial
 
 from posegate.backends.base import Network
 from posegate.backends.workers import Workers
+from posegate.budget import Budget
 from posegate.catalog import Catalog
 from posegate.detector import Detector
 from posegate.errors import BackendDown, DeadlineExceeded
@@ -15,7 +16,6 @@ from posegate.estimator import Estimator, nobody
 from posegate.headers import is_jpeg
 from posegate.image import ImageLimits, decode_image, read_header
 from posegate.options import EstimateOptions
-from posegate.pixels import PixelBudget
 from posegate.pool import Pool
 from posegate.stages import StageClock
 from posegate.types import Boxes, Image, Poses
@@ -51,7 +51,7 @@ class Pipeline:
         workers: Workers,
         pool: Pool,
         limits: ImageLimits,
-        decoded: PixelBudget,
+        decoded: Budget,
         max_people: int = 100,
     ) -> None:
         self.catalog = catalog

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from posegate.backends.batching import BatchingBackend
 from posegate.backends.resting import RestingNetwork
 from posegate.backends.workers import Workers
 from posegate.build import running_pipeline
+from posegate.catalog import load_catalog
 from posegate.errors import BackendDown
 from posegate.metrics import Metrics
 from posegate.options import EstimateOptions
@@ -51,23 +53,23 @@ class SlowToLoad(FakeBackend):
         await super().start()
 
 
-def resting(backend: FakeBackend, *, idle_s: float = 60.0) -> RestingNetwork:
-    batching = BatchingBackend(
-        backend,
-        model="fake",
-        workers=Workers(1),
-        metrics=Metrics(),
-        max_batch=2,
-        max_wait_s=0,
-        max_queue=8,
-    )
-    return RestingNetwork(batching, name="fake", idle_s=idle_s)
+@pytest.fixture
+def resting(repository: Path) -> Callable[..., RestingNetwork]:
+    """Makes a resting network of a backend."""
+    model = load_catalog(repository).models[POSE_NAME]
+    limits = {"max_batch": 2, "max_wait_s": 0, "max_queue": 8}
+
+    def of(backend: FakeBackend, *, idle_s: float = 60.0) -> RestingNetwork:
+        parts = {"model": model.name, "workers": Workers(1), "metrics": Metrics()}
+        return RestingNetwork(BatchingBackend(backend, **parts, **limits), model, idle_s=idle_s)
+
+    return of
 
 
-async def test_it_is_warmed_up_at_the_start_and_not_in_memory_then() -> None:
+async def test_it_is_warmed_up_at_the_start_and_not_in_memory_then(resting) -> None:
     backend = SlowToLoad()
     network = resting(backend)
-    assert network.ready() == "network fake is not checked"
+    assert network.ready() == f"network {POSE_NAME} is not checked"
     await network.start()
     assert backend.calls == [1, 2]
     assert not backend.started
@@ -76,7 +78,9 @@ async def test_it_is_warmed_up_at_the_start_and_not_in_memory_then() -> None:
     assert network.ready() is not None
 
 
-async def test_callers_who_come_together_wake_it_once_and_waking_counts_as_queueing() -> None:
+async def test_callers_who_come_together_wake_it_once_and_that_counts_as_queueing(
+    resting,
+) -> None:
     backend = SlowToLoad()
     network = resting(backend)
     await network.start()
@@ -96,6 +100,7 @@ async def test_callers_who_come_together_wake_it_once_and_waking_counts_as_queue
 
 
 async def test_it_rests_when_nobody_has_asked_for_a_while_and_wakes_again(
+    resting,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -114,7 +119,7 @@ async def test_it_rests_when_nobody_has_asked_for_a_while_and_wakes_again(
     ] * 2
 
 
-async def test_it_does_not_rest_under_a_caller_nor_between_frequent_ones() -> None:
+async def test_it_does_not_rest_under_a_caller_nor_between_frequent_ones(resting) -> None:
     backend = SlowToLoad()
     network = resting(backend, idle_s=0.1)
     await network.start()
@@ -132,7 +137,7 @@ async def test_it_does_not_rest_under_a_caller_nor_between_frequent_ones() -> No
     await network.stop()
 
 
-async def test_waking_outlives_a_caller_who_does_not_wait_and_then_it_rests() -> None:
+async def test_waking_outlives_a_caller_who_does_not_wait_and_then_it_rests(resting) -> None:
     backend = SlowToLoad()
     network = resting(backend, idle_s=0.05)
     await network.start()
@@ -149,7 +154,7 @@ async def test_waking_outlives_a_caller_who_does_not_wait_and_then_it_rests() ->
 
 @pytest.mark.parametrize("loads", [True, False])
 async def test_a_load_or_warm_up_that_fails_is_told_and_the_next_caller_tries_again(
-    loads: bool, caplog: pytest.LogCaptureFixture
+    resting, loads: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     backend = SlowToLoad()
     network = resting(backend)
@@ -166,7 +171,7 @@ async def test_a_load_or_warm_up_that_fails_is_told_and_the_next_caller_tries_ag
     await network.stop()
 
 
-async def test_a_caller_while_it_falls_asleep_is_answered() -> None:
+async def test_a_caller_while_it_falls_asleep_is_answered(resting) -> None:
     backend = SlowToLoad()
     network = resting(backend, idle_s=0.0)
     await network.start()
@@ -176,7 +181,7 @@ async def test_a_caller_while_it_falls_asleep_is_answered() -> None:
     await network.stop()
 
 
-async def test_nobody_wakes_it_after_the_stop() -> None:
+async def test_nobody_wakes_it_after_the_stop(resting) -> None:
     backend = SlowToLoad()
     network = resting(backend)
     await network.start()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from posegate.backends.base import BackendInfo
 from posegate.backends.workers import Workers
 from posegate.card import PEAK_ROW, HeatmapSpec, ModelCard, SimccSpec
-from posegate.catalog import Model, check_file
+from posegate.catalog import Model
 from posegate.errors import BadCard
 from posegate.types import F32
 
@@ -79,7 +79,6 @@ def half_outputs(model: Model) -> frozenset[str]:
 
 
 def _open_checked(model: Model) -> ort.InferenceSession:
-    check_file(model)  # it may have changed since the catalogue was read
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

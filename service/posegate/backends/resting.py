@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from posegate.backends.base import BackendInfo, Inference, Network
+from posegate.catalog import Model, check_file
 from posegate.errors import BackendDown
 from posegate.types import F32
 
@@ -22,9 +23,9 @@ class RestingNetwork:
     their deadlines pass, so that the next one finds it done.
     """
 
-    def __init__(self, network: Network, *, name: str, idle_s: float) -> None:
+    def __init__(self, network: Network, model: Model, *, idle_s: float) -> None:
         self._network = network
-        self._name = name
+        self._model = model
         self._idle_s = idle_s
         self._started = False
         self._awake = False
@@ -70,7 +71,7 @@ class RestingNetwork:
 
     def ready(self) -> str | None:
         """None also while it rests: it can be asked."""
-        return None if self._started else f"network {self._name} is not checked"
+        return None if self._started else f"network {self._model.name} is not checked"
 
     def _rest_later(self) -> None:
         if self._timer is not None:
@@ -80,7 +81,7 @@ class RestingNetwork:
             self._timer = loop.call_later(self._idle_s, lambda: self._begin(self._rest()))
 
     def _begin(self, change: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(change, name=f"waking or resting of {self._name}")
+        task = asyncio.create_task(change, name=f"waking or resting of {self._model.name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -93,20 +94,21 @@ class RestingNetwork:
 
     async def _load(self) -> None:
         try:
+            await asyncio.to_thread(check_file, self._model)  # it may have changed meanwhile
             await self._network.start()
         except Exception as error:  # whatever a file that changed meanwhile may lead to
-            log.error("network not loaded", exc_info=error, extra={"model": self._name})
+            log.error("network not loaded", exc_info=error, extra={"model": self._model.name})
             await self._network.stop()
             raise BackendDown(
-                f"network {self._name} could not be loaded; the service's log says why",
+                f"network {self._model.name} could not be loaded; the service's log says why",
                 retry_after_s=1.0,
             ) from error
         self._awake = True
-        log.info("network loaded again", extra={"model": self._name})
+        log.info("network loaded again", extra={"model": self._model.name})
 
     async def _rest(self) -> None:
         async with self._change:
             if self._callers == 0:
                 self._awake = False
                 await self._network.stop()
-                log.info("network let go", extra={"model": self._name})
+                log.info("network let go", extra={"model": self._model.name})

@@ -1,10 +1,11 @@
 """The cores that all embedded networks share."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+
+from posegate.budget import Budget
 
 T = TypeVar("T")
 
@@ -18,32 +19,21 @@ class Workers:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.free = count
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._cores = Budget(count)
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="infer")
+
+    @property
+    def free(self) -> int:
+        """How many workers nobody holds."""
+        return self._cores.free
 
     async def acquire(self) -> None:
         """Wait for a worker and take it."""
-        if self.free > 0 and not self._waiting:
-            self.free -= 1
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.release()
-            raise
+        await self._cores.take(1)
 
     def release(self) -> None:
         """Give a worker back; it goes straight to the one who waits longest."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self.free += 1
+        self._cores.give_back(1)
 
     async def run(self, function: Callable[[], T]) -> T:
         """Run a function in one of the threads; the caller holds a worker."""

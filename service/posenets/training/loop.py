@@ -17,7 +17,7 @@ import torch
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from rich.console import Console
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from posenets.training.ahead import ahead
 from posenets.training.checkpoint import (
@@ -30,6 +30,7 @@ from posenets.training.checkpoint import (
     weights_in,
 )
 from posenets.training.log import TrainingLog, progress_bar
+from posenets.training.processes import place, share, start_alike
 from posenets.training.recipe import Recipe, first_fault
 from posenets.training.records import BadData
 from posenets.training.schedule import rate_at
@@ -99,13 +100,11 @@ class Trainer(Generic[Batch]):
         self.device = device
         self.checkpoint = checkpoint
         self.amp = amp
-        shared = distributed.is_initialized()
-        self.processes = distributed.get_world_size() if shared else 1
-        self.rank = distributed.get_rank() if shared else 0
+        self.rank, self.processes = place()
         if self.rank:
             task.reseed(self.rank)
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._start_alike()
+        start_alike(self.network)
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.progress = Done()
         self.waited_s = 0.0  # for data, in the last run
@@ -189,22 +188,15 @@ class Trainer(Generic[Batch]):
                 saves = done or (self.rank == 0 and now - last_save > save_every_s)
                 if reports or saves:
                     self._check_finite(losses, weights=saves)
-                if reports and self.rank == 0:
-                    figures = self._figures(losses, begun, now - start)
-                    console.print(self._line(figures), highlight=False)
-                    if log is not None:
-                        log.add(figures, self.progress.seen)
                 if reports:
+                    if self.rank == 0:
+                        self._tell(losses, begun, now - start, log, console)
                     losses.clear()
                 if saves:
                     self.progress.seconds += now - last_save
                     last_save = now
-                if saves and self.rank == 0:
-                    self.save()
-                    if evaluate is not None:
-                        self._measure(evaluate, log, console)
-                    if report is not None:
-                        console.print(f"  {report(self.ema)}", highlight=False)
+                    if self.rank == 0:
+                        self._keep(report, evaluate, log, console)
         return self.progress
 
     @property
@@ -223,6 +215,33 @@ class Trainer(Generic[Batch]):
             "recipe": self.recipe.model_dump_json(),
         }
         save_checkpoint(path or self.checkpoint, state)
+
+    def _tell(
+        self,
+        losses: list[Tensor],
+        begun: int,
+        elapsed_s: float,
+        log: TrainingLog | None,
+        console: Console,
+    ) -> None:
+        figures = self._figures(losses, begun, elapsed_s)
+        console.print(self._line(figures), highlight=False)
+        if log is not None:
+            log.add(figures, self.progress.seen)
+
+    def _keep(
+        self,
+        report: Callable[[nn.Module], str] | None,
+        evaluate: Callable[[nn.Module], Mapping[str, float]] | None,
+        log: TrainingLog | None,
+        console: Console,
+    ) -> None:
+        """Save first: what looks at the network may fail."""
+        self.save()
+        if evaluate is not None:
+            self._measure(evaluate, log, console)
+        if report is not None:
+            console.print(f"  {report(self.ema)}", highlight=False)
 
     def _measure(
         self,
@@ -269,37 +288,11 @@ class Trainer(Generic[Batch]):
             loss = self.task.loss(self.network, batch)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        shared, late = self._share(loss.detach(), late=late)
+        shared, late = share(self.network, loss.detach(), late=late)
         nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
         self.optimiser.step()
         self._average()
         return shared, late
-
-    def _share(self, loss: Tensor, *, late: bool) -> tuple[Tensor, bool]:
-        """Mean of all processes' gradients and losses, in one message that also says who is late.
-
-        All stop at the same step, or those that go on would wait for the others for ever.
-        """
-        if self.processes == 1:
-            return loss, late
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        said = torch.stack([loss.float(), loss.new_tensor(float(late))])
-        flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), said])
-        distributed.all_reduce(flat)
-        flat /= self.processes
-        sizes = [gradient.numel() for gradient in gradients]
-        *means, mean_loss, mean_late = flat.split([*sizes, 1, 1])
-        for gradient, mean in zip(gradients, means, strict=True):
-            gradient.copy_(mean.reshape(gradient.shape))
-        return mean_loss[0].clone(), bool(mean_late > 0)  # a view would keep all gradients
-
-    @torch.no_grad()
-    def _start_alike(self) -> None:
-        """Every process takes the weights of process 0."""
-        if self.processes == 1:
-            return
-        for value in self.network.state_dict().values():
-            distributed.broadcast(value, 0)
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -1,4 +1,4 @@
-"""The memory of decoded pictures is bounded: posegate.pixels and the pipeline."""
+"""What there is only so much of, and the memory of decoded pictures: posegate.budget."""
 
 import asyncio
 from pathlib import Path
@@ -8,10 +8,10 @@ import pytest
 from fakes import POSE_NAME, encode, make_photo, until
 from posegate import pipeline as pipeline_module
 from posegate.backends.onnx import OnnxBackend
+from posegate.budget import Budget
 from posegate.build import running_pipeline
 from posegate.errors import BadImage, DeadlineExceeded
 from posegate.options import EstimateOptions
-from posegate.pixels import PixelBudget
 from posegate.settings import Settings
 
 WIDTH, HEIGHT = 160, 120
@@ -19,7 +19,7 @@ PHOTO = encode(make_photo(width=WIDTH, height=HEIGHT))
 
 
 async def test_pixels_are_handed_out_first_come_first_served() -> None:
-    budget = PixelBudget(100)
+    budget = Budget(100)
     assert await budget.take(60) is False
     large = asyncio.create_task(budget.take(50))
     small = asyncio.create_task(budget.take(10))  # it would fit, but came later
@@ -33,7 +33,7 @@ async def test_pixels_are_handed_out_first_come_first_served() -> None:
 
 
 async def test_a_picture_larger_than_the_budget_takes_it_whole() -> None:
-    budget = PixelBudget(100)
+    budget = Budget(100)
     assert await budget.take(1000) is False
     waits = asyncio.create_task(budget.take(1))
     await asyncio.sleep(0)
@@ -47,7 +47,7 @@ async def test_a_picture_larger_than_the_budget_takes_it_whole() -> None:
 @pytest.mark.parametrize("come", [False, True])
 async def test_who_is_cancelled_holds_nobody_up(come: bool) -> None:
     """Cancelled while waiting, or just as the turn has come."""
-    budget = PixelBudget(100)
+    budget = Budget(100)
     await budget.take(100)
     leaves = asyncio.create_task(budget.take(100))
     stays = asyncio.create_task(budget.take(30))
