@@ -16,11 +16,13 @@ from posegate.types import F32, Boxes, Keypoints, Poses
 I64 = NDArray[np.int64]
 
 FORGET_S = 1.0
-"""A person unseen for so long gets a new id."""
+"""A person whom a frame missed and who is unseen for so long gets a new id."""
+PAUSE_S = 10.0
+"""After so long without a frame everybody gets a new id."""
 VELOCITY_SHARE = 0.5
 """How much of a box's newest velocity goes into the track's."""
 MAX_SHIFT = 0.25
-"""How far ahead a box is carried, in its own sizes: frames that come in bursts fake high speeds."""
+"""How far ahead a person is looked for, in the box's sizes: frames in bursts fake high speeds."""
 MAX_SCALE = 1.2
 """How much a box may grow or shrink from frame to frame without the detector."""
 
@@ -78,11 +80,8 @@ class Tracker:
         if newest is None or now_s - newest.at_s > FORGET_S:
             return None
         sizes = np.maximum(newest.xyxy[:, 2:] - newest.xyxy[:, :2], np.float32(1))
-        shift = (newest.velocity[:, :2] + newest.velocity[:, 2:]) * np.float32(
-            (now_s - newest.at_s) / 2
-        )
-        limit = sizes * np.float32(MAX_SHIFT)
-        return np.concatenate([newest.xyxy[:, :2] + np.clip(shift, -limit, limit), sizes], axis=1)
+        shift = _centres(_way(newest.xyxy, newest.velocity, np.float32(now_s - newest.at_s)))
+        return np.concatenate([newest.xyxy[:, :2] + shift, sizes], axis=1)
 
     def update(self, poses: Poses, now_s: float, *, carried: bool = False) -> Tracks:
         """Match a frame's people to the tracks; `now_s` is when the frame came, never going back.
@@ -91,7 +90,7 @@ class Tracker:
         then such a person is left out, and people keep the scores of the last detection, by which
         they are ordered.
         """
-        self._keep(now_s - self._seen_s <= FORGET_S)
+        self._forget(now_s)
         boxes, scores, keypoints = poses.boxes.xyxy, poses.boxes.scores, poses.keypoints
         rows = match_tracks(self._similarity(boxes, keypoints, now_s))
         if carried:
@@ -135,12 +134,11 @@ class Tracker:
 
     def _similarity(self, boxes: F32, keypoints: Keypoints, now_s: float) -> F32:
         """(T, P) float32 in [0, 1]."""
-        shift = self._velocity * (now_s - self._seen_s)[:, None].astype(np.float32)
-        predicted = self._xyxy + shift
-        centre_shift = (shift[:, :2] + shift[:, 2:]) / np.float32(2)
-        xy: F32 = self._xy + centre_shift[:, None]
+        elapsed_s = (now_s - self._seen_s)[:, None].astype(np.float32)
+        shift = _way(self._xyxy, self._velocity, elapsed_s)
+        xy: F32 = self._xy + _centres(shift)[:, None]
         oks = keypoint_similarity(xy, self._scores, keypoints, boxes, self._sigmas)
-        mean: F32 = (box_iou(predicted, boxes) + oks) / np.float32(2)
+        mean: F32 = (box_iou(self._xyxy + shift, boxes) + oks) / np.float32(2)
         return mean
 
     def _move(self, rows: I64, fresh: NDArray[np.bool_], boxes: F32, now_s: float) -> None:
@@ -162,7 +160,11 @@ class Tracker:
         )
         self._euro.grow(count)
 
-    def _keep(self, kept: NDArray[np.bool_]) -> None:
+    def _forget(self, now_s: float) -> None:
+        """Let go who has left. At few frames a second, a frame must have missed them as well."""
+        unseen_s = now_s - self._seen_s
+        missed = self._seen_s < (self._newest.at_s if self._newest is not None else now_s)
+        kept = unseen_s <= np.where(missed, FORGET_S, PAUSE_S)
         self._ids, self._seen_s = self._ids[kept], self._seen_s[kept]
         self._box_scores = self._box_scores[kept]
         self._xyxy, self._velocity = self._xyxy[kept], self._velocity[kept]
@@ -177,6 +179,20 @@ def _centre_and_radius(xy: F32, weights: F32) -> tuple[F32, F32]:
     squared = ((xy - centre[:, None]) ** 2).sum(axis=2, keepdims=True)
     radius: F32 = np.sqrt((squared * weights).sum(axis=1) / total)[:, 0]
     return centre, radius
+
+
+def _way(xyxy: F32, velocity: F32, elapsed_s: F32 | np.float32) -> F32:
+    """(P, 4) how far the corners go in that time, at most MAX_SHIFT of the box's sides."""
+    sides = np.maximum(xyxy[:, 2:] - xyxy[:, :2], np.float32(1)) * np.float32(MAX_SHIFT)
+    limit = np.concatenate([sides, sides], axis=1)
+    way: F32 = np.clip(velocity * elapsed_s, -limit, limit)
+    return way
+
+
+def _centres(xyxy: F32) -> F32:
+    """(P, 2) the middle between the corners, or the mean of their ways."""
+    centres: F32 = (xyxy[:, :2] + xyxy[:, 2:]) / np.float32(2)
+    return centres
 
 
 def _sizes(boxes: F32) -> F32:

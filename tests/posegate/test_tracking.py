@@ -45,7 +45,25 @@ def test_a_short_absence_keeps_the_id_and_a_long_one_does_not():
     assert tracker.update(poses((100, 100)), 0.0).ids.tolist() == [0]
     assert tracker.update(poses(), 0.3).ids.tolist() == []
     assert tracker.update(poses((102, 100)), 0.5).ids.tolist() == [0]
+    assert tracker.update(poses(), 1.0).ids.tolist() == []
     assert tracker.update(poses((102, 100)), 2.0).ids.tolist() == [1]
+
+
+def test_ids_stay_at_a_frame_every_few_seconds_and_end_with_a_long_pause():
+    tracker = Tracker(COCO_KEYPOINTS)
+    for frame in range(4):
+        assert tracker.update(poses((100, 100)), 3.0 * frame).ids.tolist() == [0]
+    assert tracker.update(poses((100, 100)), 30.0).ids.tolist() == [1]
+
+
+@pytest.mark.parametrize("burst", [2, 3])
+def test_ids_stay_when_frames_come_in_bursts(burst: int):
+    """As from a network that hands several frames over at once, half a millisecond apart."""
+    tracker = Tracker(COCO_KEYPOINTS)
+    for frame in range(60):
+        came_s = frame // burst * burst * FRAME_S + frame % burst * 0.0005
+        moved = poses((100 + 6 * frame, 100))
+        assert tracker.update(moved, came_s).ids.tolist() == [0]
 
 
 def test_a_newcomer_gets_a_new_id_and_nobody_elses():

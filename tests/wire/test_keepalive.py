@@ -22,17 +22,21 @@ LIMIT_S = 60.0
 Frame = tuple[int, int, bytes]
 
 
+def frame(kind: int, flags: int = 0, payload: bytes = b"") -> bytes:
+    """As it goes over the wire, on stream 0."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + bytes(4) + payload
+
+
 class Peer:
     """An HTTP/2 connection without any call on it."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
-        writer.write(PREFACE)
-        self.send(SETTINGS)
+        self.send(PREFACE, frame(SETTINGS))
 
-    def send(self, kind: int, flags: int = 0, payload: bytes = b"") -> None:
-        head = len(payload).to_bytes(3, "big") + bytes([kind, flags]) + bytes(4)
-        self._writer.write(head + payload)
+    def send(self, *frames: bytes) -> None:
+        """All at once: the end of a connection makes further writes fail and loses its reason."""
+        self._writer.write(b"".join(frames))
 
     async def next(self, *kinds: int) -> Frame:
         """Kind, flags and payload of the next frame of one of these kinds."""
@@ -69,7 +73,7 @@ async def test_an_idle_client_is_pinged(soon: None):
         for _ in range(2):
             _, flags, payload = await peer.next(PING)
             assert flags == 0
-            peer.send(PING, ACK, payload)
+            peer.send(frame(PING, ACK, payload))
 
 
 async def test_a_client_that_pings_as_often_as_it_may_stays(soon: None):
@@ -77,7 +81,7 @@ async def test_a_client_that_pings_as_often_as_it_may_stays(soon: None):
         await peer.next(SETTINGS)
         for number in range(6):
             sent = struct.pack(">Q", number)
-            peer.send(PING, 0, sent)
+            peer.send(frame(PING, 0, sent))
             assert await answered(peer, sent)
             await asyncio.sleep(0.6 * KEEPALIVE_S)
 
@@ -85,8 +89,7 @@ async def test_a_client_that_pings_as_often_as_it_may_stays(soon: None):
 async def test_a_client_that_pings_without_pause_is_told_to_go():
     async with connected() as peer:
         await peer.next(SETTINGS)
-        for number in range(6):
-            peer.send(PING, 0, struct.pack(">Q", number))
+        peer.send(*(frame(PING, 0, struct.pack(">Q", number)) for number in range(6)))
         _, _, payload = await peer.next(GOAWAY)
         assert payload.endswith(b"too_many_pings")
 
@@ -97,4 +100,4 @@ async def answered(peer: Peer, sent: bytes) -> bool:
         kind, flags, payload = await peer.next(PING, GOAWAY)
         if kind == GOAWAY or flags == ACK:
             return payload == sent
-        peer.send(PING, ACK, payload)
+        peer.send(frame(PING, ACK, payload))
