@@ -1,6 +1,7 @@
 """Every network of the table: size, cost, shape, gradients, and ONNX equal to torch."""
 
 import io
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
@@ -105,9 +106,12 @@ SIZE_WH = (64, 64)
 
 
 @pytest.fixture(autouse=True)
-def _one_thread_and_one_seed() -> None:
+def _one_thread_and_one_seed() -> Iterator[None]:
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

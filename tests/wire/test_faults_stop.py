@@ -88,10 +88,14 @@ def test_no_accepted_request_is_lost(repository: Path, tmp_path: Path, photo: by
 def test_every_stream_gets_its_summary(repository: Path, tmp_path: Path, photo: bytes):
     """Streams of both faces and both modes that never pause: every frame taken has its event."""
     endings: list[list[dict]] = []
+    begun = threading.Semaphore(0)
 
     def stream(service: Service, face: str, mode: str) -> None:
         with Client(service.urls[face]) as client:
-            endings.append(list(client.stream(repeat(photo), mode=mode)))
+            events = client.stream(repeat(photo), mode=mode)
+            first = next(events)
+            begun.release()
+            endings.append([first, *events])
 
     with running_service(repository, tmp_path / "log") as service:
         threads = [
@@ -101,6 +105,7 @@ def test_every_stream_gets_its_summary(repository: Path, tmp_path: Path, photo: 
         ]
         for thread in threads:
             thread.start()
+        assert all(begun.acquire(timeout=60) for _ in threads)
         answered = 'posegate_stage_seconds_count{model="made-pose",stage="encode"} '
         wait_until(lambda: count_of(service.metrics(), answered) >= ANSWERED_BEFORE)
         assert service.stop() == 0

@@ -117,7 +117,7 @@ def test_joint_under_the_pointer_is_named(
 
 
 def test_options_ask_again(page: "sync_api.Page", photo_file: Path):
-    assert page.locator("#model").input_value() == POSE_NAME
+    sync_api.expect(page.locator("#model")).to_have_value(POSE_NAME)
     choose(page, photo_file, words="2 people")
     page.locator("#min_score").fill("0.7")
     sync_api.expect(page.locator("#summary")).to_contain_text("1 person")

@@ -26,6 +26,7 @@ CALLS = 24
 COUNT = 'posegate_request_seconds_count{{code="{code}",face="{face}",route="{route}"}}'
 
 IN_FLIGHT = 'posegate_in_flight{face="http"}'
+BACKEND_UP = 'posegate_backend_up{backend="onnxruntime"}'
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,8 @@ def crew(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def wait_until_all_ready(service: Service) -> None:
     def ready() -> bool:
         try:
-            return httpx.get(f"{service.url}/readyz", trust_env=False).status_code == 200
+            told = httpx.get(f"{service.url}/readyz", trust_env=False).status_code == 200
+            return told and samples(service).get(BACKEND_UP) == 1.0
         except httpx.TransportError:
             return False
 
@@ -54,6 +56,14 @@ def workers(service: Service) -> list[int]:
         for pid in pids.split()
         if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
+
+
+def lives(pid: int) -> bool:
+    """Whether it runs; a process that nobody has asked about since it ended does not."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def samples(service: Service) -> dict[str, float]:
@@ -84,15 +94,15 @@ def test_requests_to_all_workers_add_up(crew: Service, photo: bytes):
 
 def test_no_series_names_a_process(crew: Service, photo: bytes):
     httpx.post(f"{crew.url}/v1/poses", content=photo, trust_env=False)
+    wait_until(lambda: samples(crew)[IN_FLIGHT] == 1.0)  # the one that asks
     rows = samples(crew)
     assert not [name for name in rows if "pid" in name]
-    for pid in workers(crew):
-        assert not [name for name in rows if str(pid) in name]
+    values = {value for name in rows for value in re.findall('="([^"]*)"', name)}
+    assert not values & {str(pid) for pid in workers(crew)}
     backend = [value for name, value in rows.items() if name.startswith("posegate_backend_up")]
     assert backend == [1.0]
     infos = [value for name, value in rows.items() if name.startswith("posegate_model_info")]
     assert infos == [1.0, 1.0]
-    assert rows[IN_FLIGHT] == 1.0  # the one that asks
 
 
 def test_stage_times_of_all_workers_have_one_histogram(crew: Service, photo: bytes):
@@ -110,7 +120,7 @@ def test_a_dead_worker_is_replaced_and_its_counts_stay(repository: Path, tmp_pat
         wait_until_all_ready(service)
         for _ in range(8):
             httpx.get(f"{service.url}/v1/models", trust_env=False)
-        counted = calls(service, "http", "200", "/v1/models")
+        wait_until(lambda: calls(service, "http", "200", "/v1/models") == 8)
         first = workers(service)
         with service.connect() as hanging:
             hanging.sendall(HEAD + b"Content-Length: 100\r\n\r\n")
@@ -123,11 +133,11 @@ def test_a_dead_worker_is_replaced_and_its_counts_stay(repository: Path, tmp_pat
         second = workers(service)
         assert len(second) == WORKERS
         assert first[0] not in second
-        assert calls(service, "http", "200", "/v1/models") == counted
+        assert calls(service, "http", "200", "/v1/models") == 8
         wait_until(lambda: samples(service)[IN_FLIGHT] == 1.0)
-        wait_until(lambda: samples(service)['posegate_backend_up{backend="onnxruntime"}'] == 1.0)
+        wait_until(lambda: samples(service)[BACKEND_UP] == 1.0)
         service.process.kill()
-        wait_until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in second))
+        wait_until(lambda: not any(lives(pid) for pid in second))
         with pytest.raises(ConnectionRefusedError):
             service.connect()
 
