@@ -22,6 +22,7 @@ from posegate.card import (
     Verification,
 )
 from posegate.errors import BadCard, UnknownModel
+from posegate.validation import first_fault
 
 __all__ = [
     "Accuracy",
@@ -150,9 +151,7 @@ def load_card(path: Path) -> ModelCard:
     except OSError as error:
         raise BadCard(f"card {path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "card"
-        raise BadCard(f"card {path}: {field}: {first['msg']}") from error
+        raise BadCard(f"card {path}: {first_fault(error, 'card')}") from error
 
 
 def sha256_of(path: Path) -> str:

@@ -27,7 +27,7 @@ from posegate.errors import UnknownModel
 from posegate.logs import configure_logs
 from posegate.server import serve
 from posegate.settings import load_settings
-from posegate.tables import card_rows, model_rows, print_table
+from posegate.tables import card_rows, model_rows, print_table, short_model_row
 from posegate.version import installed_version
 
 app = typer.Typer(
@@ -133,7 +133,8 @@ def models_list(
     if as_json:
         print(json.dumps(rows))
     else:
-        print_table("models", [row | {"default": "yes" if row["default"] else ""} for row in rows])
+        print_table("models", [short_model_row(row) for row in rows])
+        print("ap: of keypoints with true boxes and no flip test; of boxes for a detector")
 
 
 @models.command("show", epilog="Example: posegate models show person-detector")

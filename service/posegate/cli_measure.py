@@ -97,7 +97,8 @@ def evaluate_command(
     if keypoints is not None:
         print_table("keypoints", [keypoints])
     if person_boxes is not None:
-        print_table("person boxes", [person_boxes])
+        whose = "person boxes" if task == "boxes" else "boxes of the people answered"
+        print_table(whose, [person_boxes])
 
 
 def bench_command(

@@ -1,5 +1,6 @@
 """One validated settings class: flags, then `POSEGATE_*`, then a TOML file."""
 
+import difflib
 import os
 import re
 import tomllib
@@ -17,10 +18,15 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from posegate.errors import BadOption
+from posegate.validation import first_fault
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 PREFIX = "POSEGATE_"
+OTHER_VARIABLES = {"POSEGATE_CONFIG", "POSEGATE_API_KEY"}
+"""The file of settings, and the key that the commands send to a service."""
+SERVICE_LINK = re.compile(r"POSEGATE_(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_[0-9]+_.+)?)")
+"""What Kubernetes tells every pod about services of such names."""
 
 
 def _is_sha256(secret: SecretStr) -> SecretStr:
@@ -128,8 +134,9 @@ class Settings(BaseSettings):
     @field_validator("triton_urls", "api_key_sha256", mode="before")
     @classmethod
     def _split_list(cls, value: Any) -> Any:
+        """A lone dash is what `sha256sum` puts behind the hash of its standard input."""
         return (
-            tuple(filter(None, value.replace(",", " ").split()))
+            tuple(part for part in value.replace(",", " ").split() if part != "-")
             if isinstance(value, str)
             else value
         )
@@ -174,14 +181,27 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     config = config or (Path(path) if (path := os.environ.get(PREFIX + "CONFIG")) else None)
     file = _read_toml(config) if config is not None else {}
     environment = {name.upper() for name in os.environ}
+    _refuse_unknown(environment)
     lower = {key: value for key, value in file.items() if PREFIX + key.upper() not in environment}
     given = {key: value for key, value in flags.items() if value is not None}
     try:
         return Settings(**{**lower, **given})
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "settings"
-        raise BadOption(f"setting {field}: {first['msg']}") from error
+        raise BadOption(f"setting {first_fault(error, 'all')}") from error
+
+
+def _refuse_unknown(environment: set[str]) -> None:
+    """A setting that is misspelt must not be left out in silence: it may be that of the keys."""
+    known = {PREFIX + field.upper() for field in Settings.model_fields} | OTHER_VARIABLES
+    for name in sorted(environment - known):
+        if name.startswith(PREFIX) and not SERVICE_LINK.fullmatch(name):
+            fields = [field.upper() for field in Settings.model_fields]
+            near = difflib.get_close_matches(name.removeprefix(PREFIX), fields, n=1)
+            raise BadOption(
+                f"the environment variable {name} is no setting"
+                + (f"; did you mean {PREFIX}{near[0]}?" if near else "")
+                + " (`posegate serve --print-settings` shows all settings)"
+            )
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

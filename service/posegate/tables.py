@@ -19,7 +19,7 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     In a narrow terminal texts are folded between words; names, words and numbers get their room,
     even where lines then become longer than the terminal is wide.
     """
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for place, column in enumerate(rows[0] if rows else ()):
         numeric = not isinstance(rows[0][column], str)
         justify: JustifyMethod = "right" if numeric else "left"
@@ -41,14 +41,34 @@ def model_rows(catalog: Catalog) -> list[dict[str, Any]]:
             "name": model.name,
             "task": model.card.task,
             "default": catalog.get(None, model.card.task) is model,
-            "input": f"{model.card.input.width}x{model.card.input.height}",
+            "input": f"{model.card.input.height}x{model.card.input.width}",
             "parameters": model.card.parameters,
-            "gflops": model.card.gflops,
-            "best_ap": model.card.best_ap if model.card.accuracy else None,
+            "gmacs": model.card.gflops,
+            "ap": _plain_ap(model.card),
             "licence": model.card.licence,
         }
         for model in catalog.models.values()
     ]
+
+
+def short_model_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What of it a terminal of 80 characters has room for."""
+    return {
+        "name": row["name"],
+        "task": row["task"],
+        "default": "yes" if row["default"] else "",
+        "input": row["input"],
+        "params": f"{row['parameters'] / 1e6:.2f} M",
+        "gmacs": row["gmacs"],
+        "ap": row["ap"],
+    }
+
+
+def _plain_ap(card: ModelCard) -> float | None:
+    """AP of true boxes, one look and DARK for keypoints; of boxes for a detector."""
+    conditions = ("truth", False, "dark") if card.task == "pose" else (None, False, None)
+    measured = ((row.ap, (row.boxes, row.flip_test, row.decode)) for row in card.accuracy)
+    return next((ap for ap, of in measured if of == conditions), None)
 
 
 def card_rows(card: ModelCard) -> list[dict[str, Any]]:

@@ -160,6 +160,7 @@ def test_models_are_listed_for_people_and_for_programs(run) -> None:
     table = run("models", "list").stdout
     assert POSE_NAME in table
     assert table.split().count("yes") == 2
+    assert max(map(len, table.splitlines())) <= 80
     rows = json.loads(run("models", "list", "--json").stdout)
     assert [(row["name"], row["default"]) for row in rows] == [
         (DETECTOR_NAME, True),
@@ -204,7 +205,8 @@ def test_evaluate_prints_all_ten_figures(run, tmp_path: Path) -> None:
     refused = run("evaluate", "--data", tmp_path, "--detector", "nope")
     assert refused.exit_code == 2
     assert "there is no network 'nope'" in refused.stderr
-    assert "person boxes" in table
+    assert "people answered" in " ".join(table.split())
+    assert "person boxes" in run("evaluate", "--data", tmp_path, "--task", "boxes").stdout
     repository = make_repository(tmp_path, detector=False)
     alone = ("--model-repository", repository, "--data", tmp_path, "--json")
     assert json.loads(run("evaluate", *alone).stdout)["keypoints"] == report["keypoints"]

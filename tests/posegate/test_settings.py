@@ -43,11 +43,11 @@ def test_defaults_are_those_of_the_contract() -> None:
     ("text", "words"),
     [
         ("http_port = 70000", "http_port"),
-        ("htp_port = 1", "htp_port: Extra inputs"),
+        ("htp_port = 1", "setting htp_port: there is no such field"),
         ("request_timeout_s = nan", "request_timeout_s"),
         ("threads = 0", "threads"),
         ("max_queue = 3", "max_queue must be at least"),
-        ("grpc_port = 8080", "http_port and grpc_port are both 8080; give each face its own"),
+        ("grpc_port = 8080", "setting all: http_port and grpc_port are both 8080; give each face"),
         ("log_level = 'loud'", "log_level"),
         ("http_port", "is not TOML"),
     ],
@@ -55,6 +55,40 @@ def test_defaults_are_those_of_the_contract() -> None:
 def test_a_bad_value_is_named(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(BadOption, match=words):
         load_settings(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("POSEGATE_API_KEYS_SHA256", "did you mean POSEGATE_API_KEY_SHA256?"),
+        ("POSEGATE_MAXPEOPLE", "did you mean POSEGATE_MAX_PEOPLE?"),
+        ("posegate_zzz", r"POSEGATE_ZZZ is no setting \(`posegate serve"),
+    ],
+)
+def test_a_misspelt_variable_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, words: str
+) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(BadOption, match=words):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("POSEGATE_API_KEY", "word"),
+        ("POSEGATE_PORT", "tcp://10.0.0.1:8080"),
+        ("POSEGATE_SERVICE_HOST", "10.0.0.1"),
+        ("POSEGATE_SERVICE_PORT_HTTP", "8080"),
+        ("POSEGATE_PORT_8080_TCP_ADDR", "10.0.0.1"),
+        ("POSEGATE_METRICS_SERVICE_PORT", "9090"),
+    ],
+)
+def test_what_others_put_into_the_environment_is_let_be(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    load_settings()
 
 
 def test_both_ports_may_be_left_to_the_system() -> None:

@@ -5,10 +5,13 @@ Plain ASGI, because a response must be measured to its last byte and a body read
 
 import logging
 import time
+from functools import lru_cache
+from re import Pattern
 
-from fastapi import Request
+from fastapi import FastAPI, Request
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from posegate.api.exchange import chosen_id, record
@@ -90,7 +93,7 @@ class Envelope:
             self._record(connection, status, time.perf_counter() - started, about)
 
     def _record(self, request: HTTPConnection, status: int, seconds: float, about: About) -> None:
-        route = getattr(request.scope.get("route"), "path", UNMATCHED)
+        route = _template(request.scope)
         method = request.scope.get("method", "WEBSOCKET")
         record(
             self._metrics,
@@ -103,6 +106,20 @@ class Envelope:
             request_id=request.state.request_id,
         )
         _tell(about, method, route, status, request.state.request_id)
+
+
+def _template(scope: Scope) -> str:
+    """The route's path as it is written, also where a request was refused before its route."""
+    if (route := scope.get("route")) is not None:
+        return str(route.path)
+    templates = _templates(scope["app"])
+    return next((path for path, regex in templates if regex.match(scope["path"])), UNMATCHED)
+
+
+@lru_cache(maxsize=4)
+def _templates(app: FastAPI) -> list[tuple[str, Pattern[str]]]:
+    """Each documented path, and what it matches."""
+    return [(path, compile_path(path)[0]) for path in app.openapi()["paths"]]
 
 
 def _tell(about: About, method: str, route: str, status: int, request_id: str) -> None:
