@@ -9,16 +9,20 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 Task = Literal["pose", "detect"]
-Triple = tuple[float, float, float]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Shift = Annotated[float, Field(ge=-1000, le=1000)]
+Spread = Annotated[float, Field(ge=1e-3, le=1000)]
+Factor = Annotated[float, Field(ge=0.01, le=100)]
+Sigma = Annotated[float, Field(ge=0.1, le=20)]
+Name = Annotated[str, Field(min_length=1)]
 
 PEAK_ROW = 4 + 13 + 11 * 11
 """Floats per joint that a graph which finds the peaks itself sends: see `codecs/peaks.py`."""
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class InputSpec(_Part):
@@ -28,8 +32,8 @@ class InputSpec(_Part):
     width: PositiveInt
     height: PositiveInt
     color: Literal["rgb", "bgr"]
-    mean: Triple
-    std: tuple[Positive, Positive, Positive]
+    mean: tuple[Shift, Shift, Shift]
+    std: tuple[Spread, Spread, Spread]
 
     @property
     def size_wh(self) -> tuple[int, int]:
@@ -39,7 +43,7 @@ class InputSpec(_Part):
 class CropSpec(_Part):
     """How a person is cut out: the box at the input's aspect ratio, times `padding`."""
 
-    padding: Positive = 1.25
+    padding: Factor = 1.25
 
 
 class LetterboxSpec(_Part):
@@ -64,17 +68,17 @@ class HeatmapSpec(_Part):
     form: Literal["maps", "peaks"] = "maps"
     width: PositiveInt
     height: PositiveInt
-    sigma: Positive = 2.0
-    scale: tuple[Positive, Positive] = (4.0, 4.0)
-    offset: tuple[float, float] = (0.0, 0.0)
+    sigma: Sigma = 2.0
+    scale: tuple[Factor, Factor] = (4.0, 4.0)
+    offset: tuple[Shift, Shift] = (0.0, 0.0)
 
 
 class SimccSpec(_Part):
     """One distribution per joint and axis: `crop_px = bin / split`, `sigma` in bins (x, y)."""
 
     kind: Literal["simcc"]
-    split: Positive = 2.0
-    sigma: tuple[Positive, Positive] = (6.0, 6.0)
+    split: Factor = 2.0
+    sigma: tuple[Sigma, Sigma] = (6.0, 6.0)
     normalize: Literal["none", "softmax", "sigmoid"] = "none"
 
 
@@ -146,7 +150,7 @@ class ModelCard(_Part):
     output: OutputSpec
     codec: Annotated[HeatmapSpec | SimccSpec, Field(discriminator="kind")] | None = None
     nms: NmsSpec | None = None
-    keypoints: tuple[str, ...] = ()
+    keypoints: tuple[Name, ...] = ()
     score: str
     parameters: PositiveInt
     gflops: Positive
@@ -167,6 +171,8 @@ class ModelCard(_Part):
         outputs = 1 if suppressed or isinstance(self.codec, HeatmapSpec) else 2
         if len(self.output.names) != outputs:
             raise ValueError(f"output.names must hold {outputs} name(s) for this task and codec")
+        if len(set(self.output.names)) != len(self.output.names):
+            raise ValueError("output.names must not repeat a name")
         if self.decoded is not None and not isinstance(self.codec, HeatmapSpec):
             raise ValueError("decoded is for heatmap networks")
         if len(set(self.keypoints)) != len(self.keypoints):

@@ -89,8 +89,9 @@ def _within_reach(pixels_bgr: U8, crop_to_image: F64) -> tuple[U8, F64]:
 def letterbox(image: Image, preprocess: Preprocess, *, fill: int) -> tuple[F32, F64]:
     """The whole image scaled to fit at the top-left; the rest of the input is `fill` (0..255).
 
-    Returns the tensor (1, 3, H, W) float32 and `input_to_image` (2, 3) float64. Pixel centres are
-    integers in both frames, so a scale by s maps x to (x + 0.5) * s - 0.5.
+    Returns the tensor (1, 3, H, W) float32 and `input_to_image` (2,) float64, x and y: image pixels
+    to one of the input. Edges, and so the corners of COCO's boxes, go back by it alone, since both
+    pictures begin at edge 0; pixel centres, half a pixel inwards, do not.
     """
     width, height = preprocess.size_wh
     scale = min(width / image.width, height / image.height)
@@ -102,9 +103,7 @@ def letterbox(image: Image, preprocess: Preprocess, *, fill: int) -> tuple[F32, 
         # Bilinear sampling skips pixels below one half and breaks thin limbs up.
         interpolation=cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR,
     )
-    back = np.array([image.width, image.height]) / fitted_wh
-    input_to_image = np.column_stack([np.diag(back), 0.5 * back - 0.5])
-    return normalize(picture, preprocess), input_to_image
+    return normalize(picture, preprocess), np.array([image.width, image.height]) / fitted_wh
 
 
 def normalize(pictures_bgr: U8, preprocess: Preprocess, *, out: F32 | None = None) -> F32:

@@ -11,7 +11,6 @@ from posegate.backends.base import Network
 from posegate.card import LetterboxSpec, NmsSpec
 from posegate.catalog import Model
 from posegate.crops import Preprocess, letterbox
-from posegate.geometry import apply_affine
 from posegate.pool import Pool
 from posegate.types import F32, F64, Boxes, Image
 
@@ -31,7 +30,7 @@ class Detector(Protocol):
     async def detect(
         self, image: Image, *, min_score: float = 0.0, deadline: float | None = None
     ) -> Detection:
-        """Every person of at least `min_score`, boxes in image pixels, inside the image."""
+        """Every person of at least `min_score`; boxes in image pixels, from edge 0 to W and H."""
         ...
 
 
@@ -84,9 +83,11 @@ def select_boxes(
 ) -> Boxes:
     """Boxes that survive non-maximum suppression, best first, clipped to the picture.
 
-    `boxes_xyxy` (A, 4) float32 in network input pixels, `scores` (A,) float32; the result is in
-    image pixels. A box without area inside the picture is dropped, as is one that is not finite.
-    Boxes under `min_score` go first: they never suppress a better one, and most boxes are such.
+    `boxes_xyxy` (A, 4) float32 in network input pixels, `scores` (A,) float32, `input_to_image`
+    (2,) as `letterbox` gives it; the result is in image pixels. Corners are edges, as COCO's: the
+    whole picture is the box from 0 to `size_wh`. A box without area inside the picture is dropped,
+    as is one that is not finite. Boxes under `min_score` go first: they never suppress a better
+    one, and most boxes are such.
     """
     least = max(nms.min_score, min_score)
     candidates = np.flatnonzero((scores >= least) & np.isfinite(boxes_xyxy).all(axis=1))
@@ -96,13 +97,13 @@ def select_boxes(
     xywh = np.column_stack([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]])
     best_first = cv2.dnn.NMSBoxes(
         xywh,  # type: ignore[arg-type]  # OpenCV's stubs know lists only
-        scores,  # type: ignore[arg-type]
-        least,
+        # OpenCV keeps what is above the threshold, and a score of 0 may be asked for.
+        np.maximum(scores, np.finfo(np.float32).tiny),  # type: ignore[arg-type]
+        0.0,
         nms.iou,
     )
     kept = np.asarray(best_first, np.int64)[: nms.max_boxes]
-    corners = apply_affine(input_to_image, boxes_xyxy[kept].reshape(-1, 2)).reshape(-1, 4)
-    limits = np.array([*size_wh, *size_wh], np.float32) - np.float32(1)
-    corners = np.clip(corners, np.float32(0), limits)
+    corners = boxes_xyxy[kept] * np.tile(input_to_image, 2).astype(np.float32)
+    corners = np.clip(corners, np.float32(0), np.tile(size_wh, 2).astype(np.float32))
     inside = ((corners[:, 2:] - corners[:, :2]) > 0).all(axis=1)
     return Boxes(corners[inside], np.clip(scores[kept], 0, 1)[inside].astype(np.float32))

@@ -17,8 +17,8 @@ MAX_CHUNKS = 16_384
 """PNG writers use chunks of 8 kB or more, so 20 MiB have about 2,500."""
 MAX_JPEG_SEGMENTS = 1_024
 """A segment holds up to 64 kB; 20 MiB of metadata fill 320."""
-MAX_JPEG_PADDING = 1_024
-"""Bytes that may lie between two segments, where nothing belongs."""
+MAX_JPEG_PADDING = 16_384
+"""Bytes of a file that may lie between its segments, where nothing belongs."""
 
 _JPEG, _PNG, _WEBP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"WEBP"
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
@@ -26,6 +26,8 @@ _JPEG_SCAN = re.compile(rb"\xff\xda")  # three times as fast as bytes.count on e
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD9)})
 _SCAN, _END = 0xDA, 0xD9
+_EXIF_INTEGERS = {3: "H", 4: "I"}
+"""SHORT is the type of EXIF's Orientation; some programs write LONG."""
 _TRUNCATED = "The {} file is cut off or its structure is broken; send all of its bytes."
 
 
@@ -105,11 +107,12 @@ def _jpeg_scan_start(data: bytes) -> int:
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Marker, first byte and end of each whole segment up to the first scan."""
-    position = 2
+    position, padding = 2, MAX_JPEG_PADDING
     for _ in range(MAX_JPEG_SEGMENTS):
-        match = _JPEG_MARKER.search(data, position, position + MAX_JPEG_PADDING)
+        match = _JPEG_MARKER.search(data, position, position + padding + 2)
         if match is None or match[1][0] == _END:
             return
+        padding -= match.start() - position
         marker, start = match[1][0], match.end()
         if marker in _JPEG_BARE:
             position = start
@@ -209,7 +212,8 @@ def _read_orientation(tiff: bytes) -> int:
         return 1
     (entries,) = struct.unpack_from(order + "H", tiff, directory)
     table = tiff[directory + 2 : directory + 2 + 12 * entries]
-    for tag, kind, _, value in struct.iter_unpack(order + "HHIH2x", table[: len(table) // 12 * 12]):
-        if tag == 0x0112 and kind == 3:
-            return value if 1 <= value <= 8 else 1
+    for tag, kind, _, value in struct.iter_unpack(order + "HHI4s", table[: len(table) // 12 * 12]):
+        if tag == 0x0112 and kind in _EXIF_INTEGERS:
+            (orientation,) = struct.unpack_from(order + _EXIF_INTEGERS[kind], value)
+            return orientation if 1 <= orientation <= 8 else 1
     return 1

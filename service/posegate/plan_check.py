@@ -4,6 +4,7 @@ Half precision has ruined light networks without a word, so no plan is served un
 """
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -43,7 +44,11 @@ class PlanCheck:
     oks: float | None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """None for a difference that is not finite, which JSON has no number for."""
+        return {
+            name: figure if figure is not None and math.isfinite(figure) else None
+            for name, figure in asdict(self).items()
+        }
 
 
 async def photo_crops(model: Model, photos: Sequence[Path], settings: Settings) -> F32:

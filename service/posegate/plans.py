@@ -4,6 +4,7 @@ A plan is kept in a cache under what it is tied to. Until a plan is in its place
 be, Triton serves the ONNX file.
 """
 
+import math
 import re
 import tempfile
 from collections.abc import Callable
@@ -68,7 +69,9 @@ class Limits:
 
     def passed_by(self, check: PlanCheck) -> str | None:
         """None for a plan that may be served, else why not."""
-        if not check.max_pixel_diff <= self.max_pixel_diff:
+        if not math.isfinite(check.max_pixel_diff):
+            return "its outputs are no finite numbers, or not the ONNX file's; try --precision fp32"
+        if check.max_pixel_diff > self.max_pixel_diff:
             far = f"{check.max_pixel_diff:.2f} px from the ONNX file"
             return f"{far}, {self.max_pixel_diff} is allowed; try --precision fp32"
         if check.oks is not None and check.oks < self.min_oks:

@@ -46,6 +46,12 @@ def _calibrate(checkpoint: Path, photos: Path, boxes: Path | None) -> str:
     fitted, count = calibrate_detector(network, labelled, recipe)
     if not count:
         raise BadData(f"{photos}: the detector finds no box in its photos; there is nothing to fit")
+    if not fitted.slope > 0:
+        raise BadData(
+            f"{photos}: of the {count} boxes that the detector finds in its photos, those with "
+            "higher scores are not more often right, so no chance can be fitted; give photos with "
+            "more labelled people, or train the detector further"
+        )
     save_checkpoint(checkpoint, state | {"calibration": asdict(fitted)})
     return f"{checkpoint}: slope {fitted.slope:.3f}, shift {fitted.shift:.3f} from {count} boxes"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fakes import add_copy, black_photo, encode, make_photo, make_repository
-from posegate.bench import WARM_UP_CALLS, bench, found_jobs, made_jobs
+from posegate.bench import WARM_UP_CALLS, _row, _Taken, bench, found_jobs, made_jobs
 from posegate.errors import BackendDown, BadOption
 from posegate.loadclient import Connection, poses_path, running_server
 from posegate.pipeline import EstimateOptions, Pipeline
@@ -34,6 +34,21 @@ async def test_both_faces_are_measured_for_every_cell(
     assert alone.other_share is not None
     assert 0 < alone.other_share < 1
     assert rows[1].other_share is rows[2].other_share is None
+
+
+@pytest.mark.parametrize(
+    ("latency_s", "p95_ms"),
+    [
+        ([0.1], 100),
+        ([0.2, 0.1, 0.1, 0.1, 0.1], 180),
+        ([0.1] * 99 + [0.4], 100),
+    ],
+)
+def test_one_call_in_twenty_is_slower_than_p95_and_none_made_up(
+    latency_s: list[float], p95_ms: float
+) -> None:
+    taken = _Taken(latency_s, network_s=[0.0] * len(latency_s), elapsed_s=1.0)
+    assert _row("http", 1, 1, taken).p95_ms == pytest.approx(p95_ms)
 
 
 @pytest.mark.parametrize("people", [1, 8, 16])

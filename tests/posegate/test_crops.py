@@ -128,9 +128,7 @@ def test_letterbox_puts_the_picture_at_the_top_left(
     assert (tensor[0, :, : fitted[1], : fitted[0]] == 7).all()
     assert (tensor[0, :, fitted[1] :] == 114).all()
     assert (tensor[0, :, :, fitted[0] :] == 114).all()
-    corners = np.array([[-0.5, -0.5], [fitted[0] - 0.5, fitted[1] - 0.5]])
-    found = apply_affine(back, corners)
-    np.testing.assert_allclose(found, [[-0.5, -0.5], [width - 0.5, height - 0.5]], atol=1e-3)
+    np.testing.assert_allclose(fitted * back, (width, height), atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [(640, 480), (1300, 700), (90, 160)])
@@ -140,5 +138,20 @@ def test_letterbox_maps_a_dot_back_to_its_place(size: tuple[int, int]) -> None:
     dot = (width * 0.4 + 0.3, height * 0.6 + 0.2)
     image = dot_at(*dot, width=width, height=height, sigma=max(size) / 80)
     tensor, back = letterbox(image, square, fill=0)
-    found = apply_affine(back, np.array([centre_of_mass(tensor[0, 0])]))
-    np.testing.assert_allclose(found, [dot], atol=0.05)
+    found = (np.array(centre_of_mass(tensor[0, 0])) + 0.5) * back - 0.5
+    np.testing.assert_allclose(found, dot, atol=0.05)
+
+
+@pytest.mark.parametrize("width", [320, 640, 1280, 4000])
+def test_letterbox_maps_the_edges_of_a_rectangle_back_to_its_edges(width: int) -> None:
+    """Drawn on `[x0, x1)`, whose COCO box is x0 to x1; its edges from how much the fit shows."""
+    square = Preprocess(size_wh=(320, 320), color="bgr", mean=(0, 0, 0), std=(1, 1, 1))
+    left, top, right, bottom = box = width * np.array([40, 24, 120, 160]) // 320
+    pixels = np.zeros((width * 3 // 4, width, 3), np.uint8)
+    pixels[top:bottom, left:right] = 255
+    tensor, back = letterbox(Image(pixels), square, fill=0)
+    plane = tensor[0, 0] / 255
+    centre = np.array(centre_of_mass(plane)) + 0.5
+    size = np.array([plane.sum(axis=1).max(), plane.sum(axis=0).max()])
+    edges = np.concatenate([centre - size / 2, centre + size / 2])
+    np.testing.assert_allclose(edges * np.tile(back, 2), box, atol=0.01 * width / 320)

@@ -1,24 +1,27 @@
 """image -> boxes: posegate.detector."""
 
 import numpy as np
+import pytest
 
 from fakes import MADE_BOX_SCORES, MADE_BOXES_INPUT, black_photo, encode, make_photo
 from posegate.card import NmsSpec
 from posegate.detector import select_boxes
-from posegate.geometry import apply_affine
 from posegate.options import EstimateOptions
 from posegate.pipeline import Pipeline
 
-IDENTITY = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+AS_IT_IS = np.ones(2)
 NMS = NmsSpec(iou=0.6, min_score=0.1, max_boxes=3)
 
 
-def select(rows: list[list[float]], scores: list[float], nms: NmsSpec = NMS) -> list[list[float]]:
+def select(
+    rows: list[list[float]], scores: list[float], nms: NmsSpec = NMS, *, min_score: float = 0.0
+) -> list[list[float]]:
     boxes = select_boxes(
         np.array(rows, np.float32).reshape(-1, 4),
         np.array(scores, np.float32),
-        IDENTITY,
+        AS_IT_IS,
         nms=nms,
+        min_score=min_score,
         size_wh=(100, 50),
     )
     assert boxes.xyxy.dtype == np.float32
@@ -39,7 +42,18 @@ def test_weak_boxes_and_boxes_that_are_not_numbers_are_left_out() -> None:
 
 def test_boxes_are_clipped_to_the_picture_and_dropped_outside_it() -> None:
     rows = [[-5, -5, 10, 10], [90, 40, 120, 70], [110, 0, 120, 10], [20, -30, 30, -10]]
-    assert select(rows, [0.9, 0.8, 0.7, 0.6], NmsSpec()) == [[0, 0, 10, 10], [90, 40, 99, 49]]
+    assert select(rows, [0.9, 0.8, 0.7, 0.6], NmsSpec()) == [[0, 0, 10, 10], [90, 40, 100, 50]]
+
+
+# a score, the card's least and the least asked for: whoever has the least is there
+@pytest.mark.parametrize(
+    ("score", "card", "asked"),
+    [(1.0, 0.1, 1.0), (0.5, 0.1, 0.5), (0.3, 0.3, 0.0), (0.0, 0.0, 0.0)],
+)
+def test_a_box_of_just_the_least_score_stays(score: float, card: float, asked: float) -> None:
+    rows = [[0, 0, 10, 10], [1, 0, 10, 10], [20, 20, 30, 30]]
+    nms = NmsSpec(iou=0.6, min_score=card)
+    assert select(rows, [score, score, score], nms, min_score=asked) == [rows[0], rows[2]]
 
 
 def test_no_more_boxes_than_the_card_allows() -> None:
@@ -53,10 +67,8 @@ def test_nobody_is_an_answer() -> None:
 
 async def test_people_are_found_in_the_frame_of_the_picture(pipeline: Pipeline) -> None:
     found = await pipeline.find_people(encode(make_photo()), EstimateOptions())
-    input_to_image = np.array([[2.5, 0.0, 0.75], [0.0, 2.5, 0.75]])
-    kept = MADE_BOXES_INPUT[[0, 2]].reshape(-1, 2)
-    expected = apply_affine(input_to_image, kept).reshape(-1, 4)
-    np.testing.assert_allclose(found.xyxy, np.clip(expected, 0, [159, 119, 159, 119]), atol=1e-4)
+    expected = np.clip(MADE_BOXES_INPUT[[0, 2]] * 2.5, 0, [160, 120, 160, 120])
+    np.testing.assert_allclose(found.xyxy, expected, atol=1e-4)
     np.testing.assert_array_equal(found.scores, MADE_BOX_SCORES[[0, 2]])
 
 
@@ -71,7 +83,7 @@ def test_leaving_weak_boxes_out_first_changes_nothing_for_the_others() -> None:
     rows = np.concatenate([corner, corner + size], axis=1)
     scores = random.uniform(0, 1, 200).astype(np.float32)
     nms = NmsSpec(iou=0.5, min_score=0.01, max_boxes=300)
-    every = select_boxes(rows, scores, IDENTITY, nms=nms, size_wh=(100, 100))
-    sure = select_boxes(rows, scores, IDENTITY, nms=nms, size_wh=(100, 100), min_score=0.4)
+    every = select_boxes(rows, scores, AS_IT_IS, nms=nms, size_wh=(100, 100))
+    sure = select_boxes(rows, scores, AS_IT_IS, nms=nms, size_wh=(100, 100), min_score=0.4)
     assert 0 < len(sure.scores) < len(every.scores)
     np.testing.assert_array_equal(sure.xyxy, every.xyxy[every.scores >= 0.4])

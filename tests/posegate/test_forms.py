@@ -93,8 +93,7 @@ async def forms(simcc_repository: Path) -> AsyncIterator[Pipeline]:
 
 async def test_boxes_suppressed_inside_the_graph_are_kept_as_they_come(forms: Pipeline) -> None:
     found = await forms.find_people(encode(make_photo()), EstimateOptions())
-    corners = MADE_BOXES_INPUT * np.float32(2.5) + np.float32(0.75)
-    expected = np.clip(corners, 0, [159, 119, 159, 119])
+    expected = np.clip(MADE_BOXES_INPUT * np.float32(2.5), 0, [160, 120, 160, 120])
     np.testing.assert_allclose(found.xyxy, expected, atol=1e-4)
     np.testing.assert_allclose(found.scores, MADE_BOX_SCORES)
     assert len(await forms.find_people(encode(black_photo()), EstimateOptions())) == 0

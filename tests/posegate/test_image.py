@@ -1,5 +1,6 @@
 import contextlib
 import resource
+import struct
 import time
 
 import cv2
@@ -49,6 +50,16 @@ def test_exif_orientation_is_read_in_both_byte_orders(extension: str) -> None:
     for order in "<>":
         header = read_header(with_orientation(extension, 6, order), LIMITS)
         assert header == ImageHeader(header.format, 32, 24, 6, 1)
+
+
+@pytest.mark.parametrize(("orientation", "read"), [(6, 6), (0x10006, 1)])
+def test_exif_orientation_may_be_a_long_number(orientation: int, read: int) -> None:
+    for order in "<>":
+        short = struct.pack(order + "HHIHH", 0x0112, 3, 1, 6, 0)
+        long = struct.pack(order + "HHII", 0x0112, 4, 1, orientation)
+        block = files.exif_block(6, order).replace(short, long)
+        data = files.jpeg_with_exif(files.encoded(".jpg"), block)
+        assert read_header(data, LIMITS).orientation == read
 
 
 @pytest.mark.parametrize(
@@ -268,6 +279,13 @@ def test_file_made_to_waste_time_is_refused_quickly(data: bytes) -> None:
     with pytest.raises(BadImage):
         decode_image(data, LIMITS)
     assert time.thread_time() - start < 0.25
+
+
+@pytest.mark.parametrize(("gaps", "whole"), [(8, True), (20, False)])
+def test_padding_between_jpeg_segments_is_bounded_in_all(gaps: int, whole: bool) -> None:
+    padded = b"\xff\xd8" + (b"\xff" * 1000 + b"\xff\xe2\0\2") * gaps + files.encoded(".jpg")[2:]
+    with contextlib.nullcontext() if whole else pytest.raises(BadImage):
+        assert decode_image(padded, LIMITS).width == 32
 
 
 def test_jpeg_with_endless_scans_is_refused() -> None:

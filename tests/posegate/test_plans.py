@@ -170,9 +170,18 @@ def test_outputs_that_are_no_numbers_are_infinitely_far(networks):
     broken = {name: np.full_like(output, np.nan) for name, output in expected.items()}
     check = compare(model.card, expected, broken)
     assert check.max_pixel_diff == float("inf")
-    assert Limits().passed_by(check) is not None
+    assert "no finite numbers" in Limits().passed_by(check)
+    assert Limits(max_pixel_diff=float("inf"), min_oks=0).passed_by(check) is not None
     assert Limits().passed_by(compare(model.card, expected, expected)) is None
     assert Limits().passed_by(compare(model.card, expected, {})) is not None
+
+
+def test_the_report_has_no_figure_for_what_is_infinitely_far(builder, tensorrt, networks):
+    tensorrt.noise = float("nan")
+    (result,) = builder.build_all(networks, (POSE_NAME,))
+    row = json.loads(json.dumps(result.as_dict(), allow_nan=False))
+    assert row["state"] == "refused"
+    assert (row["max_abs_diff"], row["max_pixel_diff"], row["oks"]) == (None, None, 0.0)
 
 
 def test_moved_boxes_are_measured(networks):

@@ -81,7 +81,7 @@ def test_vector_without_a_peak_gives_the_middle_and_score_zero(
     np.testing.assert_array_equal(found.scores, [[0]])
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", [*SPLITS, 2.5])
 def test_vectors_of_a_mirrored_crop_are_turned_back(split: float) -> None:
     order = flip_order(COCO_KEYPOINTS)
     xy = np.round(points() * split) / split

@@ -123,6 +123,13 @@ def test_options_of_the_other_kind_of_recipe_are_refused(cached: Path, coco_fold
         refused(f"{option}: a detection recipe learns from --photos", *detect, option, coco_folder)
 
 
+def test_people_come_from_one_source(cached: Path, pack: Path) -> None:
+    arguments = ["train", cached / "pose.toml", "--out", cached / "run.pt"]
+    named = "give either --cache folders or --labels files"
+    refused(named, *arguments)
+    refused(named, *arguments, "--cache", cached / "cache", "--labels", pack)
+
+
 def test_ap_of_sixteen_joints_is_refused_before_training(
     cached: Path, coco_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,10 +211,24 @@ def test_bad_checkpoints_to_export(tmp_path: Path, state: dict[str, Any], named:
     (tmp_path / "about.json").write_text("{}")
     arguments = ["export", tmp_path / "run.pt", "--repository", tmp_path / "models"]
     refused(f"run.pt: {named}", *arguments, "--name", "made", "--about", tmp_path / "about.json")
-    refused("needs --name and --about", *arguments)
+    refused("run.pt: field 'recipe'", *arguments)
     (tmp_path / "about.json").write_text('{"speed": 1}')
-    refused(r"about\.json: ", *arguments, "--name", "made", "--about", tmp_path / "about.json")
+    named = (
+        r"about\.json: speed: .* the fields are description, data, length, machine, licence, notes"
+    )
+    refused(named, *arguments, "--name", "made", "--about", tmp_path / "about.json")
     refused("--name: 'a/b' is more than", *arguments, "--name", "a/b", "--network", "hrnet-w32")
+
+
+def test_help_of_export_names_the_facts_for_the_card() -> None:
+    said = CliRunner().invoke(app, ["export", "--help"], env={"COLUMNS": "200"}).stdout
+    assert "description, data, length, machine, licence, notes" in said
+
+
+def test_the_version_is_told() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.exit_code == 0
+    assert re.fullmatch(r"posenets \d\S*\n", result.stdout)
 
 
 @pytest.fixture
@@ -242,6 +263,10 @@ def test_calibrate_keeps_slope_and_shift_in_the_checkpoint(
         (lambda labels: labels.update(annotations=[]), r"labels\.json: annotations name no person"),
         (lambda labels: labels.update(images=[], annotations=[]), r"labels\.json: "),
         (lambda labels: labels["images"][0].update(file_name="no.png"), r"labels\.json: .*no\.png"),
+        (
+            lambda labels: [row.update(bbox=[0, 0, 1, 1]) for row in labels["annotations"]],
+            r"labels\.json: of the \d+ boxes .* higher scores are not more often right",
+        ),
     ],
 )
 def test_calibrate_refuses_labels_that_teach_nothing(

@@ -95,6 +95,27 @@ def test_mosaic_moves_boxes_with_their_pictures(coco_folder: Path) -> None:
                 assert bright[inner].mean() > 0.8
 
 
+def test_no_person_of_a_crowded_photo_becomes_background() -> None:
+    corners = np.array([[70 * x, 70 * y] for x in range(10) for y in range(10)], np.float32)
+    boxes = np.concatenate([corners, corners + 60], 1)
+    data = DetectionData([Photo("crowd.png", b"", boxes[:60], boxes[60:], 1.0)], mosaic=0.0)
+    data._single = lambda size: (np.zeros((size, size, 3), np.uint8), boxes[:60], boxes[60:])
+    batch = data.batch(1, 64)
+    np.testing.assert_array_equal(batch.people[0, batch.valid[0]], boxes[:60])
+    np.testing.assert_array_equal(batch.ignored[0], boxes[60:])
+
+
+def test_photos_of_nobody_teach_background() -> None:
+    encoded = bytes(cv2.imencode(".png", np.zeros((64, 64, 3), np.uint8))[1])
+    nobody = np.zeros((0, 4), np.float32)
+    batch = DetectionData([Photo("empty.png", encoded, nobody, nobody, 1.0)]).batch(2, 64)
+    assert not batch.valid.any()
+    centres, _ = points_of((64, 64))
+    logits, boxes = torch.zeros(2, len(centres)), torch.zeros(2, len(centres), 4)
+    loss = detection_loss(logits, boxes, centres, batch.people, batch.valid, batch.ignored)
+    assert loss > 0
+
+
 def test_unsure_boxes_become_ignored_regions(coco_folder: Path) -> None:
     labels = json.loads(coco_folder.read_text())
     labels["annotations"][0]["score"] = 0.2
@@ -176,6 +197,33 @@ def test_separable_scores_give_finite_numbers() -> None:
     fitted = fit_logistic(np.array([-2, -1, 1, 2], np.float32), np.array([0, 0, 1, 1], bool))
     assert np.isfinite([fitted.slope, fitted.shift]).all()
     assert fitted.slope > 0
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread", "share"),
+    [(9, 2, 0.3), (6, 2, 0.2), (20, 2, 0.3), (4, 1, 0.1)],  # far surer than right
+)
+def test_calibration_of_sure_scores_finds_the_greatest_likelihood(
+    mean: float, spread: float, share: float
+) -> None:
+    random = np.random.default_rng(0)
+    logits = random.normal(mean, spread, 200)
+    right = random.random(200) < share
+    fitted = fit_logistic(logits.astype(np.float32), right)
+    chance = 1 / (1 + np.exp(-(fitted.slope * logits + fitted.shift)))
+    yes, no = right.sum(), (~right).sum()
+    target = np.where(right, (yes + 1) / (yes + 2), 1 / (no + 2))
+    assert (chance - target).sum() == pytest.approx(0, abs=1e-3)
+    assert ((chance - target) * logits).sum() == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize(("logits", "right"), [([2.0], [True]), ([15.0, 14.0, 17.0], [False] * 3)])
+def test_scores_of_boxes_all_right_or_all_wrong_say_nothing(
+    logits: list[float], right: list[bool]
+) -> None:
+    fitted = fit_logistic(np.array(logits, np.float32), np.array(right))
+    assert fitted.slope == 0
+    assert np.sign(fitted.shift) == (1 if right[0] else -1)
 
 
 def test_calibrating_a_detector_rests_on_its_boxes(coco_folder: Path) -> None:

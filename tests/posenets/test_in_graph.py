@@ -96,6 +96,19 @@ def test_maps_without_a_peak(decode: str, content):
     assert not peaks.scores.any()
 
 
+# what one pixel off the peak holds, and by how much all is multiplied
+@pytest.mark.parametrize(("odd", "times"), [(-np.inf, 1.0), (0.0, 3e38)])
+@pytest.mark.parametrize("decode", DECODES)
+def test_a_peak_in_a_map_without_a_finite_sum(decode: str, odd: float, times: float):
+    maps = np.full((1, JOINTS, 64, 48), 0.5, np.float32)
+    maps[:, :, 40, 20], maps[:, :, 5, 5] = 1.0, odd
+    maps *= np.float32(times)
+    whole, peaks = both_ways(spec(), maps, decode)
+    assert whole.scores.min() == 1
+    np.testing.assert_array_equal(peaks.xy, whole.xy)
+    np.testing.assert_array_equal(peaks.scores, whole.scores)
+
+
 def test_a_peak_in_the_first_pixel_is_no_flat_map():
     maps = np.zeros((1, JOINTS, 64, 48), np.float32)
     maps[:, :, 0, 0] = 0.8

@@ -45,7 +45,7 @@ class PeaksCodec(HeatmapCodec):
         values = rows[:, VALUES][:, _CENTRE]
         xy = self._place(rows, peaks_xy)
         flat = ~peaks_xy.any(axis=1) & ~(rows[:, 2] < values)
-        blank = flat | ~np.isfinite(values) | ~np.isfinite(rows[:, 3])
+        blank = flat | ~np.isfinite(values) | np.isnan(rows[:, 3])
         width, height = self.size_wh
         xy[blank] = ((width - 1) / 2, (height - 1) / 2)
         scores = np.where(blank, np.float32(0), values).clip(0, 1)

@@ -29,6 +29,7 @@ class SimccCodec:
     ) -> None:
         """`sigma`, in bins, is one number or one per axis; `normalize` names a `SCORE_MAPS`."""
         self.split = float(split)
+        self._mirror = (crop_wh[0] - 1) * self.split
         self.bins_xy = (round(crop_wh[0] * self.split), round(crop_wh[1] * self.split))
         self._sigma_xy = np.broadcast_to(np.asarray(sigma, np.float64), (2,))
         self._peak_scores = SCORE_MAPS[normalize]
@@ -61,13 +62,18 @@ class SimccCodec:
     def flip(self, outputs: Sequence[NDArray[Any]], order: NDArray[np.int64]) -> tuple[F32, ...]:
         """Vectors of a mirrored crop, as those of the crop itself; `order` (J,): mirrored joint.
 
-        Pixel W - 1 lies `split - 1` bins before the last bin, so the mirrored vector is moved left
-        by that much (to the nearest bin); its border fills what comes in.
+        Pixel W - 1, where pixel 0 is mirrored to, lies `split - 1` bins before the last bin, so the
+        mirrored vector is moved left by that much, interpolating linearly; its border fills what
+        comes in.
         """
         x, y = (np.take(np.asarray(vectors, np.float32), order, axis=1) for vectors in outputs)
         bins = x.shape[-1]
-        columns = bins - 1 - np.arange(bins) - round(self.split - 1)
-        return np.take(x, columns.clip(0, bins - 1), axis=-1), y
+        columns = int(self._mirror) - np.arange(bins)
+        turned = np.take(x, columns.clip(0, bins - 1), axis=-1)
+        if part := self._mirror % 1:
+            right = np.take(x, (columns + 1).clip(0, bins - 1), axis=-1)
+            turned = turned * (1 - part) + right * part
+        return turned, y
 
     def _decode_axis(self, vectors: NDArray[Any]) -> tuple[F32, F32]:
         """Place in crop pixels and score, both (P, J)."""

@@ -24,6 +24,8 @@ RIGHT_IOU = 0.5
 NMS_IOU = 0.6
 MIN_SCORE = 0.05
 _NEWTON_STEPS = 50
+_FLAT = 1e-5
+"""Gradient at which the likelihood is taken for its greatest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,32 +49,40 @@ def calibrate_detector(
         tensor, input_to_image = letterbox(Image(photo.pixels_bgr()), preprocess, fill=FILL)
         raw, boxes = network(torch.from_numpy(tensor))
         kept = _suppress(boxes[0], raw[0].sigmoid())
-        scale = torch.tensor(input_to_image[[0, 1], [0, 1]], dtype=torch.float32).repeat(2)
-        shift = torch.tensor(input_to_image[:, 2], dtype=torch.float32).repeat(2)
-        verdict, counts = _judge(boxes[0, kept] * scale + shift, photo)
+        scale = torch.tensor(input_to_image, dtype=torch.float32).repeat(2)
+        verdict, counts = _judge(boxes[0, kept] * scale, photo)
         logits.append(raw[0, kept].numpy()[counts])
         right.append(verdict[counts])
     return fit_logistic(np.concatenate(logits), np.concatenate(right)), sum(map(len, right))
 
 
 def fit_logistic(logits: F32, right: np.ndarray) -> Calibration:
-    """Slope and shift of greatest likelihood, by Newton's method.
+    """Slope and shift of greatest likelihood, by Newton's method with steps that never lower it.
 
     `logits` (N,), `right` (N,) bool. Targets are smoothed as Platt does, so that separable data
-    give finite numbers.
+    give finite numbers; slope 0 where all are right or all wrong. Lin, Lin & Weng, A Note on
+    Platt's Probabilistic Outputs for Support Vector Machines, Machine Learning 68, 2007.
     """
     yes, no = int(right.sum()), int((~right).sum())
     target = np.where(right, (yes + 1) / (yes + 2), 1 / (no + 2))
     features = np.column_stack([logits.astype(np.float64), np.ones(len(logits))])
-    weights: F64 = np.array([1.0, 0.0])
+    weights: F64 = np.array([0.0, np.log((yes + 1) / (no + 1))])
     for _ in range(_NEWTON_STEPS):
-        chance = 1 / (1 + np.exp(-features @ weights))
-        curvature = (features * (chance * (1 - chance))[:, None]).T @ features
-        step = np.linalg.solve(curvature + 1e-6 * np.eye(2), features.T @ (target - chance))
-        weights = weights + step
-        if np.abs(step).max() < 1e-8:
+        chance = np.exp(-np.logaddexp(0, -features @ weights))
+        gradient = features.T @ (target - chance)
+        if np.abs(gradient).max() < _FLAT:
             break
+        curvature = (features * (chance * (1 - chance))[:, None]).T @ features
+        step = np.linalg.solve(curvature + 1e-6 * np.eye(2), gradient)
+        while _loss(features @ (weights + step), target) > _loss(features @ weights, target):
+            step /= 2
+        weights = weights + step
     return Calibration(float(weights[0]), float(weights[1]))
+
+
+def _loss(logits: F64, target: F64) -> float:
+    """Cross-entropy, the negative logarithm of the likelihood."""
+    return float((np.logaddexp(0, logits) - target * logits).sum())
 
 
 def _suppress(boxes: Tensor, scores: Tensor) -> list[int]:

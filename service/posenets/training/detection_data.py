@@ -15,8 +15,6 @@ from posegate.types import F32, F64, U8
 from posenets.training.records import decode_bgr, read_labelled_images
 
 FILL = 114
-MAX_PEOPLE = 40
-MAX_IGNORED = 20
 _MIN_SIDE = 6.0
 _MIN_KEPT = 0.3
 
@@ -42,7 +40,7 @@ class Photo:
 @dataclass(frozen=True, slots=True)
 class DetectionBatch:
     """`images` (N, 3, S, S) float32 RGB 0..255, `people` (N, G, 4) xyxy, `valid` (N, G) bool,
-    `ignored` (N, I, 4) xyxy, all in input pixels."""
+    `ignored` (N, I, 4) xyxy, all in input pixels; G and I are those of the fullest picture."""
 
     images: Tensor
     people: Tensor
@@ -81,25 +79,18 @@ class DetectionData:
     def batch(self, count: int, size: int) -> DetectionBatch:
         """`count` pictures of `size` x `size` pixels."""
         images = np.empty((count, size, size, 3), np.uint8)
-        people = np.zeros((count, MAX_PEOPLE, 4), np.float32)
-        valid = np.zeros((count, MAX_PEOPLE), bool)
-        ignored = np.zeros((count, MAX_IGNORED, 4), np.float32)
+        people: list[F32] = []
+        ignored: list[F32] = []
         for n in range(count):
-            if self.random.random() < self.mosaic:
-                images[n], found, skipped = self._mosaic(size)
-            else:
-                images[n], found, skipped = self._single(size)
-            found, skipped = found[:MAX_PEOPLE], skipped[:MAX_IGNORED]
-            people[n, : len(found)] = found
-            valid[n, : len(found)] = True
-            ignored[n, : len(skipped)] = skipped
+            draw = self._mosaic if self.random.random() < self.mosaic else self._single
+            images[n], found, skipped = draw(size)
+            people.append(found)
+            ignored.append(skipped)
         tensor = torch.from_numpy(images[..., ::-1].copy()).permute(0, 3, 1, 2).float()
-        return DetectionBatch(
-            tensor,
-            torch.from_numpy(people),
-            torch.from_numpy(valid),
-            torch.from_numpy(ignored),
-        )
+        boxes = _padded(people)
+        counts = torch.tensor([len(found) for found in people])
+        valid = torch.arange(boxes.shape[1]) < counts[:, None]
+        return DetectionBatch(tensor, boxes, valid, _padded(ignored))
 
     def _single(self, size: int) -> tuple[U8, F32, F32]:
         canvas = np.full((size, size, 3), FILL, np.uint8)
@@ -181,6 +172,14 @@ class DetectionData:
             mixed = np.repeat(mixed.mean(-1, keepdims=True), 3, -1)
         jittered: U8 = np.clip(mixed, 0, 255).astype(np.uint8)
         return jittered
+
+
+def _padded(boxes: list[F32]) -> Tensor:
+    """(N, G, 4), G the most boxes of a picture and at least 1; empty boxes pad the others."""
+    padded = torch.zeros(len(boxes), max(1, *map(len, boxes)), 4)
+    for row, found in zip(padded, boxes, strict=True):
+        row[: len(found)] = torch.from_numpy(found)
+    return padded
 
 
 def _shrunk(pixels: U8, affine: F64) -> tuple[U8, F64]:
