@@ -15,6 +15,8 @@ from typing import Any
 from posegate.errors import BadOption
 from posegate.skeleton import COCO_KEYPOINTS
 
+PERSON = 1
+"""COCO's category of people."""
 LABELS_NAME = "person_keypoints.json"
 _PUBLISHED = re.compile(r"(?:person_keypoints|instances)_(\w+)")
 _LIMIT = 1e6
@@ -31,7 +33,7 @@ _KINDS: dict[type, str] = {
 
 @dataclass(frozen=True, slots=True)
 class CocoLabels:
-    """`images` by id and `annotations`, crowds among them, in the file's order."""
+    """`images` by id and `annotations` of people, crowds among them, in the file's order."""
 
     path: Path
     images: dict[int, dict[str, Any]]
@@ -72,6 +74,7 @@ def read_labels(path: Path, *, needed: Sequence[str] = ()) -> CocoLabels:
 
     `needed` are fields, numbers, that every annotation must have beside COCO's `id`, `image_id` and
     `bbox`. Where `num_keypoints` is missing, it becomes the number of keypoints with v > 0.
+    Annotations of another category than people's are left out; one that tells none is a person's.
     """
     document = _read(path)
     where = f"{path} is not COCO keypoint annotations"
@@ -80,17 +83,20 @@ def read_labels(path: Path, *, needed: Sequence[str] = ()) -> CocoLabels:
     images: dict[int, dict[str, Any]] = {}
     for index, image in enumerate(_typed(document, "images", list, where)):
         place = f"{path}: images[{index}]"
-        number = check_integer(_object(image, place), "id", place)
+        number = check_integer(check_object(image, place), "id", place)
         if number in images:
             raise BadOption(f"{place}: id {number} stands twice")
         _typed(image, "file_name", str, place)
         images[number] = image
-    annotations = _typed(document, "annotations", list, where)
-    for index, annotation in enumerate(annotations):
+    person = _person_category(document, path)
+    annotations: list[dict[str, Any]] = []
+    for index, annotation in enumerate(_typed(document, "annotations", list, where)):
         _check_annotation(annotation, f"{path}: annotations[{index}]", path, images, needed)
         if "num_keypoints" not in annotation:
             visibilities = annotation.get("keypoints", [])[2::3]
             annotation["num_keypoints"] = sum(v > 0 for v in visibilities)
+        if annotation.get("category_id", person) == person:
+            annotations.append(annotation)
     return CocoLabels(path, images, annotations)
 
 
@@ -103,6 +109,17 @@ def _read(path: Path) -> Any:
         raise BadOption(f"{path} cannot be read: {error.strerror}{hint}") from error
     except (ValueError, RecursionError) as error:
         raise BadOption(f"{path} is not COCO keypoint annotations: {error}") from error
+
+
+def _person_category(document: dict[str, Any], path: Path) -> int:
+    """The id of the category named `person`; COCO's where the file names none so."""
+    if "categories" not in document:
+        return PERSON
+    for index, category in enumerate(_typed(document, "categories", list, f"{path}")):
+        place = f"{path}: categories[{index}]"
+        if check_object(category, place).get("name") == "person":
+            return check_integer(category, "id", place)
+    return PERSON
 
 
 def check_integer(row: Mapping[str, Any], field: str, where: str) -> int:
@@ -133,6 +150,19 @@ def check_numbers(
         raise BadOption(f"{where}: {field} holds NaN, infinity or a number beyond a million")
 
 
+def check_sides(row: Mapping[str, Any], where: str) -> None:
+    """BadOption unless the `bbox`, four numbers, has a width and a height."""
+    if not min(row["bbox"][2:]) > 0:
+        raise BadOption(f"{where}: bbox {row['bbox']} must have positive width and height")
+
+
+def check_object(value: Any, where: str) -> dict[str, Any]:
+    """The value, which must be an object."""
+    if not isinstance(value, dict):
+        raise BadOption(f"{where} is {reprlib.repr(value)}; it must be an object")
+    return value
+
+
 def _check_annotation(
     annotation: Any,
     place: str,
@@ -140,7 +170,7 @@ def _check_annotation(
     images: Mapping[int, dict[str, Any]],
     needed: Sequence[str],
 ) -> None:
-    number = check_integer(_object(annotation, place), "id", place)
+    number = check_integer(check_object(annotation, place), "id", place)
     where = f"{path}: annotation {number}"
     image_id = check_integer(annotation, "image_id", where)
     if image_id not in images:
@@ -149,17 +179,12 @@ def _check_annotation(
     check_numbers(annotation, "bbox", 4, where)
     for field in needed:
         check_number(annotation, field, where)
+    check_number(annotation, "category_id", where, optional=True)
     seen = annotation.get("num_keypoints", 0)
     if type(seen) is not int:
         raise BadOption(f"{where}: {_found(annotation, 'num_keypoints')}; it must be an integer")
     joints = 3 * len(COCO_KEYPOINTS)
     check_numbers(annotation, "keypoints", joints, where, optional=not seen)
-
-
-def _object(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise BadOption(f"{where} is {reprlib.repr(value)}; it must be an object")
-    return value
 
 
 def _typed(row: Mapping[str, Any], field: str, kind: type, where: str) -> Any:

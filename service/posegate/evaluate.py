@@ -13,7 +13,7 @@ import numpy as np
 
 from posegate.api.documents import coco_results
 from posegate.catalog import Model
-from posegate.coco_labels import label_file, read_labels
+from posegate.coco_labels import PERSON, check_sides, label_file, read_labels
 from posegate.errors import BadImage, BadOption, TooLarge
 from posegate.ordered import in_order
 from posegate.pipeline import EstimateOptions, Pipeline
@@ -23,7 +23,6 @@ KEYPOINT_FIGURES = (
     "ap", "ap50", "ap75", "ap_medium", "ap_large", "ar", "ar50", "ar75", "ar_medium", "ar_large",
 )  # fmt: skip
 BOX_FIGURES = ("ap", "ap50")
-PERSON = 1
 _UNLABELLED = {"iscrowd": 0, "keypoints": [0] * 51}
 """What the evaluator asks of an annotation that has a box alone."""
 Task = Literal["keypoints", "boxes"]
@@ -74,11 +73,8 @@ def load_data(path: Path) -> Data:
     people = defaultdict(list)
     for label in labels.annotations:
         if not label.get("iscrowd") and label["num_keypoints"] > 0:
-            if not min(label["bbox"][2:]) > 0:
-                raise BadOption(
-                    f"{labels.path}: annotation {label['id']} of image {label['image_id']}: bbox "
-                    f"{label['bbox']} must have positive width and height"
-                )
+            where = f"{labels.path}: annotation {label['id']} of image {label['image_id']}"
+            check_sides(label, where)
             people[label["image_id"]].append([float(value) for value in label["bbox"]])
     photos = [Photo(number, photo, people[number]) for number, photo in labels.photos().items()]
     annotations = {
@@ -86,7 +82,7 @@ def load_data(path: Path) -> Data:
         "images": list(labels.images.values()),
         # The evaluator takes a match with the annotation of id 0 for none.
         "annotations": [
-            _UNLABELLED | label | {"id": number}
+            _UNLABELLED | label | {"id": number, "category_id": PERSON}
             for number, label in enumerate(labels.annotations, 1)
         ],
         "categories": [{"id": PERSON, "name": "person"}],
@@ -216,13 +212,13 @@ def coco_scorer(
     def score(
         kind: str, results: list[dict[str, Any]], figures: tuple[str, ...]
     ) -> dict[str, float]:
-        if not results:
-            return dict.fromkeys(figures, 0.0)
         with contextlib.redirect_stdout(io.StringIO()):
-            truth = COCO()
+            truth, found = COCO(), COCO()
             truth.dataset = data.annotations
             truth.createIndex()
-            evaluator = COCOeval(truth, truth.loadRes(results), kind)
+            if results:  # loadRes takes no empty list
+                found = truth.loadRes(results)
+            evaluator = COCOeval(truth, found, kind)
             evaluator.params.imgIds = [photo.id for photo in data.photos]
             evaluator.params.catIds = [PERSON]
             evaluator.evaluate()

@@ -1,6 +1,7 @@
 """labelled folder -> AP and AR: posegate.evaluate."""
 
 import builtins
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from fakes import DETECTOR_NAME, MADE_JOINTS_HEATMAP, POSE_NAME, encode, make_ph
 from labelled_folder import BOXES, label, write
 from posegate.build import running_pipeline
 from posegate.errors import BadOption
-from posegate.evaluate import KEYPOINT_FIGURES, evaluate, load_data
+from posegate.evaluate import BOX_FIGURES, KEYPOINT_FIGURES, coco_scorer, evaluate, load_data
 from posegate.options import EstimateOptions
 from posegate.pipeline import Pipeline
 from posegate.settings import Settings
@@ -85,6 +86,30 @@ async def test_a_network_that_sees_people_elsewhere_scores_zero(
     report = await evaluate(pipeline, folder, EstimateOptions())
     assert report.keypoints is not None
     assert report.keypoints["ap"] == 0.0
+
+
+def test_no_result_at_all_scores_zero_where_people_are_labelled(folder: Path) -> None:
+    score = coco_scorer(load_data(folder))
+    keypoints = dict.fromkeys(KEYPOINT_FIGURES, 0.0) | {"ap_medium": -1.0, "ar_medium": -1.0}
+    assert score("keypoints", [], KEYPOINT_FIGURES) == keypoints
+    assert score("bbox", [], BOX_FIGURES) == {"ap": 0.0, "ap50": 0.0}
+    write(folder, [])
+    score = coco_scorer(load_data(folder))
+    assert score("keypoints", [], KEYPOINT_FIGURES) == dict.fromkeys(KEYPOINT_FIGURES, -1.0)
+
+
+@pytest.mark.parametrize("person", [0, 1, 7])
+async def test_only_annotations_of_people_count(
+    pipeline: Pipeline, folder: Path, person: int
+) -> None:
+    labels = [label(1, 1, BOXES[0], category_id=person), label(2, 1, BOXES[1], category_id=18)]
+    write(folder, labels)
+    path = folder / "person_keypoints.json"
+    categories = [{"id": 18, "name": "dog"}, {"id": person, "name": "person"}]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"categories": categories}))
+    report = await evaluate(pipeline, folder, EstimateOptions(decode="argmax"))
+    assert report.keypoints is not None
+    assert (report.people, report.keypoints["ap"]) == (1, 1.0)
 
 
 async def test_detector_boxes_are_scored_too(pipeline: Pipeline, folder: Path) -> None:

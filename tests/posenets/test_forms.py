@@ -29,6 +29,7 @@ from posenets.export.calibration import calibration_crops
 from posenets.export.checkpoint import CheckpointExport, export_checkpoint
 from posenets.export.compare import compare_with_torch
 from posenets.export.forms import FORMS, write_form
+from posenets.export.onnx import ExportDiffers
 from posenets.networks import build_network
 from posenets.networks.person_detector import PersonDetector
 from posenets.training.cache import build_cache
@@ -268,6 +269,19 @@ def test_kernel_beyond_half_precision_makes_no_form_of_halves(
     assert not (tmp_path / f"{NAME}-{form}").exists()
 
 
+def test_bias_beyond_half_precision_is_only_stored_as_it_is(models: Path, tmp_path: Path) -> None:
+    model = copy_of(models, tmp_path)
+    network = onnx.load(model.onnx_path)
+    bias = next(weight for weight in network.graph.initializer if len(weight.dims) == 1)
+    large = numpy_helper.to_array(bias) + np.float32(7e4)
+    bias.CopyFrom(numpy_helper.from_array(large, bias.name))
+    onnx.save(network, model.onnx_path)
+    with pytest.raises(BadData, match=rf"{bias.name} holds a number that half precision cannot"):
+        write_form(model, "fp16")
+    assert not (tmp_path / f"{NAME}-fp16").exists()
+    assert write_form(model, "fp16-storage").exists()
+
+
 def _large_kernel(state: dict[str, Any]) -> None:
     state["ema"]["last.weight"][0, 0] = 7e4
 
@@ -313,6 +327,31 @@ def test_bad_checkpoint_leaves_the_network_that_was_there(
     assert result.exit_code == 1, result.output
     assert re.fullmatch(f"error: [^\n]*{named}[^\n]*\n", result.stderr), result.stderr
     assert load_catalog(tmp_path).models[NAME].card == load_card(models / NAME / CARD_NAME)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_failed_proof_leaves_no_folder(folder: Path, tmp_path: Path) -> None:
+    state = torch.load(folder / "run.pt")
+    _overflowing(state)
+    torch.save(state, tmp_path / "bad.pt")
+    with pytest.raises(ExportDiffers):
+        export_checkpoint(CheckpointExport(tmp_path / "bad.pt", tmp_path / "new", NAME))
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.pt"]
+
+
+@pytest.mark.parametrize("licence", [None, "MIT"])
+def test_card_names_the_network_and_claims_no_licence_for_its_weights(
+    folder: Path, tmp_path: Path, licence: str | None
+) -> None:
+    arguments = ["export", folder / "run.pt", "--repository", tmp_path / "models"]
+    if licence is not None:
+        (tmp_path / "about.json").write_text(json.dumps({"licence": licence}))
+        arguments += ["--about", tmp_path / "about.json"]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    card = load_card(tmp_path / "models" / "hrnet-w16-small" / CARD_NAME)
+    assert card.name == "hrnet-w16-small"
+    assert card.licence == f"code: Apache-2.0; weights: {licence or 'not stated'}"
 
 
 @pytest.mark.parametrize("command", [["compare", NAME], ["export-decoded", "."]])
@@ -325,6 +364,27 @@ def test_damaged_network_file_is_named(
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 1, result.output
     assert re.fullmatch(rf"error: network file {NAME}/1/model\.onnx [^\n]*\n", result.stderr)
+
+
+@pytest.mark.parametrize("command", [["compare", NAME], ["export-decoded", "."]])
+@pytest.mark.parametrize("content", [b"no network", b""])
+def test_file_of_the_right_hash_that_is_no_network_is_named(
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
+    content: bytes,
+) -> None:
+    model = copy_of(models, tmp_path)
+    model.onnx_path.write_bytes(content)
+    card = json.loads((model.folder / CARD_NAME).read_text())
+    card["sha256"] = sha256_of(model.onnx_path)
+    (model.folder / CARD_NAME).write_text(json.dumps(card))
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1, result.output
+    named = rf"error: {NAME}/1/model\.onnx: not a network ONNX Runtime can load [^\n]*\n"
+    assert re.fullmatch(named, result.stderr), result.stderr
 
 
 def test_calibration_is_spread_over_the_people_of_a_folder(

@@ -102,9 +102,9 @@ def test_json_people_are_gathered_by_photo_and_count_from_zero(folder: Path) -> 
     assert np.isnan(record.head_sizes).all()
 
 
-def test_the_box_is_the_square_of_the_persons_height_below_its_centre(folder: Path) -> None:
+def test_the_box_is_the_persons_height_below_its_centre_as_narrow_as_a_crop(folder: Path) -> None:
     box = next(read_mpii_json(write_json(folder, ENTRIES))).boxes_xywh[0]
-    np.testing.assert_allclose(box[2:], 300)
+    np.testing.assert_allclose(box[2:], [225, 300])
     np.testing.assert_allclose(box[:2] + box[2:] / 2, [149, 119 + 15 * 1.5])
 
 

@@ -81,3 +81,11 @@ def test_a_person_without_a_head_size_is_refused(size: float) -> None:
     heads = np.where(np.arange(PEOPLE) == 2, size, HEADS).astype(np.float32)
     with pytest.raises(ValueError, match="head box per person"):
         pckh(found, true, np.ones((PEOPLE, JOINTS), bool), heads, joint_names=MPII_KEYPOINTS)
+
+
+def test_a_joint_that_is_never_labelled_has_no_figure_in_the_rows() -> None:
+    found, true = at_distance(np.zeros((PEOPLE, JOINTS)))
+    labelled = np.zeros((PEOPLE, JOINTS), bool)
+    rows = pckh(found, true, labelled, HEADS, joint_names=MPII_KEYPOINTS).as_rows()
+    nothing = {"labelled": 0, "pckh@0.5": None, "pckh@0.1": None}
+    assert rows == [{"joint": joint} | nothing for joint in (*MPII_KEYPOINTS, "mean")]

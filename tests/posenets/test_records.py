@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import image_files as files
 from posenets.training.people import read_people
 from posenets.training.records import BadData, read_labelled_images
 
@@ -33,6 +34,33 @@ def test_crowd_boxes_are_left_out(coco_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("categories", "category_id", "people"),
+    [
+        ([{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}], 1, 1),
+        ([{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}], 18, 0),
+        ([{"id": 1, "name": "dog"}, {"id": 7, "name": "person"}], 7, 1),
+        ([{"id": 1, "name": "dog"}, {"id": 7, "name": "person"}], 1, 0),
+        ([{"id": 7, "name": "person"}], ..., 1),  # an annotation that tells no category
+        ([], 1, 1),
+        (..., 1, 1),
+        (..., 18, 0),
+    ],
+)
+def test_only_people_are_read(
+    coco_folder: Path, categories: object, category_id: object, people: int
+) -> None:
+    labels = json.loads(coco_folder.read_text())
+    labels["categories"] = categories
+    labels["annotations"] = labels["annotations"][:1]
+    labels["annotations"][0]["category_id"] = category_id
+    for holder in (labels, labels["annotations"][0]):
+        for field in [field for field, value in holder.items() if value is ...]:
+            del holder[field]
+    coco_folder.write_text(json.dumps(labels))
+    assert len(next(iter(read_labelled_images(coco_folder))).boxes_xywh) == people
+
+
+@pytest.mark.parametrize(
     ("place", "value", "named"),
     [
         (("images",), None, "images is None"),  # a whole field
@@ -43,6 +71,10 @@ def test_crowd_boxes_are_left_out(coco_folder: Path) -> None:
         (("images", 1, "file_name"), ..., r"images\[1\]: file_name is missing"),
         (("images", 1, "shard"), 0, "image 0 .*: shard is missing"),  # on some images only
         (("annotations",), {}, "annotations is {}; it must be a list"),
+        (("categories",), {}, "categories is {}; it must be a list"),
+        (("categories", 0), 1, r"categories\[0\] is 1; it must be an object"),
+        (("categories", 0), {"name": "person"}, r"categories\[0\]: id is missing"),
+        (("annotations", 1, "category_id"), "person", "image 1: category_id is 'person'; it must"),
         (("annotations", 1), "1", r"annotations\[1\] is '1'; it must be an object"),
         (("annotations", 1, "id"), None, r"annotations\[1\]: id is None"),
         (("annotations", 1, "image_id"), "abc", "annotation 1: image_id is 'abc'"),
@@ -136,3 +168,13 @@ def test_shard_cut_short_is_named(pack: Path, share: float) -> None:
     shard.write_bytes(whole[: int(content * share)])
     with pytest.raises(BadData, match=r"pack_0\.tar"):
         list(read_labelled_images(pack))
+
+
+def test_photos_stand_upright(coco_folder: Path) -> None:
+    plain = files.encoded(".jpg")
+    photo = coco_folder.parent / "images" / "0.png"
+    photo.write_bytes(plain)
+    stored = next(read_labelled_images(coco_folder)).pixels_bgr()
+    photo.write_bytes(files.jpeg_with_exif(plain, files.exif_block(6)))
+    upright = next(read_labelled_images(coco_folder)).pixels_bgr()
+    np.testing.assert_array_equal(upright, np.rot90(stored, -1))

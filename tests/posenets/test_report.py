@@ -115,12 +115,12 @@ def test_networks_without_weights_are_named_with_their_size(
 @pytest.fixture
 def mpii(tmp_path: Path) -> list[object]:
     """Options for one person of MPII whom the made network sees, but for the left wrist."""
-    box = [100.0, 100.0, 200.0, 200.0]
+    box = [125.0, 100.0, 150.0, 200.0]
     seen = dict(zip(COCO_KEYPOINTS, seen_by_the_made_network(box), strict=True))
     joints = [[*(seen.get(name, np.zeros(2)) + 1)] for name in MPII_KEYPOINTS]
     joints[MPII_KEYPOINTS.index("left_wrist")][0] += 40
     labels = tmp_path / "valid.json"
-    # MPII's box of a person: a square of 200 px times scale, 15 px times scale below the centre
+    # MPII's person: 200 px times scale high, the middle 15 px times scale below the centre
     person = {"image": "1.png", "center": [201, 201 - 15], "scale": 1.0}
     person |= {"joints": np.array(joints).tolist(), "joints_vis": [1] * 16}
     labels.write_text(json.dumps([person]))
@@ -137,10 +137,24 @@ def test_pckh_is_reported_for_the_joints_that_both_know(
     document = evaluate(models, tmp_path / "report", *mpii)
     rows = {row["joint"]: row for row in document["networks"][0]["pckh"]}
     assert "pelvis" not in rows
-    assert rows["left_knee"]["pckh@0.5"] == 1.0
+    assert rows["left_knee"]["pckh@0.1"] == 1.0
     assert rows["left_wrist"]["pckh@0.5"] == 0.0
     assert rows["mean"]["labelled"] == 12
     assert document["notes"] == []
+
+
+def test_a_joint_that_is_never_labelled_has_no_figure(
+    models: Path, mpii: list[object], tmp_path: Path
+) -> None:
+    labels = tmp_path / "valid.json"
+    (person,) = json.loads(labels.read_text())
+    person["joints_vis"][MPII_KEYPOINTS.index("left_ankle")] = 0
+    labels.write_text(json.dumps([person]))
+    document = evaluate(models, tmp_path / "report", *mpii)
+    rows = {row["joint"]: row for row in document["networks"][0]["pckh"]}
+    assert rows["left_ankle"]["pckh@0.5"] is None
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| left_ankle | 0 | - | - |" in text.splitlines()
 
 
 def test_a_detectors_boxes_are_said_to_be_for_coco_alone(

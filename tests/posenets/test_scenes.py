@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.io import savemat
 
 from labelled_folder import BOXES, label, write
-from posenets.evaluation.scenes import coco_scenes, mpii_scenes
+from posenets.evaluation.scenes import coco_scenes, mpii_scenes, with_boxes
+from posenets.training.people import read_people
 from posenets.training.records import BadData
 
 
@@ -73,3 +75,41 @@ def test_labels_of_nobody_are_refused(photos: Path) -> None:
 def test_head_boxes_beside_mpiis_own_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadData, match=r"mpii\.mat: .* leave --heads out"):
         mpii_scenes(tmp_path / "mpii.mat", heads=tmp_path / "heads.mat")
+
+
+def test_boxes_of_mpii_are_those_of_training(mpii: Path) -> None:
+    (scene,) = mpii_scenes(mpii, heads=head_boxes(mpii.parent, 50, 100))
+    (image,) = read_people(mpii)
+    np.testing.assert_array_equal(scene.boxes_xywh, image.boxes_xywh)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"bbox": [1, 2, 3, 4, 0.9]}, r"bbox is \[1, 2, 3, 4, 0\.9\]; it must be 4 numbers"),
+        ({"bbox": [1, 2, float("inf"), 4]}, "bbox holds NaN, infinity"),
+        ({"bbox": [1, 2, 3, -4]}, r"bbox \[1, 2, 3, -4\] must have positive width and height"),
+        ({"bbox": None}, "bbox is None"),
+        ({"score": float("nan")}, "score is nan; it must be a number"),
+        ({"score": 1e30}, r"score is 1e\+30; it must be a number"),
+        ({"image_id": "1"}, "image_id is '1'; it must be an integer"),
+        ({"category_id": None}, "category_id is None; it must be an integer"),
+    ],
+)
+def test_a_bad_row_of_a_detectors_boxes_is_named(
+    photos: Path, changes: dict[str, Any], words: str
+) -> None:
+    write(photos, [label(1, 1, BOXES[0])])
+    scenes, _ = coco_scenes(photos)
+    row = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.9}
+    results = photos / "boxes.json"
+    results.write_text(json.dumps([row, row | changes]))
+    with pytest.raises(BadData, match=rf"boxes\.json: entry 1: {words}"):
+        with_boxes(scenes, results)
+
+
+@pytest.mark.parametrize("content", ["{}", "[", "7", "[" * 100_000])
+def test_a_file_that_is_no_list_of_boxes_is_named(photos: Path, content: str) -> None:
+    (photos / "boxes.json").write_text(content)
+    with pytest.raises(BadData, match=r"boxes\.json: not a COCO results file"):
+        with_boxes([], photos / "boxes.json")

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from posegate.evaluate import KEYPOINT_FIGURES, PERSON, Data, coco_scorer
+from posegate.coco_labels import PERSON
+from posegate.evaluate import KEYPOINT_FIGURES, Data, coco_scorer
 from posegate.people import person_scores
 from posegate.types import F64, Keypoints
 from posenets.evaluation.oks import joint_oks

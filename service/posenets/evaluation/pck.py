@@ -30,22 +30,22 @@ class Pckh:
     labelled: NDArray[np.int64]
 
     def as_rows(self) -> list[dict[str, object]]:
-        """One row per joint and one for the mean, a column per threshold."""
-        names = [f"pckh@{threshold:g}" for threshold in self.thresholds]
-        rows: list[dict[str, object]] = [
-            {"joint": joint, "labelled": int(count)}
-            | dict(zip(names, column.tolist(), strict=True))
-            for joint, count, column in zip(
-                self.joint_names, self.labelled, self.per_joint.T, strict=True
-            )
-        ]
+        """One row per joint and one for the mean, a column per threshold; None for NaN."""
         counted = sum(
             int(count)
             for joint, count in zip(self.joint_names, self.labelled, strict=True)
             if joint not in LEFT_OUT
         )
-        total = {"joint": "mean", "labelled": counted}
-        return [*rows, total | dict(zip(names, self.mean.tolist(), strict=True))]
+        joints = zip(self.joint_names, self.labelled, self.per_joint.T, strict=True)
+        return [
+            *(self._row(joint, int(count), shares) for joint, count, shares in joints),
+            self._row("mean", counted, self.mean),
+        ]
+
+    def _row(self, joint: str, labelled: int, shares: F64) -> dict[str, object]:
+        names = (f"pckh@{threshold:g}" for threshold in self.thresholds)
+        known = (None if np.isnan(share) else share for share in shares.tolist())
+        return {"joint": joint, "labelled": labelled, **dict(zip(names, known, strict=True))}
 
 
 def pckh(

@@ -43,7 +43,7 @@ def write_report(
         "worst": pictures,
         "not_trained_yet": [count.as_json() for count in untrained],
     }
-    (out / REPORT_JSON).write_text(json.dumps(document, indent=2) + "\n")
+    (out / REPORT_JSON).write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
     text = "\n".join(
         _lines(networks, untrained, data, notes, conditions, pictures, plotted=plotted)
     )

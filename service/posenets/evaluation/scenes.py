@@ -9,8 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from posegate.coco_labels import (
+    PERSON,
+    check_integer,
+    check_number,
+    check_numbers,
+    check_object,
+    check_sides,
+)
 from posegate.errors import BadOption
-from posegate.evaluate import PERSON, Data, load_data
+from posegate.evaluate import Data, load_data
 from posegate.skeleton import COCO_KEYPOINTS
 from posegate.types import F32
 from posenets.training.mpii import read_mpii_json, read_mpii_mat
@@ -96,25 +104,31 @@ def is_mpii_release(labels: Path) -> bool:
 
 def with_boxes(scenes: Sequence[Scene], results: Path) -> list[Scene]:
     """The same photos with a detector's person boxes, from a COCO results file; raises BadData."""
-    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
     try:
-        for row in json.loads(results.read_bytes()):
-            if int(row["category_id"]) == PERSON:
-                found[int(row["image_id"])].append(row)
-        return [_detected(scene, found[scene.image_id]) for scene in scenes]
+        rows = json.loads(results.read_bytes())
     except OSError as error:
         raise BadData(f"{results} cannot be read: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadData(
-            f"{results}: not a COCO results file of image_id, category_id, bbox, score ({error!r})"
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise BadData(f"{results}: not a COCO results file ({error})") from error
+    if not isinstance(rows, list):
+        raise BadData(f"{results}: not a COCO results file, which holds a list")
+    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    try:
+        for index, row in enumerate(rows):
+            where = f"{results}: entry {index}"
+            if check_integer(check_object(row, where), "category_id", where) == PERSON:
+                check_numbers(row, "bbox", 4, where)
+                check_sides(row, where)
+                check_number(row, "score", where)
+                found[check_integer(row, "image_id", where)].append(row)
+    except BadOption as error:
+        raise BadData(error.detail) from error
+    return [_detected(scene, found[scene.image_id]) for scene in scenes]
 
 
 def _detected(scene: Scene, rows: list[dict[str, Any]]) -> Scene:
     boxes = np.array([row["bbox"] for row in rows], np.float32).reshape(-1, 4)
     scores = np.array([row["score"] for row in rows], np.float32)
-    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-        raise ValueError(f"image {scene.image_id}: bbox or score holds NaN or infinity")
     return replace(
         scene, boxes_xywh=boxes, box_scores=scores, keypoints=None, areas=None, head_sizes=None
     )

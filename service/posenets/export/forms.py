@@ -31,7 +31,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from posegate.catalog import CARD_NAME, ONNX_NAME, Model, sha256_of
 from posegate.types import F32
-from posenets.export.halves import check_fits, stored_in_halves
+from posenets.export.halves import check_fits, floats, stored_in_halves
 from posenets.export.in_place import part_of, put_in_place
 from posenets.training.records import BadData
 
@@ -156,7 +156,7 @@ def _of_submodules(graph: onnx.GraphProto, names: Sequence[str]) -> list[str]:
 
 
 def _halved(network: onnx.ModelProto) -> onnx.ModelProto:
-    check_fits(network.graph)
+    check_fits(floats(network.graph))
     return convert_float_to_float16(network, keep_io_types=True)
 
 

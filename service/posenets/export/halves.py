@@ -1,6 +1,6 @@
 """Weights of an ONNX file stored as float16: half the room, arithmetic in float32 as before."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx
@@ -17,7 +17,7 @@ def stored_in_halves(network: onnx.ModelProto) -> onnx.ModelProto:
     Raises BadData.
     """
     graph = network.graph
-    check_fits(graph)
+    check_fits(_matrices(graph))
     casts: list[onnx.NodeProto] = []
     for weight in _matrices(graph):
         name = weight.name
@@ -30,9 +30,9 @@ def stored_in_halves(network: onnx.ModelProto) -> onnx.ModelProto:
     return network
 
 
-def check_fits(graph: onnx.GraphProto) -> None:
-    """Raise BadData where a matrix or kernel holds what half precision cannot."""
-    for weight in _matrices(graph):
+def check_fits(weights: Iterable[TensorProto]) -> None:
+    """Raise BadData where a weight holds what half precision cannot."""
+    for weight in weights:
         if not (np.abs(numpy_helper.to_array(weight)) <= LARGEST).all():
             raise BadData(
                 f"{weight.name} holds a number that half precision cannot (beyond {LARGEST:.0f}); "
@@ -40,8 +40,11 @@ def check_fits(graph: onnx.GraphProto) -> None:
             )
 
 
+def floats(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    """The float32 weights."""
+    return (weight for weight in graph.initializer if weight.data_type == TensorProto.FLOAT)
+
+
 def _matrices(graph: onnx.GraphProto) -> Iterator[TensorProto]:
     """The float32 weights of two axes or more."""
-    for weight in graph.initializer:
-        if weight.data_type == TensorProto.FLOAT and len(weight.dims) > 1:
-            yield weight
+    return (weight for weight in floats(graph) if len(weight.dims) > 1)

@@ -18,6 +18,7 @@ from posegate.catalog import CARD_NAME, ONNX_NAME, Model, check_file, load_card,
 from posegate.codecs.dark import REACH, blur_matrix, blur_radius
 from posegate.codecs.peaks import PATCH, PATCH_REACH
 from posenets.export.in_place import part_of, save_card
+from posenets.onnx_files import load_graph
 
 OPSET = 17
 PREFIX = "decode/"
@@ -37,12 +38,13 @@ def export_decoded(repository: Path) -> list[Path]:
 def write_decoded(model: Model) -> Path:
     """Write one network's `<name>-decoded/` and name it on the network's card.
 
-    Raises BadCard where the network's file is not the one of its card.
+    Raises BadCard where the network's file is not the one of its card, BadData where it holds no
+    network.
     """
     assert isinstance(model.card.codec, HeatmapSpec)
     check_file(model)
     (heatmaps,) = model.card.output.names
-    network = onnx.load(model.onnx_path)
+    network = load_graph(model.onnx_path)
     decoded = append_decode(
         network, model.card.codec, joints=len(model.card.keypoints), heatmaps=heatmaps
     )

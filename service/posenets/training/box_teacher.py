@@ -14,6 +14,7 @@ import onnxruntime as ort
 from rich.progress import track
 
 from posegate.types import F32, U8
+from posenets.onnx_files import open_session
 from posenets.training.detection_data import FILL, Photo
 from posenets.training.records import BadData, read_labelled_images
 
@@ -63,15 +64,12 @@ def _session(teacher: Path, size: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = _FATAL  # what goes wrong is in the error as well
-    try:
-        session = ort.InferenceSession(str(teacher), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors share no public base class
-        raise BadData(f"{teacher}: not a network ONNX Runtime can load ({error})") from error
+    session = open_session(teacher, options)
     given = session.get_inputs()[0]
     try:
         blank = np.zeros((1, 3, size, size), np.float32)
         answer = np.asarray(session.run(None, {given.name: blank})[0])
-    except Exception as error:  # as above
+    except Exception as error:  # ONNX Runtime's errors share no public base class
         why = " ".join(str(error).split())
         raise BadData(
             f"{teacher}: its input {given.name} {given.shape} takes no picture of {size}x{size}; "

@@ -28,6 +28,8 @@ HEAD_SHARE = 0.6
 """PCKh measures in this share of the head box's diagonal, as the publisher's evaluation does."""
 _LOWER = 15.0
 """The box lies this many pixels times scale below the marked centre, to hold the ankles."""
+_ASPECT = 0.75
+"""A person's height alone is told; their box is this share of it wide, as a crop is."""
 _ONE = np.float32(1)
 
 
@@ -134,11 +136,10 @@ def _keypoints(joints: F32, shown: np.ndarray) -> F32:
 
 
 def _boxes(centres: F64, scales: F64) -> F32:
-    """(P, 4) xywh: the square of a person's height about the centre, before any padding."""
-    sides = PERSON_PX * scales
+    """(P, 4) xywh: a person's height about the centre, before any padding."""
+    sides = PERSON_PX * scales[:, None] * (_ASPECT, 1)
     middles = centres - 1 + np.stack([np.zeros_like(scales), _LOWER * scales], -1)
-    corners = middles - sides[:, None] / 2
-    return np.concatenate([corners, sides[:, None], sides[:, None]], -1).astype(np.float32)
+    return np.concatenate([middles - sides / 2, sides], -1).astype(np.float32)
 
 
 def _points(person: Any) -> F32:

@@ -18,9 +18,6 @@ from posenets.training.matlab import UNREADABLE
 from posenets.training.mpii import read_mpii_json, read_mpii_mat
 from posenets.training.records import BadData, LabelledImage, read_labelled_images
 
-_MPII_ASPECT = 0.75
-"""MPII tells a person's height alone; their box is made this share of it wide, as a crop is."""
-
 
 def read_people(
     labels: Path, joint_names: tuple[str, ...] = COCO_KEYPOINTS
@@ -47,21 +44,6 @@ def with_joints(image: LabelledImage, joint_names: tuple[str, ...]) -> LabelledI
     return replace(image, keypoints=keypoints, keypoint_scores=scores, joint_names=joint_names)
 
 
-def _mpii_json(labels: Path) -> Iterator[LabelledImage]:
-    return map(_narrowed, read_mpii_json(labels))
-
-
-def _mpii_mat(labels: Path) -> Iterator[LabelledImage]:
-    return map(_narrowed, read_mpii_mat(labels))
-
-
-def _narrowed(image: LabelledImage) -> LabelledImage:
-    boxes = image.boxes_xywh.copy()
-    boxes[:, 0] += boxes[:, 2] * np.float32((1 - _MPII_ASPECT) / 2)
-    boxes[:, 2] *= np.float32(_MPII_ASPECT)
-    return replace(image, boxes_xywh=boxes)
-
-
 def _kind(labels: Path) -> str:
     if labels.suffix != ".mat":
         try:
@@ -82,7 +64,7 @@ def _kind(labels: Path) -> str:
 
 _READERS = {
     "coco": read_labelled_images,
-    "mpii json": _mpii_json,
-    "mpii mat": _mpii_mat,
+    "mpii json": read_mpii_json,
+    "mpii mat": read_mpii_mat,
     "lsp": read_lsp,
 }

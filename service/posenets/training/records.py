@@ -61,12 +61,11 @@ class LabelledImage:
 
 
 def decode_bgr(jpeg: bytes, place: str) -> U8:
-    """(H, W, 3) uint8 as stored (no EXIF rotation, as COCO's labels are drawn).
+    """(H, W, 3) uint8, upright by EXIF as in evaluation and service.
 
     Raises BadData by the photo's `place`.
     """
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flags) if jpeg else None
+    pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) if jpeg else None
     if pixels is None:
         raise BadData(f"{place}: not a readable photo")
     return np.asarray(pixels, np.uint8)

@@ -16,6 +16,7 @@ from posegate.catalog import CARD_NAME, load_card
 from posegate.crops import Preprocess, normalize
 from posegate.errors import BadCard
 from posegate.types import F32, U8
+from posenets.onnx_files import open_session
 from posenets.training.records import BadData
 
 TEACHER_WH = (192, 256)
@@ -32,14 +33,11 @@ class HeatmapTeacher:
     def __init__(self, path: Path, *, threads: int) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
+        self._session = open_session(path, options)
         try:
-            providers = ["CPUExecutionProvider"]
-            self._session = ort.InferenceSession(str(path), options, providers=providers)
             card = _card_of(path)
         except BadCard as error:
             raise BadData(error.detail) from error
-        except Exception as error:  # ONNX Runtime's errors share no public base class
-            raise BadData(f"{path}: not a network ONNX Runtime can load ({error})") from error
         given = self._session.get_inputs()[0]
         size_hw = given.shape[2:] if len(given.shape) == 4 else ()
         if len(size_hw) != 2 or not all(isinstance(side, int) for side in size_hw):
