@@ -1,14 +1,18 @@
 """crops -> heatmaps, joined: posegate.backends.batching."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
 import pytest_asyncio
 
 from fakes import FakeBackend, until
+from posegate.backends import batching
 from posegate.backends.batching import BatchingBackend
 from posegate.backends.workers import Workers
 from posegate.errors import BackendDown, DeadlineExceeded, Overloaded
@@ -126,6 +130,45 @@ async def test_a_big_request_is_split_and_put_together_in_order(start) -> None:
     assert bench.backend.calls == [4, 4, 2]
 
 
+async def test_crops_and_answers_are_joined_beside_the_event_loop(
+    start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "COPY_WORTH_A_THREAD", 0)
+    bench = await start(max_batch=4)
+    threads: list[threading.Thread] = []
+
+    def noted(join, *arrays):
+        threads.append(threading.current_thread())
+        return join(*arrays)
+
+    for name in ("concatenate", "copyto"):
+        monkeypatch.setattr(np, name, partial(noted, getattr(np, name)))
+    big, small = bench.ask(*range(6)), bench.ask(6)
+    assert values(await big) + values(await small) == list(range(7))
+    assert bench.backend.calls == [4, 3]
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+async def test_a_batch_does_not_wait_for_other_work_beside_the_event_loop(start) -> None:
+    bench = await start()
+    await busy(bench)
+    go_on = threading.Event()
+    others = ThreadPoolExecutor(1)
+    asyncio.get_running_loop().set_default_executor(others)
+    try:
+        others.submit(go_on.wait, 60)
+        asked = [bench.ask(1), bench.ask(2)]
+        await asyncio.sleep(0)
+        bench.backend.gate.set()
+        async with asyncio.timeout(10):
+            answers = await asyncio.gather(*asked)
+        assert [values(answer) for answer in answers] == [[1], [2]]
+        assert bench.backend.calls == [1, 2]
+    finally:
+        go_on.set()
+
+
 async def test_a_lone_request_is_shared_by_idle_workers(start) -> None:
     bench = await start(workers=2, max_batch=8, max_wait_s=5.0)
     bench.backend.gate.clear()
@@ -143,14 +186,14 @@ async def test_a_lone_caller_does_not_wait_for_company(start) -> None:
 
 
 async def test_while_others_run_a_batch_waits_for_company_but_not_for_ever(start) -> None:
-    bench = await start(workers=2, max_wait_s=0.05)
+    bench = await start(workers=2, max_wait_s=0.5)
     await busy(bench)
     started = time.monotonic()
     late = [bench.ask(1)]
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0)
     late.append(bench.ask(2))
     await until(lambda: len(bench.backend.calls) == 2)
-    assert time.monotonic() - started >= 0.049
+    assert time.monotonic() - started >= 0.49
     assert bench.backend.calls == [1, 2]
 
 
@@ -163,6 +206,27 @@ async def test_a_full_queue_refuses_with_a_time_to_come_back(start) -> None:
         await bench.ask(4)
     assert refusal.value.retry_after_s is not None
     assert refusal.value.retry_after_s >= 1
+
+
+@pytest.mark.parametrize(
+    ("delays_s", "retry_after_s"),
+    [
+        ((0.0, 0.0, 0.0, 0.2), 1.0),  # a pause of the machine, 0.2 s * 512 crops
+        ((0.2,), 30.0),  # all that is known is slow
+    ],
+)
+async def test_one_slow_batch_does_not_tell_callers_to_stay_away_for_long(
+    start, delays_s: tuple[float, ...], retry_after_s: float
+) -> None:
+    bench = await start()
+    for bench.backend.delay_s in delays_s:
+        await bench.ask(0)
+    bench.backend.gate.clear()
+    bench.ask(*range(512))
+    await until(lambda: len(bench.backend.calls) == len(delays_s) + 1)
+    with pytest.raises(Overloaded, match="limit of 512") as refusal:
+        await bench.ask(*range(9))
+    assert refusal.value.retry_after_s == retry_after_s
 
 
 async def test_work_whose_deadline_passed_in_the_queue_is_not_computed(start) -> None:

@@ -1,9 +1,12 @@
 """Networks that nobody asks for are not in memory: posegate.backends.resting."""
 
 import asyncio
+import gc
 import logging
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +23,13 @@ from fakes import (
     until,
 )
 from posegate.backends import onnx
+from posegate.backends import resting as resting_module
 from posegate.backends.batching import BatchingBackend
 from posegate.backends.resting import RestingNetwork
 from posegate.backends.workers import Workers
 from posegate.build import running_pipeline
 from posegate.catalog import load_catalog
-from posegate.errors import BackendDown
+from posegate.errors import BackendDown, DeadlineExceeded, Overloaded
 from posegate.metrics import Metrics
 from posegate.options import EstimateOptions
 from posegate.settings import Settings
@@ -121,17 +125,17 @@ async def test_it_rests_when_nobody_has_asked_for_a_while_and_wakes_again(
 
 async def test_it_does_not_rest_under_a_caller_nor_between_frequent_ones(resting) -> None:
     backend = SlowToLoad()
-    network = resting(backend, idle_s=0.1)
+    network = resting(backend, idle_s=1.0)
     await network.start()
     await network.infer(CROP)
     backend.gate.clear()
     held = asyncio.create_task(network.infer(CROP))
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(1.2)
     assert backend.started
     backend.gate.set()
     await held
-    for _ in range(10):
-        await asyncio.sleep(0.03)
+    for _ in range(12):
+        await asyncio.sleep(0.1)
         await network.infer(CROP)
     assert backend.loads == 2
     await network.stop()
@@ -168,6 +172,97 @@ async def test_a_load_or_warm_up_that_fails_is_told_and_the_next_caller_tries_ag
     assert network.ready() is None
     backend.unreadable, backend.failure = False, None
     assert len((await network.infer(CROP)).outputs[0]) == 1
+    await network.stop()
+
+
+async def test_a_load_that_fails_is_told_to_all_who_wait_at_once(resting) -> None:
+    backend = SlowToLoad()
+    network = resting(backend)
+    await network.start()
+    backend.unreadable = True
+    backend.loading.clear()
+    asked = [asyncio.create_task(network.infer(CROP)) for _ in range(4)]
+    asked.append(asyncio.create_task(network.awake(deadline=None)))
+    await until(lambda: backend.loads == 2)
+    backend.loading.set()
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [BackendDown] * 5
+    assert backend.loads == 2
+    await network.stop()
+
+
+async def test_a_load_that_fails_when_nobody_waits_any_more_is_logged_once(
+    resting, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = SlowToLoad()
+    network = resting(backend)
+    await network.start()
+    backend.unreadable = True
+    backend.loading.clear()
+    async with asyncio.timeout(10):
+        with pytest.raises(DeadlineExceeded):
+            await network.infer(CROP, deadline=time.monotonic() + 0.02)
+    backend.loading.set()
+    await until(lambda: "not loaded" in caplog.text)
+    await network.stop()
+    gc.collect()
+    assert [record.message for record in caplog.records] == ["network not loaded"]
+
+
+async def test_awake_loads_it_and_returns_at_once_when_it_is_loaded(resting) -> None:
+    backend = SlowToLoad()
+    network = resting(backend, idle_s=0.1)
+    await network.start()
+    for _ in range(2):
+        await network.awake(deadline=None)
+        assert (backend.started, backend.loads) == (True, 2)
+    await until(lambda: not backend.started)
+    await network.stop()
+    with pytest.raises(BackendDown, match="not running"):
+        await network.awake(deadline=None)
+
+
+async def test_a_load_that_hangs_is_begun_once_and_holds_no_deadline_and_no_stop(
+    resting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resting_module, "STOP_LIMIT_S", 0.05)
+    backend = SlowToLoad()
+    network = resting(backend)
+    await network.start()
+    backend.loading.clear()
+    tasks = len(asyncio.all_tasks())
+    async with asyncio.timeout(10):
+        for asks in [partial(network.infer, CROP), network.awake] * 3:
+            with pytest.raises(DeadlineExceeded, match="being loaded"):
+                await asks(deadline=time.monotonic() + 0.01)
+    assert backend.loads == 2
+    assert len(asyncio.all_tasks()) == tasks + 1
+    waits = asyncio.create_task(network.infer(CROP))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await network.stop()
+        with pytest.raises(BackendDown, match="stopping"):
+            await waits
+
+
+async def test_no_more_crops_wait_for_the_waking_than_for_the_network(resting) -> None:
+    backend = SlowToLoad()
+    network = resting(backend)
+    await network.start()
+    backend.loading.clear()
+    four = np.repeat(CROP, 4, axis=0)
+    asked = [asyncio.create_task(network.infer(four)) for _ in range(2)]
+    await until(lambda: backend.loads == 2)
+    async with asyncio.timeout(10):
+        with pytest.raises(Overloaded, match=r"8 crops wait .* 1 more pass the limit of 8") as full:
+            await network.infer(CROP)
+    assert full.value.retry_after_s is not None
+    asked.pop().cancel()
+    await asyncio.sleep(0)
+    asked.append(asyncio.create_task(network.infer(four)))
+    await asyncio.sleep(0)
+    backend.loading.set()
+    assert [len(answer.outputs[0]) for answer in await asyncio.gather(*asked)] == [4, 4]
     await network.stop()
 
 

@@ -70,6 +70,13 @@ class Network(Protocol):
         """Load or reach the network, check it against its card and warm it up."""
         ...
 
+    async def awake(self, *, deadline: float | None) -> None:
+        """Load what rests; returns when crops can be run, at once where nothing rests.
+
+        Raises BackendDown, with the reason, or DeadlineExceeded.
+        """
+        ...
+
     async def infer(self, tensor: F32, *, deadline: float | None = None) -> Inference:
         """Run crops (P, 3, H, W), P at least 1; `deadline` is a `time.monotonic()` value."""
         ...

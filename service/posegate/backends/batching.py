@@ -5,6 +5,8 @@ import logging
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
+from statistics import median
 
 import numpy as np
 
@@ -16,10 +18,16 @@ from posegate.types import F32
 
 log = logging.getLogger(__name__)
 
+MAX_RETRY_AFTER_S = 30.0
+"""The longest time after which a refused caller is told to come back."""
+
+COPY_WORTH_A_THREAD = 2**20
+"""Bytes; fewer are copied in less time than another thread takes to begin."""
+
 
 @dataclass(slots=True, eq=False)
 class _Ticket:
-    """One caller's crops; `taken` of them are in a batch, `parts` holds those that came back."""
+    """One caller's crops; `taken` of them are in a batch, `outputs` holds what came back."""
 
     tensor: F32
     deadline: float
@@ -27,7 +35,7 @@ class _Ticket:
     done: asyncio.Future[None]
     taken: int = 0
     finished: int = 0
-    parts: dict[int, tuple[F32, ...]] = field(default_factory=dict)
+    outputs: tuple[F32, ...] = ()
     runs: list[tuple[float, float]] = field(default_factory=list)
 
     @property
@@ -42,6 +50,10 @@ class _Slice:
     ticket: _Ticket
     start: int
     stop: int
+
+    @property
+    def count(self) -> int:
+        return self.stop - self.start
 
 
 class BatchingBackend:
@@ -76,6 +88,8 @@ class BatchingBackend:
         self._changed = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
         self._loop: asyncio.Task[None] | None = None
+        # A pause of the machine slows a batch of every worker; the median leaves those out.
+        self._recent: deque[float] = deque(maxlen=4 * workers.count + 1)
         self._seconds_per_crop = 0.0
 
     @property
@@ -110,6 +124,10 @@ class BatchingBackend:
             return f"network {self._model} is not warmed up"
         return self._backend.ready()
 
+    async def awake(self, *, deadline: float | None) -> None:
+        """Nothing rests."""
+        self._check_running()
+
     async def infer(self, tensor: F32, *, deadline: float | None = None) -> Inference:
         """Run crops (P, 3, H, W), P at least 1; `deadline` is a `time.monotonic()` value.
 
@@ -129,31 +147,39 @@ class BatchingBackend:
         except asyncio.CancelledError:
             self._forget(ticket)
             raise
-        parts = [ticket.parts[start] for start in sorted(ticket.parts)]
-        outputs = (
-            parts[0] if len(parts) == 1 else tuple(map(np.concatenate, zip(*parts, strict=True)))
-        )
         infer_s = _covered(ticket.runs)
-        return Inference(outputs, max(time.monotonic() - now - infer_s, 0.0), infer_s)
+        return Inference(ticket.outputs, max(time.monotonic() - now - infer_s, 0.0), infer_s)
 
-    def _admit(self, crops: int, now: float, deadline: float) -> None:
+    def check_room(self, crops: int, *, waiting: int) -> None:
+        """Raises Overloaded where `crops` more than the `waiting` ones pass `max_queue`."""
+        if waiting + crops > self._max_queue:
+            raise Overloaded(
+                f"{waiting} crops wait for network {self._model} and {crops} more pass the "
+                f"limit of {self._max_queue}; try again later",
+                retry_after_s=self._retry_after_s(waiting),
+            )
+
+    def _check_running(self) -> None:
         if self._loop is None:
             raise BackendDown(f"network {self._model} is not running", retry_after_s=1.0)
+
+    def _admit(self, crops: int, now: float, deadline: float) -> None:
+        self._check_running()
         if deadline <= now:
             raise DeadlineExceeded(f"the deadline passed before network {self._model} was asked")
-        wait_s = self._waiting * self._seconds_per_crop / self._workers.count
-        if self._waiting + crops > self._max_queue:
-            raise Overloaded(
-                f"{self._waiting} crops wait for network {self._model} and {crops} more pass the "
-                f"limit of {self._max_queue}; try again later",
-                retry_after_s=max(1.0, wait_s),
-            )
-        if now + wait_s > deadline:
+        self.check_room(crops, waiting=self._waiting)
+        if now + self._wait_s(self._waiting) > deadline:
             raise Overloaded(
                 f"{self._waiting} crops wait for network {self._model}: the work could not start "
                 "in time; try again later or allow more time",
-                retry_after_s=max(1.0, wait_s),
+                retry_after_s=self._retry_after_s(self._waiting),
             )
+
+    def _wait_s(self, waiting: int) -> float:
+        return waiting * self._seconds_per_crop / self._workers.count
+
+    def _retry_after_s(self, waiting: int) -> float:
+        return min(max(1.0, self._wait_s(waiting)), MAX_RETRY_AFTER_S)
 
     async def _dispatch(self) -> None:
         while True:
@@ -206,34 +232,56 @@ class BatchingBackend:
 
     async def _run(self, batch: list[_Slice]) -> None:
         """The one place where a batch runs, and where a whole batch fails."""
-        count = sum(part.stop - part.start for part in batch)
+        count = sum(part.count for part in batch)
         try:
-            crops = [part.ticket.tensor[part.start : part.stop] for part in batch]
-            tensor = crops[0] if len(crops) == 1 else await asyncio.to_thread(np.concatenate, crops)
+            tensor = await self._join(batch)
             started = time.monotonic()
             outputs = await self._backend.infer(tensor)
             ended = time.monotonic()
             if any(len(output) != count for output in outputs):
                 raise BackendDown(f"network {self._model} answered for another number of crops")
+            await self._share_out(batch, outputs)
         except Exception as error:  # whatever went wrong, every caller of the batch must hear of it
             self._fail([part.ticket for part in batch], self._as_posegate_error(error))
             return
         self._crops_per_batch.observe(count)
-        self._seconds_per_crop = (ended - started) / count
-        self._deliver(batch, outputs, (started, ended))
-
-    def _deliver(
-        self, batch: list[_Slice], outputs: tuple[F32, ...], run: tuple[float, float]
-    ) -> None:
-        offset = 0
+        self._recent.append((ended - started) / count)
+        self._seconds_per_crop = median(self._recent)
         for part in batch:
-            ticket, count = part.ticket, part.stop - part.start
-            ticket.parts[part.start] = tuple(output[offset : offset + count] for output in outputs)
-            ticket.runs.append(run)
-            ticket.finished += count
-            offset += count
+            ticket = part.ticket
+            ticket.runs.append((started, ended))
+            ticket.finished += part.count
             if ticket.finished == len(ticket.tensor) and not ticket.done.done():
                 ticket.done.set_result(None)
+
+    async def _join(self, batch: list[_Slice]) -> F32:
+        crops = [part.ticket.tensor[part.start : part.stop] for part in batch]
+        if len(crops) == 1:
+            return crops[0]
+        return await self._workers.run(partial(np.concatenate, crops))
+
+    async def _share_out(self, batch: list[_Slice], outputs: tuple[F32, ...]) -> None:
+        """Give each caller its rows; where it has more in other batches, a copy beside those."""
+        copies: list[tuple[F32, F32]] = []
+        first = 0
+        for part in batch:
+            ticket = part.ticket
+            rows = tuple(output[first : first + part.count] for output in outputs)
+            first += part.count
+            if part.count == len(ticket.tensor):
+                ticket.outputs = rows
+                continue
+            if not ticket.outputs:
+                ticket.outputs = tuple(
+                    np.empty((len(ticket.tensor), *output.shape[1:]), output.dtype)
+                    for output in outputs
+                )
+            whole = (output[part.start : part.stop] for output in ticket.outputs)
+            copies += zip(whole, rows, strict=True)
+        if sum(source.nbytes for _, source in copies) > COPY_WORTH_A_THREAD:
+            await self._workers.run(partial(_copy, copies))
+        else:
+            _copy(copies)
 
     def _ran(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
@@ -257,6 +305,11 @@ class BatchingBackend:
         if ticket.left and ticket in self._queue:
             self._queue.remove(ticket)
             self._waiting -= ticket.left
+
+
+def _copy(pairs: list[tuple[F32, F32]]) -> None:
+    for target, source in pairs:
+        np.copyto(target, source)
 
 
 def _covered(runs: list[tuple[float, float]]) -> float:

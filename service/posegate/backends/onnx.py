@@ -49,7 +49,9 @@ class OnnxBackend:
         return None if self._session is not None else f"network {self._model.name} is not loaded"
 
     def _let_go(self) -> None:
-        """Takes tens of milliseconds for a large network."""
+        """Takes tens of milliseconds for a large network; no other Python runs meanwhile, for a
+        session ends under the interpreter's lock. Only giving memory back runs beside the rest.
+        """
         self._session = None
         _give_back_freed_memory()
 

@@ -21,6 +21,7 @@ from posegate.pool import Pool
 from posegate.stages import StageClock
 from posegate.types import F32, Boxes, Keypoints
 from posenets.evaluation.scenes import Scene
+from posenets.onnx_files import open_session
 from posenets.training.records import BadData
 
 Run = Callable[[F32], tuple[F32, ...]]
@@ -43,6 +44,9 @@ class DirectNetwork:
 
     async def start(self) -> None:
         """Nothing to load."""
+
+    async def awake(self, *, deadline: float | None) -> None:
+        """Always."""
 
     async def stop(self) -> None:
         """Nothing to let go."""
@@ -92,10 +96,7 @@ def onnx_run(path: Path, card: ModelCard, *, threads: int) -> Run:
     """Runs the ONNX file of a card; raises BadData where ONNX Runtime cannot load it."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors share no public base class
-        raise BadData(f"{path}: not a network ONNX Runtime can load ({error})") from error
+    session = open_session(path, options)
     return lambda tensor: tuple(session.run(list(card.output.names), {card.input.name: tensor}))
 
 
