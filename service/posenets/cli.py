@@ -10,6 +10,7 @@ from rich.console import Console
 
 from posegate.skeleton import COCO_KEYPOINTS
 from posegate.tables import print_table
+from posegate.version import installed_version
 from posenets.cli_calibrate import calibrate_command
 from posenets.cli_errors import or_exit
 from posenets.cli_evaluate import evaluate_command
@@ -30,6 +31,22 @@ app.command("export-decoded")(export_decoded_command)
 app.command("compare")(compare_command)
 _console = Console()
 _JOINTS = {"coco": COCO_KEYPOINTS, "mpii": MPII_KEYPOINTS}
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"posenets {installed_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="show the version"),
+    ] = False,
+) -> None:
+    """Make the weights: train, measure and export networks."""
 
 
 @app.command()

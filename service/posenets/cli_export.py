@@ -18,12 +18,14 @@ from posenets.export.compare import compare_with_torch
 from posenets.export.forms import BASE, FORMS, INT8_FORMS, write_form
 from posenets.export.in_graph import export_decoded
 from posenets.export.published import KNOWN
+from posenets.training.checkpoint import load_checkpoint, recipe_in
 from posenets.training.recipe import first_fault
 from posenets.training.records import BadData
 
 _console = Console()
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What a model card takes for a name."""
+_FACTS = f"{', '.join(['description', *Training.model_fields])}; data is a list, the others texts"
 
 
 def export_command(
@@ -33,7 +35,8 @@ def export_command(
     repository: Annotated[Path, typer.Option(help="model repository to write into")],
     name: Annotated[str | None, typer.Option(help="name of the model; else the network's")] = None,
     about: Annotated[
-        Path | None, typer.Option(exists=True, help="training facts for the card, JSON")
+        Path | None,
+        typer.Option(exists=True, help=f"JSON of facts for the card, all optional: {_FACTS}"),
     ] = None,
     network: Annotated[
         str | None, typer.Option(help=f"of a published checkpoint: {', '.join(KNOWN)}")
@@ -66,11 +69,9 @@ def export_command(
 
     def run() -> None:
         description, training = ("", Training()) if about is None else _facts(about)
-        if network is None and (name is None or about is None):
-            raise BadData("a checkpoint of train needs --name and --about; another's, --network")
-        called = name or network or ""
-        if not _NAME.fullmatch(called):
-            raise BadData(f"--name: {called!r} is more than letters, digits, '.', '_' and '-'")
+        if name is not None and not _NAME.fullmatch(name):
+            raise BadData(f"--name: {name!r} is more than letters, digits, '.', '_' and '-'")
+        called = name or network or recipe_in(load_checkpoint(checkpoint), checkpoint).network
         if network is not None and not description:
             description = f"{network} with the weights of {checkpoint.name}."
         job = CheckpointExport(
@@ -143,6 +144,6 @@ def _facts(about: Path) -> tuple[str, Training]:
         description = str(facts.pop("description", ""))
         return description, Training(**facts)
     except ValidationError as error:
-        raise BadData(f"{about}: {first_fault(error)}") from error
+        raise BadData(f"{about}: {first_fault(error)}; the fields are {_FACTS}") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise BadData(f"{about}: not training facts ({error})") from error

@@ -77,7 +77,9 @@ def train_command(
             told = "a pose recipe learns from --cache or --labels"
             _refuse_any({"--photos": photos, "--crops": crops, "--boxes": boxes}, told)
             if bool(cache) == bool(labels):
-                raise BadData("a pose recipe needs --cache folders or --labels files, not both")
+                raise BadData(
+                    "a pose recipe has one source: give either --cache folders or --labels files"
+                )
             return plan, pose_trainer(
                 plan,
                 cache or [],

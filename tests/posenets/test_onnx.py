@@ -41,6 +41,17 @@ class _Unsteady(nn.Module):
         return x + 0.01 * self.calls
 
 
+class _Scores(nn.Module):
+    """As a detector's that has hardly learned: near one value at every point."""
+
+    def __init__(self, logit: float) -> None:
+        super().__init__()
+        self.logit = logit
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (1e-4 * x + self.logit).sigmoid()
+
+
 class _Overflowing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * 1e30 * 1e30
@@ -62,6 +73,23 @@ def test_file_that_differs_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     with pytest.raises(ExportDiffers, match=r"model\.onnx: differs from the network by"):
         export_onnx(_Unsteady(), path, size_wh=SIZE_WH, output_names=("maps",))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("logit", [-4.6, -12.0])
+def test_scores_that_lie_close_together_differ_only_by_more_than_float32_does(
+    logit: float, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    assert export_onnx(_Scores(logit), path, size_wh=SIZE_WH, output_names=("scores",)) < 2e-5
+    assert largest_difference(_Scores(logit + 2.0), path, size_wh=SIZE_WH) > 1e-3
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_small_difference_of_scores_that_lie_close_together_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    export_onnx(_Scores(-4.6), path, size_wh=SIZE_WH, output_names=("scores",))
+    assert largest_difference(_Scores(-4.599), path, size_wh=SIZE_WH) > 5e-4
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -1,7 +1,9 @@
 """The loop: learns, resumes after a kill, refuses what is damaged."""
 
+import io
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -103,6 +106,12 @@ def test_loss_falls_and_the_last_checkpoint_is_whole(cached: Path, tmp_path: Pat
     after = float(trainer.task.loss(trainer.network, batch).detach())
     assert after < 0.7 * before
     assert load_checkpoint(tmp_path / "run.pt")["progress"]["seen"] == 160
+
+
+def test_end_of_a_short_run_tells_its_figures_once(cached: Path, tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    _trainer(cached, tmp_path / "run.pt", _recipe(12)).run(console=console)
+    assert re.fullmatch(r"12/12  loss \d[^\n]*  0 min left [^\n]*\n", console.file.getvalue())
 
 
 def test_killed_run_goes_on_where_its_checkpoint_stands(cached: Path, tmp_path: Path) -> None:

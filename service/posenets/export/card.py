@@ -16,7 +16,6 @@ SCORE_DETECT = "How well box and person are expected to agree: the predicted IoU
 SCORE_CALIBRATED = (
     "Chance that the box overlaps a person by half, fitted on the training photos (Platt scaling)."
 )
-LICENCE = "Apache-2.0 (weights: see training.licence)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ def _card(facts: NetworkFacts, *, task: str, **parts: Any) -> dict[str, Any]:
         **parts,
         "parameters": facts.parameters,
         "gflops": round(facts.gflops, 4),
-        "licence": LICENCE,
+        "licence": f"code: Apache-2.0; weights: {facts.training.licence or 'not stated'}",
         "training": facts.training.model_dump(mode="json"),
         "sha256": facts.sha256,
     }

@@ -13,7 +13,7 @@ from posenets.counting import count_operations, count_parameters
 from posenets.export.card import NetworkFacts, detect_card, pose_card
 from posenets.export.halves import LARGEST
 from posenets.export.in_graph import write_decoded
-from posenets.export.in_place import part_of, put_in_place
+from posenets.export.in_place import proving, put_in_place
 from posenets.export.onnx import export_onnx
 from posenets.export.published import published_state, published_training
 from posenets.networks.folding import fold_for_export, with_half_kernels
@@ -72,25 +72,25 @@ def export_checkpoint(job: CheckpointExport) -> float:
     folder = job.repository / job.name
     detects = isinstance(recipe, DetectionRecipe)
     served = _served(network, state, job.checkpoint)
-    part = part_of(folder / ONNX_NAME)
     outputs = ("boxes", "scores") if detects else ("heatmaps",)
-    difference = export_onnx(
-        served, part, size_wh=size_wh, output_names=outputs, halves=state["halves"]
-    )
-    facts = NetworkFacts(
-        name=job.name,
-        description=job.description,
-        size_wh=size_wh,
-        mean=recipe.mean,
-        std=recipe.std,
-        parameters=count_parameters(network),
-        gflops=count_operations(network, size_wh).gflops("A"),
-        training=training,
-        sha256=sha256_of(part),
-    )
-    card = _card(facts, recipe, state)
-    card["verification"] = [{"form": "onnx-fp32", "max_abs_diff": float(f"{difference:.2e}")}]
-    put_in_place(part, folder, card)
+    with proving(folder / ONNX_NAME) as part:
+        difference = export_onnx(
+            served, part, size_wh=size_wh, output_names=outputs, halves=state["halves"]
+        )
+        facts = NetworkFacts(
+            name=job.name,
+            description=job.description,
+            size_wh=size_wh,
+            mean=recipe.mean,
+            std=recipe.std,
+            parameters=count_parameters(network),
+            gflops=count_operations(network, size_wh).gflops("A"),
+            training=training,
+            sha256=sha256_of(part),
+        )
+        card = _card(facts, recipe, state)
+        card["verification"] = [{"form": "onnx-fp32", "max_abs_diff": float(f"{difference:.2e}")}]
+        put_in_place(part, folder, card)
     if not detects:
         write_decoded(Model(load_card(folder / CARD_NAME), folder))
     save_checkpoint(folder / START_FILE, state)

@@ -5,6 +5,8 @@ lacks its own network. So the former card goes before the file and the new one c
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,20 @@ def part_of(path: Path) -> Path:
     """Where to write a file until it is proven, in a folder that is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f"{path.name}.part")
+
+
+@contextmanager
+def proving(path: Path) -> Iterator[Path]:
+    """`part_of` the file while it is proven; where that fails, nothing of it stays."""
+    missing = [folder for folder in path.parents if not folder.exists()]
+    part = part_of(path)
+    try:
+        yield part
+    finally:
+        part.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that is in use
+            for folder in missing:
+                folder.rmdir()
 
 
 def put_in_place(part: Path, folder: Path, card: dict[str, Any]) -> None:

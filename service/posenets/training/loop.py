@@ -183,8 +183,8 @@ class Trainer(Generic[Batch]):
                 self.progress.steps += 1
                 bar.update(shown, completed=self.progress.seen)
                 now = time.monotonic()
-                reports = self.progress.steps % _REPORT_STEPS == 0
                 done = late or self.progress.seen >= self.recipe.examples
+                reports = done or self.progress.steps % _REPORT_STEPS == 0
                 saves = done or (self.rank == 0 and now - last_save > save_every_s)
                 if reports or saves:
                     self._check_finite(losses, weights=saves)
