@@ -14,12 +14,12 @@ class Budget:
         self._whole = self.free = units
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    async def take(self, units: int) -> bool:
-        """Wait for so many units and take them; whether it had to wait."""
+    async def take(self, units: int) -> None:
+        """Wait for so many units and take them."""
         units = min(units, self._whole)
         if units <= self.free and not self._waiting:
             self.free -= units
-            return False
+            return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((units, turn))
         try:
@@ -27,7 +27,6 @@ class Budget:
         except asyncio.CancelledError:
             self.give_back(0 if turn.cancelled() else units)
             raise
-        return True
 
     def give_back(self, units: int) -> None:
         """Give as many back as were taken; they go straight to those who wait longest."""

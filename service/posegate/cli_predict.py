@@ -44,7 +44,12 @@ def predict_command(
     ] = None,
     draw: Annotated[bool, typer.Option("--draw", help="Also write drawn pictures.")] = False,
     form: Annotated[
-        Literal["poses", "coco"], typer.Option("--format", help="COCO results or poses.")
+        Literal["poses", "coco"],
+        typer.Option(
+            "--format",
+            help="Poses or COCO results; COCO's AP wants --min-score 0.01 --max-people 100 too. "
+            "image_id is the file's name where all names are different numbers, else a count.",
+        ),
     ] = "poses",
     model: Model = None,
     detector: Detector = None,

@@ -22,6 +22,7 @@ from posegate.cli_options import (
 )
 from posegate.client import Client
 from posegate.client.transport import Document
+from posegate.errors import BadOption
 from posegate.remote import poses_of
 from posegate.render import draw_poses
 from posegate.video import VideoFile, VideoSource, decode_frame
@@ -72,11 +73,14 @@ def stream_command(
             client = stack.enter_context(Client(url, api_key=api_key, tls=tls))
             progress = stack.enter_context(progress_bar())
             task = progress.add_task("frames", total=None)
+            event: Document = {}
             for event in client.stream(frames, **options):
                 print(json.dumps(event), flush=True)
                 progress.advance(task)
                 if drawing:
                     drawing.take(event)
+        if event.get("frames") == 0:
+            raise BadOption(f"{source} has no frame that can be read")
 
 
 class _Drawing:

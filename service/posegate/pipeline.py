@@ -2,40 +2,55 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from posegate.backends.base import Network
 from posegate.backends.workers import Workers
 from posegate.budget import Budget
 from posegate.catalog import Catalog
 from posegate.detector import Detector
-from posegate.errors import BackendDown, DeadlineExceeded
+from posegate.errors import BackendDown, DeadlineExceeded, PosegateError
 from posegate.estimator import Estimator, nobody
 from posegate.headers import is_jpeg
-from posegate.image import ImageLimits, decode_image, read_header
+from posegate.image import ImageHeader, ImageLimits, decode_image, read_header
 from posegate.options import EstimateOptions
 from posegate.pool import Pool
 from posegate.stages import StageClock
 from posegate.types import Boxes, Image, Poses
 
-__all__ = ["Estimate", "EstimateOptions", "Pipeline", "StageClock"]
+__all__ = ["Draw", "Estimate", "EstimateOptions", "ImageSize", "Pipeline", "StageClock"]
+
+Draw = Callable[[Image, Poses], bytes]
+"""Makes a file of the picture and its people."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSize:
+    """Of the upright picture, in pixels."""
+
+    width: int
+    height: int
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The answer for one image; `detector` is None when boxes were given.
+    """The answer for one image, without its pixels; `detector` is None when boxes were given.
 
-    `network_s` is the part of the time that was spent inside the networks, in seconds.
+    `network_s` is the part of the time that was spent inside the networks, in seconds. `drawn` is
+    the file that was drawn, if any.
     """
 
     model: str
     detector: str | None
-    image: Image
+    image: ImageSize
     poses: Poses
     clock: StageClock
     network_s: float = 0.0
+    drawn: bytes | None = None
 
 
 class Pipeline:
@@ -60,9 +75,14 @@ class Pipeline:
         self._networks = networks
         self._workers = workers
         self._pool = pool
+        # A PNG of 12 megapixels takes 0.9 s of a core to draw. Decoding must not wait for that, nor
+        # may pictures that wait for it take all the pixels.
+        self._drawing = Pool(max(1, pool.threads // 2))
+        self._drawn_turns = asyncio.Semaphore(pool.threads + self._drawing.threads)
         self._limits = limits
         self._decoded = decoded
         self._max_people = max_people
+        self._working: set[asyncio.Task[Estimate]] = set()
 
     async def estimate(
         self,
@@ -71,18 +91,25 @@ class Pipeline:
         *,
         deadline: float | None = None,
         clock: StageClock | None = None,
+        draw: Draw | None = None,
     ) -> Estimate:
         """Every person's keypoints in an encoded image, in the frame of the upright image.
 
         `deadline` is a `time.monotonic()` value. `clock` may have begun before, to count reading.
+        Who is cancelled is let go at once, whatever the threads still work on. `draw` makes the
+        answer's `drawn`.
         """
+        work = self._estimate(data, options, deadline, clock or StageClock(), draw)
         try:
             async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
-                return await self._estimate(data, options, deadline, clock or StageClock())
+                return await self._result_of(work)
         except TimeoutError as error:
             raise DeadlineExceeded(
                 "the deadline passed before the poses were ready; allow more time"
             ) from error
+        except PosegateError as error:
+            error.__traceback__ = None  # its frames hold the picture
+            raise
 
     def check(self, options: EstimateOptions) -> None:
         """Refuse what cannot work before an image is read: unknown networks, too many people, not
@@ -118,33 +145,70 @@ class Pipeline:
         """Finish what runs, then let networks and threads go."""
         for network in self._networks.values():
             await network.stop()
+        await asyncio.gather(*self._working, return_exceptions=True)
         self._workers.close()
         self._pool.close()
+        self._drawing.close()
 
     def ready(self) -> str | None:
         """None when every network can run, else the reasons why not."""
         reasons = [reason for network in self._networks.values() if (reason := network.ready())]
         return "; ".join(reasons) or None
 
-    async def _estimate(
-        self, data: bytes, options: EstimateOptions, deadline: float | None, clock: StageClock
-    ) -> Estimate:
-        pixels = await self._pixels_of(data)
-        if await self._decoded.take(pixels):
-            clock.mark("queue")
+    async def _result_of(self, work: Coroutine[Any, Any, Estimate]) -> Estimate:
+        """Who is cancelled does not wait until the work has ended, which threads may hold up."""
+        task = asyncio.create_task(work)
+        self._working.add(task)
+        task.add_done_callback(self._ended)
         try:
-            return await self._estimate_in_turn(data, options, deadline, clock)
+            return await asyncio.shield(task)
         finally:
-            self._decoded.give_back(pixels)
+            task.cancel()
 
-    async def _pixels_of(self, data: bytes) -> int:
-        """As its header tells; a JPEG's is read within microseconds, a PNG's may take 4 ms."""
+    def _ended(self, task: asyncio.Task[Estimate]) -> None:
+        self._working.discard(task)
+        if not task.cancelled():
+            task.exception()  # who was let go before does not hear of it
+
+    async def _estimate(
+        self,
+        data: bytes,
+        options: EstimateOptions,
+        deadline: float | None,
+        clock: StageClock,
+        draw: Draw | None,
+    ) -> Estimate:
+        """Pixels are taken once the networks can run, and held while anything works on them."""
+        header = await self._read_header(data)
+        pixels = header.width * header.height
+        asked = time.monotonic()
+        for network in self._networks_for(options):
+            await network.awake(deadline=deadline)
+        async with self._drawn_turns if draw else nullcontext():
+            await self._decoded.take(pixels)
+            clock.attribute("queue", time.monotonic() - asked)
+            try:
+                return await self._estimate_in_turn(data, options, deadline, clock, draw)
+            finally:
+                self._decoded.give_back(pixels)
+
+    async def _read_header(self, data: bytes) -> ImageHeader:
+        """A JPEG's is read within microseconds, a PNG's may take 4 ms."""
         read = partial(read_header, data, self._limits)
-        header = read() if is_jpeg(data) else await self._pool.run(read)
-        return header.width * header.height
+        return read() if is_jpeg(data) else await self._pool.run(read)
+
+    def _networks_for(self, options: EstimateOptions) -> Iterator[Network]:
+        if options.boxes_xywh is None:
+            yield self._networks[self.catalog.get(options.detector, "detect").name]
+        yield self._networks[self.catalog.get(options.model, "pose").name]
 
     async def _estimate_in_turn(
-        self, data: bytes, options: EstimateOptions, deadline: float | None, clock: StageClock
+        self,
+        data: bytes,
+        options: EstimateOptions,
+        deadline: float | None,
+        clock: StageClock,
+        draw: Draw | None,
     ) -> Estimate:
         model = self.catalog.get(options.model, "pose").name
         estimator = self._estimators[model]
@@ -164,7 +228,12 @@ class Pipeline:
             network_s += infer_s
         else:
             poses = nobody(estimator.names)
-        return Estimate(model, detector, image, poses, clock, network_s)
+        drawn = None
+        if draw is not None:
+            drawn = await self._drawing.run(partial(draw, image, poses))
+            clock.mark("encode")
+        size = ImageSize(image.width, image.height)
+        return Estimate(model, detector, size, poses, clock, network_s, drawn)
 
     async def _find_people(
         self, image: Image, options: EstimateOptions, deadline: float | None, clock: StageClock

@@ -6,16 +6,19 @@ import os
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from posegate.api.documents import coco_image_id, coco_json, poses_json
-from posegate.errors import BadOption, PosegateError
+from posegate.api.documents import coco_image_ids, coco_json, poses_json
+from posegate.errors import BackendDown, BadOption, PosegateError
 from posegate.ordered import in_order
-from posegate.pipeline import Estimate, EstimateOptions, StageClock
-from posegate.render import draw_poses, encode_image
+from posegate.pipeline import Draw, Estimate, EstimateOptions, StageClock
+from posegate.render import drawn_file
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+DRAWN = ".drawn.jpg"
+"""How the names of drawn pictures end; a search leaves them out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,12 @@ class Estimating(Protocol):
     """The pipeline, or a service somewhere else in its place."""
 
     async def estimate(
-        self, data: bytes, options: EstimateOptions, *, clock: StageClock | None = None
+        self,
+        data: bytes,
+        options: EstimateOptions,
+        *,
+        clock: StageClock | None = None,
+        draw: Draw | None = None,
     ) -> Estimate:
         """Every person's keypoints in an encoded image."""
         ...
@@ -76,8 +84,12 @@ async def predict(
 ) -> AsyncIterator[Prediction]:
     """One prediction per source, in order; a bad picture does not stop the others.
 
-    `form` is `poses` or `coco`.
+    `form` is `poses` or `coco`; COCO's results name the file beside its `image_id`. Raises
+    BackendDown, after which no other picture would do better.
     """
+    ids = coco_image_ids(source.path.name for source in sources)
+    minimum = options.min_keypoint_score
+    drawing = partial(drawn_file, kind="jpeg", min_keypoint_score=minimum) if draw else None
 
     async def work(item: tuple[int, Source]) -> Prediction:
         position, source = item
@@ -85,22 +97,21 @@ async def predict(
         try:
             data = await asyncio.to_thread(source.read)
             clock.mark("read")
-            estimate = await pipeline.estimate(data, options, clock=clock)
+            estimate = await pipeline.estimate(data, options, clock=clock, draw=drawing)
+        except BackendDown:
+            raise
         except PosegateError as error:
             return Prediction(source, None, error=error.detail)
-        minimum = options.min_keypoint_score
-        picture = None
-        if draw:
-            drawn = await asyncio.to_thread(
-                draw_poses, estimate.image, estimate.poses, min_keypoint_score=max(minimum, 0.2)
-            )
-            picture = await asyncio.to_thread(encode_image, drawn, "jpeg")
         if form == "poses":
             text = poses_json(estimate, min_keypoint_score=minimum)
         else:
-            image_id = coco_image_id(source.path.name, position)
-            text = coco_json(estimate, min_keypoint_score=minimum, image_id=image_id)
-        return Prediction(source, text, picture)
+            text = coco_json(
+                estimate,
+                min_keypoint_score=minimum,
+                image_id=ids[position],
+                tail={"file_name": str(source.path)},
+            )
+        return Prediction(source, text, estimate.drawn)
 
     async for prediction in in_order(enumerate(sources), work, ahead=ahead):
         yield prediction
@@ -114,7 +125,7 @@ def write_prediction(prediction: Prediction, folder: Path) -> None:
         if prediction.text is not None:
             target.with_name(target.name + ".json").write_text(prediction.text + "\n")
         if prediction.picture is not None:
-            target.with_name(target.name + ".drawn.jpg").write_bytes(prediction.picture)
+            target.with_name(target.name + DRAWN).write_bytes(prediction.picture)
     except OSError as error:
         raise BadOption(f"cannot write to {target.parent}: {error.strerror}") from error
 
@@ -151,9 +162,15 @@ def _sources_of(pattern: str) -> list[Source]:
 def _found(pattern: str) -> list[Source]:
     path = Path(pattern)
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        found = sorted(filter(_is_picture, path.rglob("*")))
         return [Source(p, p.relative_to(path).with_suffix("")) for p in found]
     if path.exists() or not glob.has_magic(pattern):
         return [Source(path, Path(path.stem))]
     names = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  Path.glob takes no absolute
-    return [source for name in names for source in _found(name)]
+    return [source for name in names if not name.endswith(DRAWN) for source in _found(name)]
+
+
+def _is_picture(path: Path) -> bool:
+    """By its name; a link that leads nowhere counts, so that it is reported."""
+    named = path.suffix.lower() in SUFFIXES and not path.name.endswith(DRAWN)
+    return named and (path.is_file() or (path.is_symlink() and not path.exists()))

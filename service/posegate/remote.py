@@ -9,7 +9,7 @@ from posegate.client import AsyncClient
 from posegate.client.transport import Document
 from posegate.image import ImageLimits, decode_image
 from posegate.options import EstimateOptions
-from posegate.pipeline import Estimate, StageClock
+from posegate.pipeline import Draw, Estimate, ImageSize, StageClock
 from posegate.skeleton import COCO_KEYPOINTS
 from posegate.types import Boxes, Keypoints, Poses
 
@@ -24,15 +24,29 @@ class RemotePipeline:
         self._client = client
 
     async def estimate(
-        self, data: bytes, options: EstimateOptions, *, clock: StageClock | None = None
+        self,
+        data: bytes,
+        options: EstimateOptions,
+        *,
+        clock: StageClock | None = None,
+        draw: Draw | None = None,
     ) -> Estimate:
         """Every person's keypoints; the stage times are those of the service."""
         document = await self._client.estimate(data, **as_query(options))
-        image = await asyncio.to_thread(decode_image, data, HERE)
+        poses, drawn = poses_of(document), None
+        if draw is not None:
+            drawn = await asyncio.to_thread(lambda: draw(decode_image(data, HERE), poses))
         clock = StageClock()
         for stage, milliseconds in document["stages_ms"].items():
             clock.attribute(stage, milliseconds / 1000)
-        return Estimate(document["model"], document["detector"], image, poses_of(document), clock)
+        return Estimate(
+            document["model"],
+            document["detector"],
+            ImageSize(**document["image"]),
+            poses,
+            clock,
+            drawn=drawn,
+        )
 
 
 def as_query(options: EstimateOptions) -> Document:

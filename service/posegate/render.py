@@ -15,6 +15,8 @@ RIGHT_BGR = (30, 120, 255)
 CENTRE_BGR = (255, 200, 50)
 BOX_BGR = (240, 240, 240)
 OUTLINE_BGR = (30, 30, 30)
+MIN_DRAWN_SCORE = 0.2
+"""Joints the network is less sure of than this only clutter a picture."""
 
 _FRACTION_BITS = 4
 _FARTHEST = 2.0**15
@@ -24,7 +26,13 @@ _ENCODINGS = {
 }
 
 
-def draw_poses(image: Image, poses: Poses, *, min_keypoint_score: float = 0.2) -> Image:
+def drawn_file(image: Image, poses: Poses, *, kind: str, min_keypoint_score: float) -> bytes:
+    """The picture with its people, as a file of that kind; unsure joints are left out anyway."""
+    minimum = max(min_keypoint_score, MIN_DRAWN_SCORE)
+    return encode_image(draw_poses(image, poses, min_keypoint_score=minimum), kind)
+
+
+def draw_poses(image: Image, poses: Poses, *, min_keypoint_score: float = MIN_DRAWN_SCORE) -> Image:
     """A copy of the image with every person's box, and the limbs and joints of at least that score.
 
     The person's own left is green, right orange, the middle blue; dark edges keep them readable

@@ -1,5 +1,6 @@
 """The detector on one of N frames, people followed in between: posegate.streams over tracking."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ from posegate.events import Event, Result
 from posegate.metrics import Metrics
 from posegate.options import EstimateOptions
 from posegate.people import person_scores
-from posegate.pipeline import Estimate, StageClock
+from posegate.pipeline import Estimate, ImageSize, StageClock
 from posegate.settings import Settings
 from posegate.skeleton import COCO_KEYPOINTS
 from posegate.streams import StreamOptions, Streams
@@ -34,6 +35,7 @@ class Scene:
 
     centres: F32
     sizes: F32
+    detection_s: float = 0.0
     detections: list[int] = field(default_factory=list)
     looks: list[int] = field(default_factory=list)
 
@@ -50,6 +52,7 @@ class Scene:
         image = Image(np.zeros((600, 2000, 3), np.uint8))
         if options.boxes_xywh is None:
             self.detections.append(number)
+            await asyncio.sleep(self.detection_s)
             jitter = noise.normal(0, 1, (len(there), 4)).astype(np.float32)
             xyxy = np.concatenate([there - size / 2, there + size / 2], axis=1) + jitter
             boxes = Boxes(xyxy.astype(np.float32), np.full(len(there), 0.7, np.float32))
@@ -70,7 +73,8 @@ class Scene:
         poses = Poses(boxes, Keypoints(xy.astype(np.float32), scores), COCO_KEYPOINTS)
         detector = "scene" if options.boxes_xywh is None else None
         clock.mark("infer")
-        return Estimate("scene", detector, image, poses, clock)
+        size = ImageSize(image.width, image.height)
+        return Estimate("scene", detector, size, poses, clock)
 
 
 def walk(frames: int, start: tuple[float, float], step: tuple[float, float]) -> F32:
@@ -227,6 +231,14 @@ async def test_a_detection_that_failed_is_made_up_for_by_the_next_frame() -> Non
     assert scene.detections[0] == 0
     assert np.diff(scene.detections)[-1] == 4
     assert all(len(event.estimate.poses) == 1 for event in events[2:-1])
+
+
+async def test_the_wait_for_a_detection_is_queueing() -> None:
+    scene = Scene(walk(2, (600, 300), (1, 0)), np.full(2, SIZE, np.float32), detection_s=0.3)
+    _, followed = await run(scene, detect_every=2)
+    stages = followed.estimate.clock.stages_ms
+    assert scene.detections == [0]
+    assert stages["queue"] > 200 > stages["infer"]
 
 
 async def test_off_means_every_frame() -> None:

@@ -1,7 +1,9 @@
 """bytes -> poses, the whole line: posegate.pipeline and posegate.build."""
 
 import asyncio
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from fakes import (
     encode,
     make_photo,
     make_repository,
+    until,
 )
 from posegate.build import build_pipeline, running_pipeline
 from posegate.errors import BadCard, BadImage, BadOption, DeadlineExceeded, UnknownModel
@@ -23,6 +26,7 @@ from posegate.metrics import Metrics
 from posegate.options import EstimateOptions
 from posegate.pipeline import Pipeline, StageClock
 from posegate.settings import Settings
+from posegate.types import Image, Poses
 
 PHOTO = encode(make_photo())
 BOX = np.array([[20, 10, 60, 90]], np.float32)
@@ -57,6 +61,45 @@ async def test_reading_counts_when_the_clock_began_before(pipeline: Pipeline) ->
     estimate = await pipeline.estimate(PHOTO, EstimateOptions(), clock=clock)
     assert estimate.clock is clock
     assert next(iter(clock.stages_ms)) == "read"
+
+
+async def test_what_is_drawn_is_in_the_answer_and_counts_as_encoding(pipeline: Pipeline) -> None:
+    def draw(image: Image, poses: Poses) -> bytes:
+        time.sleep(0.02)
+        return f"{len(poses)} on {image.pixels_bgr.shape}".encode()
+
+    estimate = await pipeline.estimate(PHOTO, EstimateOptions(), draw=draw)
+    assert estimate.drawn == b"2 on (120, 160, 3)"
+    stages = estimate.clock.stages_ms
+    assert stages["encode"] >= 20
+    assert sum(stages.values()) == pytest.approx(estimate.clock.total_ms)
+    assert (await pipeline.estimate(PHOTO, EstimateOptions())).drawn is None
+
+
+async def test_drawing_needs_no_thread_that_others_wait_for(pipeline: Pipeline) -> None:
+    """Neither asyncio's own threads, nor those that decode."""
+    gate, drawing = threading.Event(), threading.Semaphore(0)
+
+    def draw(image: Image, poses: Poses) -> bytes:
+        drawing.release()
+        gate.wait(10)
+        return b"drawn"
+
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    others = loop.run_in_executor(None, gate.wait, 10)
+    asked = [
+        asyncio.create_task(pipeline.estimate(PHOTO, EstimateOptions(), draw=draw))
+        for _ in range(8)
+    ]
+    try:
+        async with asyncio.timeout(8):
+            await until(lambda: drawing.acquire(blocking=False))
+            assert len((await pipeline.estimate(PHOTO, EstimateOptions())).poses) == 2
+    finally:
+        gate.set()
+    assert [answer.drawn for answer in await asyncio.gather(*asked)] == [b"drawn"] * 8
+    assert await others
 
 
 async def test_nobody_in_the_picture_does_not_call_the_pose_network(settings: Settings) -> None:

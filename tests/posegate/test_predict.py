@@ -8,10 +8,10 @@ import cv2
 import pytest
 
 from fakes import POSE_NAME, black_photo, encode, make_photo
-from posegate.errors import BadOption
+from posegate.errors import BackendDown, BadOption
 from posegate.options import EstimateOptions
 from posegate.ordered import in_order
-from posegate.pipeline import Pipeline
+from posegate.pipeline import Estimate, Pipeline
 from posegate.predict import Prediction, Source, find_sources, predict, write_prediction
 
 
@@ -113,6 +113,56 @@ async def test_coco_results_carry_the_id_in_the_file_name(
     results = json.loads(answer.text or "")
     assert [result["image_id"] for result in results] == [139, 139]
     assert all(len(result["keypoints"]) == 51 for result in results)
+
+
+async def test_coco_results_of_two_pictures_never_share_an_id(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    """Names that are numbers serve only where all are, and differ; else results name the file."""
+    for folder, names in (("a", ("7.png", "9.png")), ("b", ("7.png", "party.png"))):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_bytes(encode(make_photo()))
+
+    async def ids(*folders: str) -> dict[str, set[int]]:
+        answers = await collect(
+            pipeline, find_sources([str(tmp_path / folder) for folder in folders]), form="coco"
+        )
+        rows = [row for answer in answers for row in json.loads(answer.text or "")]
+        told: dict[str, set[int]] = {}
+        for row in rows:
+            name = str(Path(row["file_name"]).relative_to(tmp_path))
+            told.setdefault(name, set()).add(row["image_id"])
+        return told
+
+    assert await ids("a") == {"a/7.png": {7}, "a/9.png": {9}}
+    assert await ids("b") == {"b/7.png": {0}, "b/party.png": {1}}
+    assert await ids("a", "b") == {
+        "a/7.png": {0}, "a/9.png": {1}, "b/7.png": {2}, "b/party.png": {3},
+    }  # fmt: skip
+
+
+def test_a_search_leaves_drawn_pictures_out_and_tells_of_broken_links(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.drawn.jpg", "a.json"):
+        (tmp_path / name).touch()
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    assert outputs([str(tmp_path)]) == ["a", "gone"]
+    assert outputs([str(tmp_path / "a*.jpg")]) == ["a"]
+    assert outputs([str(tmp_path / "a.drawn.jpg")]) == ["a.drawn"]
+
+
+async def test_a_service_that_is_gone_ends_the_run(photos: Path) -> None:
+    asked = []
+
+    class Gone:
+        async def estimate(self, data: bytes, *_: object, **__: object) -> Estimate:
+            asked.append(data)
+            raise BackendDown("nobody listens there")
+
+    sources = find_sources([str(photos)]) * 10
+    with pytest.raises(BackendDown, match="nobody listens"):
+        _ = [p async for p in predict(Gone(), sources, EstimateOptions(), ahead=2)]
+    assert len(asked) <= 2
 
 
 async def test_nobody_is_an_answer_in_both_forms(pipeline: Pipeline, photos: Path) -> None:

@@ -132,6 +132,14 @@ def test_a_video_that_is_none_is_named(tmp_path: Path):
     assert "cannot be opened" in result.stderr
 
 
+def test_a_video_without_a_frame_is_named(url: str, video: Path, tmp_path: Path):
+    """A picture's name, which OpenCV takes for the first of a row of them."""
+    (tmp_path / "1.jpg").write_text("no picture")
+    result = run("stream", tmp_path / "1.jpg", "--url", url)
+    assert result.exit_code == 2
+    assert "1.jpg has no frame that can be read" in result.stderr
+
+
 def test_a_stream_that_is_refused_says_why(url: str, video: Path):
     result = run("stream", video, "--track", "--detect-every", -1, "--url", url)
     assert result.exit_code == 2

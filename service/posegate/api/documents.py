@@ -4,7 +4,7 @@ Numbers are rounded to what they are worth: 0.01 px and 0.0001 of a score.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -61,11 +61,19 @@ def rounded(milliseconds: float | None) -> float | None:
     return None if milliseconds is None else round(milliseconds, MS_DECIMALS)
 
 
-def coco_json(estimate: Estimate, *, min_keypoint_score: float, image_id: int) -> str:
-    """The answer as a list of COCO keypoint results. Marks `encode`."""
-    text = dump_json(
-        coco_results(estimate.poses, min_keypoint_score=min_keypoint_score, image_id=image_id)
-    )
+def coco_json(
+    estimate: Estimate,
+    *,
+    min_keypoint_score: float,
+    image_id: int,
+    tail: Mapping[str, object] | None = None,
+) -> str:
+    """The answer as a list of COCO keypoint results, each before the fields of `tail`.
+
+    Marks `encode`.
+    """
+    rows = coco_results(estimate.poses, min_keypoint_score=min_keypoint_score, image_id=image_id)
+    text = dump_json([{**row, **tail} for row in rows] if tail else rows)
     estimate.clock.mark("encode")
     return text
 
@@ -115,14 +123,15 @@ def coco_results(
     ]
 
 
-def coco_image_id(filename: str | None, position: int) -> int:
-    """COCO's id of an image: its file name where that is a number, else its place in the request.
+def coco_image_ids(filenames: Iterable[str | None]) -> list[int]:
+    """COCO's ids of pictures: their names where all are different numbers, else their places.
 
-    >>> coco_image_id("000000000139.jpg", 0), coco_image_id("party.jpg", 3)
-    (139, 3)
+    >>> coco_image_ids(["000000000139.jpg", "7.png"]), coco_image_ids(["party.jpg", "7.png"])
+    ([139, 7], [0, 1])
     """
-    stem = PurePath(filename or "").stem
-    return int(stem) if stem.isascii() and stem.isdigit() and len(stem) <= 18 else position
+    stems = [PurePath(filename or "").stem for filename in filenames]
+    numbers = {int(stem) for stem in stems if stem.isascii() and stem.isdigit() and len(stem) <= 18}
+    return [int(stem) for stem in stems] if len(numbers) == len(stems) else [*range(len(stems))]
 
 
 def server_timing(estimate: Estimate) -> str:

@@ -3,19 +3,22 @@
 import asyncio
 import json
 import logging
+from contextlib import ExitStack
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from posegate.api import openapi
 from posegate.api.body import Upload, read_image, read_images
-from posegate.api.documents import coco_image_id, coco_json, poses_json, server_timing
+from posegate.api.documents import coco_image_ids, coco_json, poses_json, server_timing
 from posegate.api.limits import Deadline, Slots, unless_gone
-from posegate.api.options import PictureFormat, PoseQuery, check_given_once, picture_format
+from posegate.api.options import PoseQuery, check_given_once, picture_format
+from posegate.api.pictures import PictureResponse
 from posegate.api.problems import INTERNAL, problem_of
 from posegate.metrics import Metrics
 from posegate.pipeline import Estimate, EstimateOptions, Pipeline, StageClock
-from posegate.render import draw_poses, encode_image
+from posegate.render import drawn_file
 from posegate.settings import Settings
 from posegate.tracing import follow
 
@@ -25,8 +28,6 @@ MAX_BATCH_IMAGES = 32
 BATCH_CONCURRENCY = 4
 """Pictures of one batch worked on at a time: enough to fill crop batches, and decoded pictures of
 one request stay few."""
-MIN_DRAWN_SCORE = 0.2
-"""Joints the network is less sure of than this only clutter a picture."""
 
 Options = Annotated[PoseQuery, Query()]
 Timeout = Annotated[
@@ -51,27 +52,39 @@ def poses_router(
     async def estimate_poses(request: Request, query: Options, timeout: Timeout = None) -> Response:
         clock = follow(StageClock())
         options = _checked_options(pipeline, query, request)
-        picture = picture_format(request.headers.get("accept", "*/*"))
+        kind = picture_format(request.headers.get("accept", "*/*"))
+        minimum = query.min_keypoint_score
+        draw = partial(drawn_file, kind=kind, min_keypoint_score=minimum) if kind else None
         deadline = Deadline.after(timeout, limit_s=settings.request_timeout_s)
 
         async def answer(upload: Upload) -> Response:
             estimate = await pipeline.estimate(
-                upload.data, options, deadline=deadline.at, clock=clock
+                upload.data, options, deadline=deadline.at, clock=clock, draw=draw
             )
-            if picture is None:
-                content = _render(estimate, query, coco_image_id(upload.filename, 0)).encode()
+            if estimate.drawn is None:
+                (image_id,) = coco_image_ids([upload.filename])
+                content = _render(estimate, query, image_id).encode()
                 response = Response(content, media_type="application/json")
             else:
-                response = await _drawn(estimate, query, picture)
+                response = PictureResponse(
+                    estimate.drawn,
+                    media_type=f"image/{kind}",
+                    request=request,
+                    limit_s=settings.request_timeout_s,
+                )
             _record(estimate, metrics)
             response.headers["Server-Timing"] = server_timing(estimate)
             return response
 
-        with slots.taken():
+        with ExitStack() as held:
+            held.enter_context(slots.taken())
             async with deadline.kept():
                 upload = await read_image(request, **limits)
                 clock.mark("read")
-                return await unless_gone(request, answer(upload))
+                response = await unless_gone(request, answer(upload))
+            if isinstance(response, PictureResponse):
+                response.held = held.pop_all()
+            return response
 
     @router.post("/v1/poses:batch", **openapi.BATCH)
     async def estimate_batch(request: Request, query: Options, timeout: Timeout = None) -> Response:
@@ -79,23 +92,22 @@ def poses_router(
         deadline = Deadline.after(timeout, limit_s=settings.request_timeout_s)
         turns = asyncio.Semaphore(BATCH_CONCURRENCY)
 
-        async def answer_one(upload: Upload, position: int) -> str:
+        async def answer_one(upload: Upload, image_id: int) -> str:
             async with turns:
                 clock = follow(StageClock())
                 try:
                     estimate = await pipeline.estimate(
                         upload.data, options, deadline=deadline.at, clock=clock
                     )
-                    text = _render(estimate, query, coco_image_id(upload.filename, position))
+                    text = _render(estimate, query, image_id)
                 except Exception as error:
                     return _problem_json(error, request)
                 _record(estimate, metrics)
                 return text
 
         async def answer(uploads: list[Upload]) -> Response:
-            results = await asyncio.gather(
-                *(answer_one(upload, position) for position, upload in enumerate(uploads))
-            )
+            ids = coco_image_ids(upload.filename for upload in uploads)
+            results = await asyncio.gather(*map(answer_one, uploads, ids))
             content = f'{{"results":[{",".join(results)}]}}'.encode()
             return Response(content, media_type="application/json")
 
@@ -121,19 +133,6 @@ def _render(estimate: Estimate, query: PoseQuery, image_id: int) -> str:
     if query.format == "coco":
         return coco_json(estimate, min_keypoint_score=minimum, image_id=image_id)
     return poses_json(estimate, min_keypoint_score=minimum)
-
-
-async def _drawn(estimate: Estimate, query: PoseQuery, picture: PictureFormat) -> Response:
-    """The picture with its people drawn over it; marks `encode`."""
-
-    def draw() -> bytes:
-        minimum = max(query.min_keypoint_score, MIN_DRAWN_SCORE)
-        drawn = draw_poses(estimate.image, estimate.poses, min_keypoint_score=minimum)
-        return encode_image(drawn, picture)
-
-    content = await asyncio.to_thread(draw)
-    estimate.clock.mark("encode")
-    return Response(content, media_type=f"image/{picture}")
 
 
 def _record(estimate: Estimate, metrics: Metrics) -> None:

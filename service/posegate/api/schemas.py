@@ -19,9 +19,9 @@ KeypointRow = Annotated[
 
 
 IMAGE_ID = (
-    "The part's file name where that is a number (139 of `000000000139.jpg`), else the place of "
-    "the part in the request, from 0: always 0 on /v1/poses. On a stream, the number of the frame. "
-    "Name all parts of a batch by numbers or none: mixed, a place may equal another part's number."
+    "The part's file name where those of all parts are different numbers (139 of "
+    "`000000000139.jpg`), else the place of the part in the request, from 0. On a stream, the "
+    "number of the frame."
 )
 
 

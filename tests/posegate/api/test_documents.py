@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from posegate.api.documents import coco_json, coco_results, poses_json
-from posegate.pipeline import Estimate
+from posegate.pipeline import Estimate, ImageSize
 from posegate.stages import StageClock
 from posegate.tracking import Tracks
-from posegate.types import Boxes, Image, Keypoints, Poses
+from posegate.types import Boxes, Keypoints, Poses
 
 
 @pytest.fixture
@@ -23,8 +23,7 @@ def estimate() -> Estimate:
         ),
         ("nose", "left_eye"),
     )
-    image = Image(np.zeros((30, 40, 3), np.uint8))
-    return Estimate("net", None, image, poses, StageClock())
+    return Estimate("net", None, ImageSize(40, 30), poses, StageClock())
 
 
 def test_numbers_are_rounded_and_times_follow(estimate: Estimate):
