@@ -191,6 +191,7 @@ class _Stream:
         options = self._options.estimate
         if self._follower is not None:
             options = await self._follower.ask(arrived)
+            clock.mark("queue")
         return await self._pipeline.estimate(
             data, options, deadline=arrived + self._timeout_s, clock=clock
         )
@@ -206,6 +207,8 @@ class _Stream:
 
     async def _event(self, frame: Frame) -> FrameEvent:
         outcome, stages_ms = frame.outcome, frame.clock.stages_ms
+        if isinstance(outcome, Estimate):
+            frame.clock.mark("queue")  # the wait for older frames and for the reader
         tracks = None
         if self._follower is not None and frame.worked_on:
             assert isinstance(outcome, Estimate | Exception)

@@ -51,6 +51,7 @@ def test_nobody_is_refused_while_there_is_room():
         PLAIN.replace(b"1.1", b"1.0"),
         PLAIN.replace(b"12", b"1200"),
         PLAIN.replace(b"12", b"-1"),
+        PLAIN.replace(b"12", b"9" * 5000),
         PLAIN.replace(b"Content-Length: 12\r\n", b""),
         PLAIN.replace(b"Host: x", b"Content-Length: 3"),
         PLAIN.replace(b"Host: x", b"Transfer-Encoding: chunked"),
@@ -96,6 +97,16 @@ async def test_other_requests_count_for_no_slot():
     other.data_received(PLAIN.replace(b"poses", b"models"))
     asking.data_received(PLAIN)
     assert answered(asking) == b""
+
+
+async def test_who_leaves_answers_unread_is_sent_no_further_ones():
+    protocol = connected(door())
+    protocol.data_received(PLAIN + bytes(12))
+    protocol.pause_writing()
+    protocol.data_received((PLAIN + bytes(12)) * 3)
+    assert protocol.transport.write.call_count == 1
+    assert protocol.flow.read_paused
+    protocol.resume_writing()
 
 
 async def test_the_one_on_the_way_takes_the_slot():

@@ -11,7 +11,7 @@ from posegate.errors import BackendDown, BadOption, DeadlineExceeded, Overloaded
 from posegate.events import Event, Failed, Result, Summary
 from posegate.metrics import Metrics
 from posegate.options import EstimateOptions
-from posegate.pipeline import Pipeline
+from posegate.pipeline import Pipeline, StageClock
 from posegate.settings import Settings
 from posegate.streams import StreamOptions, Streams
 
@@ -61,6 +61,23 @@ async def test_frames_become_results_and_are_counted(streams: Streams, metrics: 
     assert value("posegate_rejected_total", {"reason": "bad-image"}) == 1
     stages = events[0].estimate.clock.stages_ms
     assert "queue" in stages and sum(stages.values()) <= events[0].age_ms
+
+
+@pytest.mark.parametrize("track", [False, True])
+async def test_the_wait_for_a_slow_reader_is_queueing(streams: Streams, track: bool) -> None:
+    clocks: list[StageClock] = []
+
+    async def read_slowly(event: Event) -> None:
+        if isinstance(event, Result):
+            event.estimate.clock.mark("encode")
+            clocks.append(event.estimate.clock)
+            await asyncio.sleep(0.3)
+
+    await streams.run(given(StreamOptions(mode="every", track=track), *[PHOTO] * 3), read_slowly)
+    stages = clocks[-1].stages_ms
+    assert stages["queue"] > 400
+    assert stages["keypoints"] + stages["encode"] < 200
+    assert sum(stages.values()) == pytest.approx(clocks[-1].total_ms)
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,14 @@ def test_a_head_in_pieces_is_refused_the_ordinary_way(full_service: Service, pho
         assert caller.answer()[0] == 429
 
 
+def test_a_length_beyond_any_number_is_malformed(full_service: Service):
+    with called(full_service) as (connection, caller):
+        connection.sendall(HEAD + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n")
+        status, _, content = caller.answer()
+    assert status == 400
+    assert "Content-Length" in json.loads(content)["detail"]
+
+
 def test_the_answer_is_the_same_problem_with_id_and_time(full_service: Service):
     with called(full_service) as (connection, caller):
         connection.sendall(HEAD + b"X-Request-Id: mine-1\r\nContent-Length: 0\r\n\r\n")

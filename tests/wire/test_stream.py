@@ -13,6 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from fakes import POSE_NAME, encode, make_photo
+from posegate.api.options import MAX_TEXT
 from posegate.api.stream_schemas import StreamEvent
 from wire.running import Service, running_service
 
@@ -117,6 +118,7 @@ async def test_frames_over_the_rate_cap_are_dropped(repository: Path, tmp_path: 
         ("words on a binary socket", "bad-option", "frames are binary messages"),
         ("/9j/4AAQSkZJRgABAQAAAQ==", "bad-option", "frames are binary messages"),
         ('{"mode": "every"}', "bad-option", "options, in the first message"),
+        ('{"end": true}'.ljust(MAX_TEXT + 1), "bad-option", f"at most {MAX_TEXT} characters"),
     ],
 )
 async def test_a_bad_message_costs_one_error_and_the_stream_goes_on(
@@ -152,6 +154,18 @@ async def test_a_bad_first_message_ends_the_stream_with_its_reason(
         with pytest.raises(ConnectionClosed):
             await socket.recv()
         assert socket.close_code == 1008
+
+
+async def test_a_text_is_read_up_to_its_limit(free_service: Service):
+    async with stream(free_service) as socket:
+        await socket.send("{".ljust(MAX_TEXT + 1))
+        error = json.loads(await socket.recv())
+    assert error["type"] == "bad-option"
+    assert f"at most {MAX_TEXT} characters" in error["detail"]
+    async with stream(free_service) as socket:
+        await socket.send('{"mode": "every"}'.ljust(MAX_TEXT))
+        (summary,) = await converse(socket, [])
+    assert summary["event"] == "summary"
 
 
 async def test_options_reach_the_pipeline(free_service: Service, photo: bytes):

@@ -37,6 +37,8 @@ HEAD = re.compile(
 )
 ASKING = b"POST /v1/poses"
 """How every request begins that takes a slot; a few that take none do too, and count for a turn."""
+LENGTH = re.compile("[0-9]{1,20}")
+"""What h11 takes for the length of a body."""
 ORDINARY = {"transfer-encoding", "expect", "upgrade"}
 """Whatever makes the end of a body less than plain to see takes the ordinary way."""
 
@@ -71,7 +73,7 @@ class Door:
         lines = [line.partition(":") for line in found["headers"].decode("latin-1").splitlines()]
         headers = {name.lower(): value.strip() for name, _, value in lines}
         length = headers.get("content-length", "")
-        if len(headers) < len(lines) or ORDINARY & headers.keys() or not length.isdecimal():
+        if len(headers) < len(lines) or ORDINARY & headers.keys() or not LENGTH.fullmatch(length):
             return None
         if int(length) > self.max_body_bytes:
             return None
@@ -136,11 +138,14 @@ class EarlyProtocol(H11Protocol):
         self._closes = False
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of one or more requests, or of a part of one."""
+        """Bytes of one or more requests, or of a part of one.
+
+        A client that leaves its answers unread takes the ordinary way, which waits for it.
+        """
         while data:
             skipped = min(self._unread, len(data))
             begins = not skipped and data.startswith(ASKING) and self._between_requests()
-            if begins and (refused := self.door.refuse(data)):
+            if begins and not self.flow.write_paused and (refused := self.door.refuse(data)):
                 self._refuse(refused)
                 skipped = min(refused.head + refused.body, len(data))
             if not skipped:

@@ -6,7 +6,7 @@ import numpy as np
 from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 from posegate.api.documents import people, rounded, rounded_ms, timing
-from posegate.api.options import FAR
+from posegate.api.options import FAR, MAX_BOXES
 from posegate.api.pb import pose_pb2 as pb
 from posegate.api.problems import problem_of
 from posegate.errors import BadOption, PosegateError
@@ -127,6 +127,9 @@ def model_message(card: dict[str, Any], card_json: str) -> pb.Model:
 
 
 def _read_boxes(message: pb.Boxes) -> F32:
+    given = len(message.boxes)
+    if given > MAX_BOXES:
+        raise BadOption(f"{given} boxes were given; at most {MAX_BOXES} are read, send fewer")
     rows = [(box.x, box.y, box.width, box.height) for box in message.boxes]
     return np.array(rows, np.float64).reshape(-1, 4).clip(-FAR, FAR).astype(np.float32)
 

@@ -24,6 +24,12 @@ from posegate.types import F32
 Score = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 FAR = 1e30
 """Numbers beyond this, which float32 might not hold, are still beyond what any check allows."""
+MAX_TEXT = 65_536
+"""Characters of a stream's text message; the head of an HTTP request may hold as many."""
+MAX_BOXES = MAX_TEXT // len("[1,2,3,4],")
+"""As many as fit into such a text; reading them takes up to 10 ms of the event loop."""
+MOST_TOLD = 10
+"""How many wrong options one error names."""
 PictureFormat = Literal["jpeg", "png"]
 PICTURE_TYPES: dict[str, PictureFormat] = {
     "image/jpeg": "jpeg",
@@ -133,7 +139,8 @@ def parse_stream_query(text: str) -> StreamQuery:
     try:
         return StreamQuery.model_validate_json(text)
     except ValidationError as error:
-        raise BadOption("; ".join(_wrong_option(item) for item in error.errors())) from error
+        wrong = error.errors()[:MOST_TOLD]
+        raise BadOption("; ".join(_wrong_option(item) for item in wrong)) from error
 
 
 def _wrong_option(item: ErrorDetails) -> str:

@@ -13,7 +13,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from posegate.api import stream_document
 from posegate.api.events import event_json, refusal_json
 from posegate.api.keys import ApiKeys
-from posegate.api.options import DEFAULT_STREAM, parse_stream_query
+from posegate.api.options import DEFAULT_STREAM, MAX_TEXT, parse_stream_query
 from posegate.api.problems import Problem, ProblemResponse, problem_of
 from posegate.errors import BadOption, PosegateError, status_of
 from posegate.events import Event
@@ -101,6 +101,10 @@ class _Conversation:
             data, text = message.get("bytes"), message.get("text") or ""
             if data is not None:
                 yield data
+            elif len(text) > MAX_TEXT:
+                yield BadOption(
+                    f"{LATE_TEXT}; it may have at most {MAX_TEXT} characters, this has {len(text)}"
+                )
             elif _asks_for_end(text):
                 return
             elif begun:

@@ -7,6 +7,7 @@ the content of the 101 answer, its first message under `x-first-message`.
 from typing import Any
 
 from posegate.api.openapi import POSES_EXAMPLE, reference
+from posegate.api.options import MAX_TEXT
 from posegate.api.problem_examples import problems
 
 UPGRADE_NEEDED = (
@@ -56,7 +57,8 @@ STREAM: dict[str, Any] = {
     "`error`. By default the stream is live: the newest frame wins, the one waiting is dropped. "
     'The text message `{"end": true}` asks for the `summary` and a clean close. A frame over '
     "`max_body_bytes` costs an `error` event; one over twice that ends the connection with close "
-    "code 1009. With `track` and `format=coco`, rows have `id` and flat `smoothed` keypoints.",
+    f"code 1009. A text message may have at most {MAX_TEXT} characters. With `track` and "
+    "`format=coco`, rows have `id` and flat `smoothed` keypoints.",
     "status_code": 101,
     "responses": _answers(),
     "openapi_extra": {"x-first-message": reference("StreamQuery")},
