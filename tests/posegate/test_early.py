@@ -6,7 +6,7 @@ from unittest.mock import create_autospec
 import h11
 import pytest
 import uvicorn
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
@@ -66,6 +66,7 @@ def test_whatever_is_not_plain_takes_the_ordinary_way(head: bytes):
     assert door().refuse(head) is None
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.lists(PIECES, max_size=14))
 def test_h11_reads_a_refused_head_the_same_way(pieces: list[bytes]):
     data = b"POST /v1/poses HTTP/1.1\r\nHost: x\r\n" + b"".join(pieces) + b"\r\n\r\n"

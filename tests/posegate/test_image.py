@@ -257,10 +257,10 @@ def test_png_bomb_is_refused_from_its_header() -> None:
     bomb = files.png_bomb()
     assert len(bomb) < 10**6
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(TooLarge):
         decode_image(bomb, LIMITS)
-    assert time.perf_counter() - start < 0.05
+    assert time.thread_time() - start < 0.05
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1024  # kB
 
 

@@ -48,6 +48,15 @@ class Service:
         """A bare connection, for what no proper client would do."""
         return socket.create_connection((self.host, self.port), timeout=60)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """It does nothing meanwhile, and finds what has come all at once."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
     def rss_bytes(self) -> int:
         """Resident memory of the process."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()

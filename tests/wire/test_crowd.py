@@ -1,14 +1,13 @@
 """Many callers who connect at the same moment: all are let in, and soon, however busy the service.
 
-The service is stopped by a signal while they connect, so that it finds them all at once.
+The service is paused while they connect, so that it finds them all at once.
 """
 
 import resource
 import selectors
-import signal
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -35,21 +34,12 @@ def many_handles() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-@contextmanager
-def stopped(service: Service) -> Iterator[None]:
-    service.process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        service.process.send_signal(signal.SIGCONT)
-
-
 def test_callers_wait_to_be_let_in_and_nobody_is_turned_away(service: Service, many_handles: None):
     allowed = Path("/proc/sys/net/core/somaxconn")
     if not allowed.exists() or int(allowed.read_text()) < CROWD:
         pytest.skip("this system lets fewer callers wait for any service")
     with ExitStack() as stack:
-        with stopped(service):
+        with service.paused():
             callers = [stack.enter_context(service.connect()) for _ in range(CROWD)]
             for caller in callers:
                 caller.sendall(ASK)
@@ -63,7 +53,7 @@ def test_newcomers_need_not_wait_for_those_who_keep_the_service_busy(service: Se
         for connection in kept:
             connection.sendall(ASK)
             assert connection.recv(1024).startswith(ANSWER)
-        with stopped(service):
+        with service.paused():
             newcomers = [stack.enter_context(service.connect()) for _ in range(NEWCOMERS)]
             for connection in kept:
                 connection.sendall(ASK * REQUESTS)

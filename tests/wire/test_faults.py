@@ -1,6 +1,7 @@
 """Bad frames, first messages and deadlines: each costs one error, and the service goes on."""
 
 from itertools import chain
+from queue import SimpleQueue
 
 import grpc
 import grpc.aio
@@ -105,6 +106,9 @@ def test_a_stream_with_a_deadline_of_a_millisecond_leaves_nothing_behind(service
     with grpc.insecure_channel(service.grpc_address) as channel:
         stub = services.PoseServiceStub(channel)
         for _ in range(20):
-            call = stub.Stream(iter([pb.StreamRequest(frame=JPEG)]), timeout=0.001)
+            frames: SimpleQueue[pb.StreamRequest | None] = SimpleQueue()
+            frames.put(pb.StreamRequest(frame=JPEG))
+            call = stub.Stream(iter(frames.get, None), timeout=0.001)
             assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            frames.put(None)
     service.wait_until_idle()
