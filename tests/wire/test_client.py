@@ -1,9 +1,15 @@
 """posegate.client against a real service: both wires, one document; streams; retries."""
 
 import asyncio
+import io
 import signal
+import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +17,12 @@ import pytest
 
 from fakes import DETECTOR_NAME, POSE_NAME, encode, make_photo
 from posegate.client import AsyncClient, Client
+from posegate.client.transport import each
 from posegate.errors import (
     BackendDown,
     BadImage,
     BadOption,
+    DeadlineExceeded,
     Overloaded,
     TooLarge,
     Unauthenticated,
@@ -155,6 +163,43 @@ def test_an_interrupted_stream_is_closed(client: Client):
     assert client.estimate(SMALL)["model"] == POSE_NAME
 
 
+def test_a_camera_that_blocks_does_not_hold_up_the_close(url: str):
+    silence = threading.Event()
+
+    def camera() -> Iterator[bytes]:
+        yield SMALL
+        silence.wait(20)
+
+    try:
+        with Client(url, timeout_s=60) as client:
+            for event in client.stream(camera(), mode="every"):
+                assert event["frame"] == 0
+                break
+            leaving = time.monotonic()
+        assert time.monotonic() - leaving < 5
+    finally:
+        silence.set()
+
+
+async def test_a_plain_iterator_is_read_as_far_as_asked_and_then_let_go():
+    read, closed = [], threading.Event()
+
+    def camera() -> Iterator[bytes]:
+        try:
+            for number in range(9):
+                read.append(number)
+                yield SMALL
+        finally:
+            closed.set()
+
+    async with aclosing(each(camera())) as frames:
+        for _ in range(2):
+            await anext(frames)
+        await asyncio.sleep(0.02)
+        assert read == [0, 1]
+    assert await asyncio.to_thread(closed.wait, 5)
+
+
 def test_a_frame_too_large_to_be_read_is_told_apart(tight_service: Service):
     for address in urls(tight_service).values():
         with Client(address, timeout_s=60) as client, pytest.raises(TooLarge) as raised:
@@ -197,6 +242,27 @@ def test_nobody_there_is_tried_again_and_then_said(scheme: str, service: Service
         client.estimate(SMALL)
 
 
+def test_an_answer_that_drips_is_given_up_in_time():
+    """Every byte comes soon, the last one never."""
+
+    def drip() -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            for _ in range(100):
+                connection.sendall(b" ")
+                time.sleep(0.1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=drip, daemon=True).start()
+        with (
+            Client(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=0.5) as client,
+            pytest.raises(DeadlineExceeded, match=r"no answer within 0\.5 s"),
+        ):
+            client.estimate(SMALL)
+
+
 def test_an_address_of_another_kind_is_refused():
     with pytest.raises(BadOption, match="grpc://"):
         Client("ftp://somewhere")
@@ -235,3 +301,36 @@ def test_the_api_key_is_sent_on_every_wire(repository: Path, tmp_path: Path):
                     client.estimate(SMALL)
                 with pytest.raises(Unauthenticated):
                     list(client.stream([SMALL]))
+
+
+ENDINGS = {
+    "after an answer": "client.estimate(photo)",
+    "amid a stream": "events = client.stream([photo] * 9, mode='every'); next(events)",
+    "by an exception": "client.estimate(photo); raise SystemExit(0)",
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_client_that_is_never_closed_lets_the_program_end(
+    url: str, photo: bytes, tmp_path: Path, ending: str
+):
+    (tmp_path / "photo.jpg").write_bytes(photo)
+    program = (
+        "from pathlib import Path; from posegate.client import Client; "
+        f"client, photo = Client({url!r}), Path('photo.jpg').read_bytes(); {ENDINGS[ending]}"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, timeout=60, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("image", ["photo.jpg", Path("photo.jpg"), io.BytesIO(b"x"), None])
+def test_what_is_no_file_content_is_told_so(client: Client, image: object):
+    with pytest.raises(TypeError, match=r"must be the bytes of a picture's file"):
+        client.estimate(image)
+
+
+def test_any_kind_of_bytes_will_do(client: Client, photo: bytes):
+    for image in (bytearray(photo), memoryview(photo)):
+        assert len(client.estimate(image)["people"]) == 2

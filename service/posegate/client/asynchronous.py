@@ -62,8 +62,13 @@ class AsyncClient:
         Here and in `stream` an option that is None counts as not given, and boxes may be lists,
         tuples or an array.
         """
-        given = _given(options)
-        return await self._insist(lambda left_s: self._transport.estimate(image, given, left_s))
+        if not isinstance(image, bytes | bytearray | memoryview):
+            raise TypeError(
+                f"image is {type(image).__name__}; it must be the bytes of a picture's file, "
+                "as open(path, 'rb').read() gives"
+            )
+        data, given = bytes(image), _given(options)
+        return await self._insist(lambda left_s: self._transport.estimate(data, given, left_s))
 
     async def models(self) -> list[Document]:
         """The model cards."""
@@ -84,7 +89,10 @@ class AsyncClient:
             if left_s <= 0:
                 break
             try:
-                return await call(left_s)
+                async with asyncio.timeout(left_s):
+                    return await call(left_s)
+            except TimeoutError:
+                break
             except PosegateError as error:
                 if error.retry_after_s is None or attempt == self._retries:
                     raise

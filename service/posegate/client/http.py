@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 import httpx
@@ -12,7 +13,7 @@ from websockets.frames import CloseCode
 
 from posegate.client.tls import Tls
 from posegate.client.transport import Document, Frames, each, error_of, failure, unreachable
-from posegate.errors import DeadlineExceeded, PosegateError, TooLarge
+from posegate.errors import PosegateError, TooLarge
 
 END = json.dumps({"end": True})
 
@@ -25,18 +26,21 @@ class HttpTransport:
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._ssl = tls.context() if tls else None
         self._client = httpx.AsyncClient(
-            base_url=self._url, headers=self._headers, verify=self._ssl or True
+            base_url=self._url,
+            headers=self._headers,
+            verify=self._ssl or True,
+            timeout=None,  # noqa: S113  httpx bounds each step of a call, and the caller the whole
         )
 
     async def estimate(self, image: bytes, options: Document, timeout_s: float) -> Document:
         headers = {"X-Request-Timeout": f"{timeout_s:.3f}", "Accept": "application/json"}
         answer: Document = await self._ask(
-            "POST", "/v1/poses", timeout_s, params=_query(options), content=image, headers=headers
+            "POST", "/v1/poses", params=_query(options), content=image, headers=headers
         )
         return answer
 
     async def models(self, timeout_s: float) -> list[Document]:
-        answer: list[Document] = (await self._ask("GET", "/v1/models", timeout_s))["models"]
+        answer: list[Document] = (await self._ask("GET", "/v1/models"))["models"]
         return answer
 
     async def stream(self, frames: Frames, options: Document) -> AsyncGenerator[Document]:
@@ -65,11 +69,9 @@ class HttpTransport:
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def _ask(self, method: str, path: str, timeout_s: float, **request: Any) -> Any:
+    async def _ask(self, method: str, path: str, **request: Any) -> Any:
         try:
-            response = await self._client.request(method, path, timeout=timeout_s, **request)
-        except httpx.TimeoutException as error:
-            raise DeadlineExceeded(f"no answer from {self._url} within {timeout_s:g} s") from error
+            response = await self._client.request(method, path, **request)
         except httpx.HTTPError as error:
             raise unreachable(self._url, error) from error
         if response.is_success:
@@ -97,8 +99,9 @@ async def _send(socket: ClientConnection, frames: Frames, options: Document) -> 
     try:
         if options:
             await socket.send(json.dumps(options, default=str))
-        async for frame in each(frames):
-            await socket.send(frame)
+        async with aclosing(each(frames)) as read:
+            async for frame in read:
+                await socket.send(frame)
         await socket.send(END)
     except ConnectionClosed:
         return  # the reader of the events learns it as well

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -123,10 +124,11 @@ async def _send(call: Any, frames: Frames, first: pb.StreamRequest | None) -> No
         await call.initial_metadata()
         if first is not None and not call.done():
             await call.write(first)
-        async for frame in each(frames):
-            if call.done():
-                return
-            await call.write(pb.StreamRequest(frame=frame))
+        async with aclosing(each(frames)) as read:
+            async for frame in read:
+                if call.done():
+                    return
+                await call.write(pb.StreamRequest(frame=frame))
         if not call.done():
             await call.done_writing()
     except grpc.aio.AioRpcError:

@@ -1,20 +1,25 @@
 """The same client for code without asyncio: an event loop of its own in a thread."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Iterator
-from contextlib import ExitStack
+import sys
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import Future
+from threading import Thread
 from types import TracebackType
-from typing import Any, Self
-
-from anyio.from_thread import start_blocking_portal
+from typing import Any, Self, TypeVar
 
 from posegate.client.asynchronous import AsyncClient
 from posegate.client.tls import Tls
 from posegate.client.transport import Document
 
+Result = TypeVar("Result")
+
 
 class Client:
-    """See AsyncClient; use it as a context manager."""
+    """See AsyncClient; use it as a context manager, or close it.
+
+    One that is never closed does not keep the program from ending.
+    """
 
     def __init__(
         self,
@@ -25,14 +30,15 @@ class Client:
         retries: int = 3,
         tls: Tls | None = None,
     ) -> None:
-        with ExitStack() as stack:
-            self._portal = stack.enter_context(start_blocking_portal())
-            self._client = self._portal.call(
-                lambda: AsyncClient(
-                    url, api_key=api_key, timeout_s=timeout_s, retries=retries, tls=tls
-                )
-            )
-            self._stack = stack.pop_all()
+        async def connect() -> AsyncClient:
+            return AsyncClient(url, api_key=api_key, timeout_s=timeout_s, retries=retries, tls=tls)
+
+        self._loop = _Loop()
+        try:
+            self._client = self._loop.call(connect)
+        except BaseException:
+            self._loop.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -47,25 +53,51 @@ class Client:
 
     def close(self) -> None:
         """Let the connections and the thread go."""
-        self._portal.call(self._client.close)
-        self._stack.close()
+        self._loop.call(self._client.close)
+        self._loop.close()
 
     def estimate(self, image: bytes, **options: Any) -> Document:
         """The `Poses` document of one encoded picture; options as in the HTTP query."""
-        return self._portal.call(lambda: self._client.estimate(image, **options))
+        return self._loop.call(lambda: self._client.estimate(image, **options))
 
     def models(self) -> list[Document]:
         """The model cards."""
-        return self._portal.call(self._client.models)
+        return self._loop.call(self._client.models)
 
     def stream(self, frames: Iterable[bytes], **options: Any) -> Iterator[Document]:
         """One event per encoded frame, in order, then the summary."""
         events = _Events(self._client.stream(frames, **options))
         try:
-            while (event := self._portal.call(events.next)) is not None:
+            while (event := self._loop.call(events.next)) is not None:
                 yield event
         finally:
-            self._portal.call(events.close)
+            if not sys.is_finalizing():  # at the program's end the thread is no more
+                self._loop.call(events.close)
+
+
+class _Loop:
+    """An event loop in a thread that ends with the program."""
+
+    def __init__(self) -> None:
+        self._ended = asyncio.Event()
+        begun: Future[asyncio.AbstractEventLoop] = Future()
+        life = self._live(begun)
+        self._thread = Thread(target=asyncio.run, args=(life,), name="posegate client", daemon=True)
+        self._thread.start()
+        self._loop = begun.result()
+
+    def call(self, function: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        """Run the coroutine there and wait for it; when the wait is interrupted, it goes on."""
+        return asyncio.run_coroutine_threadsafe(function(), self._loop).result()
+
+    def close(self) -> None:
+        """Cancel what still runs there and end the thread."""
+        self._loop.call_soon_threadsafe(self._ended.set)
+        self._thread.join()
+
+    async def _live(self, begun: "Future[asyncio.AbstractEventLoop]") -> None:
+        begun.set_result(asyncio.get_running_loop())
+        await self._ended.wait()
 
 
 class _Events:

@@ -2,7 +2,10 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
+from concurrent.futures import Future
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, Protocol
 
 from posegate.errors import (
@@ -36,7 +39,7 @@ class Transport(Protocol):
     """One way to talk to the service; documents look the same whichever it is."""
 
     async def estimate(self, image: bytes, options: Document, timeout_s: float) -> Document:
-        """The `Poses` document of one encoded picture."""
+        """The `Poses` document of one encoded picture; who asks waits no longer than that."""
         ...
 
     async def models(self, timeout_s: float) -> list[Document]:
@@ -63,20 +66,43 @@ def unreachable(url: str, reason: object) -> BackendDown:
     return BackendDown(f"no answer from {url}: {reason}", retry_after_s=retry_after_s)
 
 
-async def each(frames: Frames) -> AsyncIterator[bytes]:
-    """The frames one by one; a plain iterator is asked in a thread, as a camera may block."""
+async def each(frames: Frames) -> AsyncGenerator[bytes]:
+    """The frames one by one, each when it is asked for.
+
+    A plain iterator is read in a thread of its own, as a camera may block; one that still does when
+    the stream is closed is left alone with its thread, which holds up nobody.
+    """
     if isinstance(frames, AsyncIterable):
         async for frame in frames:
             yield frame
         return
-    iterator = iter(frames)
-    while (data := await asyncio.to_thread(next, iterator, None)) is not None:
-        yield data
+    asked: SimpleQueue[Future[bytes | None] | None] = SimpleQueue()
+    Thread(target=_read, args=(iter(frames), asked), daemon=True).start()
+    try:
+        while (data := await _next(asked)) is not None:
+            yield data
+    finally:
+        asked.put(None)
 
 
 def failure(sending: "asyncio.Task[None]") -> BaseException | None:
     """What the frames themselves raised, if that is why the stream ended."""
     return sending.exception() if sending.done() and not sending.cancelled() else None
+
+
+async def _next(asked: "SimpleQueue[Future[bytes | None] | None]") -> bytes | None:
+    future: Future[bytes | None] = Future()
+    asked.put(future)
+    return await asyncio.wrap_future(future)
+
+
+def _read(iterator: Iterator[bytes], asked: "SimpleQueue[Future[bytes | None] | None]") -> None:
+    while (future := asked.get()) is not None:
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(next(iterator, None))
+            except BaseException as error:
+                future.set_exception(error)
 
 
 def _is_about_certificates(reason: object) -> bool:
