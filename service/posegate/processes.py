@@ -12,7 +12,9 @@ import signal
 from collections.abc import Callable, Iterator, MutableSequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -58,6 +60,7 @@ Work = Callable[[Seat], None]
 def supervise(settings: Settings, work: Work) -> int:
     """Run `work` in `settings.workers` processes until SIGTERM or SIGINT; returns the exit status.
 
+    Ctrl-C, which a terminal sends to all of them, is heard here alone: workers are asked to stop.
     A worker that dies is replaced; one that dies before it was ever ready stops the service, as
     the next would die as well. `threads` are divided among the workers, the other limits hold for
     each of them.
@@ -86,6 +89,7 @@ class _Crew:
         self._processes: dict[int, SpawnProcess] = {}
         self._stopping = False
         self._status = 0
+        resource_tracker.ensure_running()  # a start that has to do it unblocks SIGINT
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -119,7 +123,8 @@ class _Crew:
     def _start(self, number: int, *, late: bool) -> SpawnProcess:
         seat = Seat(number, self._settings, self._states, self._metrics, late)
         process = self._context.Process(target=self._work, args=(seat,), name=f"worker {number}")
-        process.start()
+        with _unheard(signal.SIGINT):
+            process.start()
         self._processes[number] = process
         return process
 
@@ -138,14 +143,32 @@ class _Crew:
             process.kill()
 
 
-async def _ended(process: SpawnProcess) -> None:
-    loop, ended = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(process.sentinel, ended.set)
-    try:
-        await ended.wait()
-    finally:
+def when_ended(process: BaseProcess, tell: Callable[[], None]) -> None:
+    """Tell once, though the sentinel of a process that has ended stays readable."""
+    loop = asyncio.get_running_loop()
+
+    def ended() -> None:
         loop.remove_reader(process.sentinel)
+        tell()
+
+    loop.add_reader(process.sentinel, ended)
+
+
+async def _ended(process: SpawnProcess) -> None:
+    ended = asyncio.Event()
+    when_ended(process, ended.set)
+    await ended.wait()
     process.join()
+
+
+@contextmanager
+def _unheard(number: signal.Signals) -> Iterator[None]:
+    """Let a signal wait; processes started meanwhile never hear it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from posegate.errors import BadOption, PosegateError
 from posegate.logs import configure_logs
 from posegate.metrics import Metrics
 from posegate.pipeline import Pipeline
-from posegate.processes import Seat, supervise
+from posegate.processes import Seat, supervise, when_ended
 from posegate.settings import Settings
 from posegate.sockets import (
     MOST_CONNECTIONS,
@@ -67,6 +67,8 @@ def serve(settings: Settings) -> int:
     except PosegateError as error:
         log.error("cannot start: %s", error.detail)
         return 1
+    except KeyboardInterrupt:  # before the loop had its handler
+        log.info("stopping")
     return 0
 
 
@@ -111,6 +113,7 @@ class _Service:
         self._slots = Slots(settings.max_images)
         self._tracing = build_tracing(settings)
         self._streams = Streams(pipeline, settings, metrics, self._tracing)
+        others = seat.others if seat else lambda: None
         app = create_app(
             pipeline,
             settings,
@@ -118,13 +121,13 @@ class _Service:
             slots=self._slots,
             streams=self._streams,
             tracing=self._tracing,
-            others=seat.others if seat else lambda: None,
+            others=others,
         )
         door = Door(self._slots, ApiKeys(settings), metrics, settings.max_body_bytes)
         self.config = _http_config(app, settings, tls, door)
         self._http = _Server(self.config)
         self._serving: asyncio.Task[None] | None = None
-        self._health = Health(pipeline)
+        self._health = Health(pipeline, others=others)
 
     async def run(self) -> None:
         """From the first connection to the last; raises what kept it from starting."""
@@ -133,7 +136,7 @@ class _Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         if (parent := multiprocessing.parent_process()) is not None:
-            loop.add_reader(parent.sentinel, stop.set)
+            when_ended(parent, stop.set)
         rpc = self._create_rpc()
         starting = asyncio.create_task(self._start(rpc))
         starting.add_done_callback(lambda task: stop.set() if _failed(task) else None)
@@ -170,7 +173,6 @@ class _Service:
         addresses = await self._open(rpc)
         if not late:
             await self._pipeline.start()
-        await self._health.refresh()
         if self._seat is not None:
             self._seat.warm()
         log.info("ready", extra=addresses)
@@ -198,14 +200,15 @@ class _Service:
         return addresses
 
     async def _refresh(self) -> None:
-        """Keep what other processes read of this one's metrics fresh."""
+        """Keep what other processes read of this one's metrics fresh, from when it listens."""
         while self._seat is not None:
-            self._metrics.refresh()
+            if self._serving is not None:
+                self._metrics.refresh()
             await asyncio.sleep(REFRESH_S)
 
     async def _stop_faces(self, rpc: grpc.aio.Server) -> None:
         limit_s = self._settings.request_timeout_s
-        await self._health.enter_graceful_shutdown()
+        self._health.stop()
         try:
             async with asyncio.timeout(limit_s):
                 await self._streams.finish()

@@ -1,13 +1,16 @@
 """Workers' places and ports: posegate.processes and posegate.sockets."""
 
+import asyncio
+import os
 import pickle
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from posegate.errors import BadOption
-from posegate.processes import AWAY, COLD, WARM, Seat
+from posegate.processes import AWAY, COLD, WARM, Seat, when_ended
 from posegate.settings import Settings
 from posegate.sockets import address, bind, reserve
 
@@ -22,6 +25,18 @@ def test_a_service_is_ready_when_every_worker_that_listens_is_warm() -> None:
     one.warm()
     assert one.others() == "1 of 3 workers are still starting"
     assert seat(WARM, AWAY).others() is None  # its successor listens once it is warm
+
+
+async def test_the_end_of_a_process_is_told_once() -> None:
+    sentinel, end = os.pipe()
+    told = []
+    when_ended(SimpleNamespace(sentinel=sentinel), lambda: told.append(sentinel))
+    await asyncio.sleep(0.02)
+    assert not told
+    os.close(end)
+    await asyncio.sleep(0.02)
+    assert told == [sentinel]
+    os.close(sentinel)
 
 
 def test_settings_reach_a_worker_as_they_are() -> None:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 pytest.importorskip("tritonclient")
 
 from posegate.backends import triton_memory
-from posegate.backends.triton_memory import SHM, SystemRegion, check_shared_memory
+from posegate.backends.triton_memory import SHM, SystemRegion, check_shared_memory, refusal
 from posegate.build import build_pipeline
 from posegate.cli import app
 from posegate.errors import BadOption
@@ -77,3 +77,21 @@ def test_memory_that_does_not_fit_is_an_error_and_not_a_crash():
     assert not [
         name for name in {path.name for path in SHM.iterdir()} - before if "posegate" in name
     ]
+
+
+async def test_memory_that_cannot_be_given_back_is_a_reason(monkeypatch: pytest.MonkeyPatch):
+    """And no end of the watch that asks."""
+
+    class Region:
+        def __init__(self, byte_size: int) -> None: ...
+
+        async def register(self, client: object, *, timeout_s: float) -> None: ...
+
+        unregister = register
+
+        def free(self) -> None:
+            raise OSError("CUDA: unknown error")
+
+    monkeypatch.setitem(triton_memory.REGIONS, "cuda", Region)
+    told = await refusal(None, "cuda", "made:1")
+    assert told == "cuda shared memory cannot be had here (CUDA: unknown error)"

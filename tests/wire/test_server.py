@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from fakes import POSE_NAME, make_repository
+from posegate import server
+from posegate.settings import Settings
 from wire.running import Service, launch, running_service, wait_until
 from wire.test_limits import HEAD
 
@@ -41,6 +43,17 @@ def test_idle_service_stops_at_once(repository: Path, tmp_path: Path):
         started = time.monotonic()
         assert service.stop() == 0
         assert time.monotonic() - started < 10  # request_timeout_s is 30
+
+
+@pytest.mark.parametrize(("workers", "runs"), [(1, "_run"), (2, "supervise")])
+def test_ctrl_c_before_the_loop_runs_is_a_stop_like_any_other(
+    workers: int, runs: str, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server, runs, interrupted)
+    assert server.serve(Settings(workers=workers)) == 0
 
 
 def test_card_that_does_not_match_its_file_stops_the_start(tmp_path: Path):

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -48,9 +49,9 @@ def wait_until_all_ready(service: Service) -> None:
     wait_until(ready)
 
 
-def workers(service: Service) -> list[int]:
+def workers(process: "subprocess.Popen[bytes]") -> list[int]:
     """Process ids of those that serve, oldest first."""
-    pids = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text()
+    pids = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
     return [
         int(pid)
         for pid in pids.split()
@@ -98,7 +99,7 @@ def test_no_series_names_a_process(crew: Service, photo: bytes):
     rows = samples(crew)
     assert not [name for name in rows if "pid" in name]
     values = {value for name in rows for value in re.findall('="([^"]*)"', name)}
-    assert not values & {str(pid) for pid in workers(crew)}
+    assert not values & {str(pid) for pid in workers(crew.process)}
     backend = [value for name, value in rows.items() if name.startswith("posegate_backend_up")]
     assert backend == [1.0]
     infos = [value for name, value in rows.items() if name.startswith("posegate_model_info")]
@@ -121,7 +122,7 @@ def test_a_dead_worker_is_replaced_and_its_counts_stay(repository: Path, tmp_pat
         for _ in range(8):
             httpx.get(f"{service.url}/v1/models", trust_env=False)
         wait_until(lambda: calls(service, "http", "200", "/v1/models") == 8)
-        first = workers(service)
+        first = workers(service.process)
         with service.connect() as hanging:
             hanging.sendall(HEAD + b"Content-Length: 100\r\n\r\n")
             wait_until(lambda: samples(service)[IN_FLIGHT] == 2.0)
@@ -130,7 +131,7 @@ def test_a_dead_worker_is_replaced_and_its_counts_stay(repository: Path, tmp_pat
             while service.log.read_text().count("server ready") < WORKERS + 1:
                 assert httpx.get(f"{service.url}/readyz", trust_env=False).status_code == 200
                 time.sleep(0.01)
-        second = workers(service)
+        second = workers(service.process)
         assert len(second) == WORKERS
         assert first[0] not in second
         assert calls(service, "http", "200", "/v1/models") == 8
@@ -150,6 +151,19 @@ def test_a_worker_that_cannot_start_stops_the_service(tmp_path: Path):
     assert "sha256" in log
     assert "a worker died before it was ready; stopping" in log
     assert "Traceback" not in log
+
+
+def test_ctrl_c_before_the_workers_are_ready_is_a_stop_like_any_other(
+    repository: Path, tmp_path: Path
+):
+    process = launch(repository, tmp_path / "log", workers=WORKERS)
+    wait_until(lambda: len(workers(process)) == WORKERS)
+    for pid in [*workers(process), process.pid]:  # a terminal asks all of them
+        os.kill(pid, signal.SIGINT)
+    assert process.wait(60) == 0
+    log = (tmp_path / "log").read_text()
+    assert "Traceback" not in log
+    assert " error " not in log
 
 
 @pytest.mark.parametrize(("name", "shared"), [("http_port", True), ("grpc_port", False)])

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +14,6 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
-from grpc_health.v1.health import aio as health  # type: ignore[attr-defined]  # not in the stubs
 from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION
 from grpc_reflection.v1alpha.reflection import enable_server_reflection
 
@@ -46,6 +45,7 @@ NOT_DELIVERED = 'Failed "execute_batch"'
 HANG_UP_S = 0.1
 """A message over gRPC's limit, or a client that goes away, ends the messages first and cancels the
 call just after; a call that nobody cancels really had no message."""
+WATCH_S = 1.0
 KEEPALIVE_MS = 20_000
 WHOLE_PICTURE_BYTES = 2**20
 """A picture up to this size comes in one HTTP/2 frame and without waiting for the window to open;
@@ -142,25 +142,52 @@ class PoseService(services.PoseServiceServicer):
             raise BadOption("the call ended without an EstimateRequest; send one") from error
 
 
-class Health(health.HealthServicer):  # type: ignore[misc]
-    """grpc.health.v1; what it says is asked of the pipeline when somebody checks."""
+class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # has no stubs
+    """grpc.health.v1; the pipeline is asked at every check, and every second for those who watch.
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        super().__init__()
+    gRPC's own servicer tells nobody any more once one of several watchers has left, and whoever
+    watches holds up the stop.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, *, others: Callable[[], str | None] = lambda: None
+    ) -> None:
+        """`others` says why other processes of the service are not ready; None when they are."""
         self._pipeline = pipeline
+        self._others = others
+        self._stopping = False
 
-    async def refresh(self) -> None:
-        """Tell those who watch how the pipeline is."""
-        serving = self._pipeline.ready() is None
-        state = health_pb2.HealthCheckResponse.ServingStatus
-        for name in ("", POSE_SERVICE):
-            await self.set(name, state.SERVING if serving else state.NOT_SERVING)
+    def stop(self) -> None:
+        """Say so from now on; those who watch are told and let go."""
+        self._stopping = True
 
     async def Check(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> health_pb2.HealthCheckResponse:
-        await self.refresh()
-        return await super().Check(request, context)
+        answer = self._answer(request.service)
+        if answer.status == answer.SERVICE_UNKNOWN:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"the service here is {POSE_SERVICE}")
+        return answer
+
+    async def Watch(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest, context: Context
+    ) -> None:
+        told = None
+        while True:
+            is_last, answer = self._stopping, self._answer(request.service)
+            if answer != told:
+                await context.write(answer)
+            if is_last:
+                return
+            told = answer
+            await asyncio.sleep(WATCH_S)
+
+    def _answer(self, service: str) -> health_pb2.HealthCheckResponse:
+        answer = health_pb2.HealthCheckResponse
+        if service not in ("", POSE_SERVICE):
+            return answer(status=answer.SERVICE_UNKNOWN)
+        waits = self._stopping or self._pipeline.ready() or self._others()
+        return answer(status=answer.NOT_SERVING if waits else answer.SERVING)
 
 
 def create_grpc_server(

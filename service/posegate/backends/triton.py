@@ -25,6 +25,7 @@ from posegate.types import F32
 log = logging.getLogger(__name__)
 
 WARM_UP_TIMEOUT_S = 120.0
+RETRY_S = 1.0
 
 
 class TritonNetwork:
@@ -71,11 +72,16 @@ class TritonNetwork:
             await self._servers.until_ready(self._model.name)
             try:
                 await self._check_and_warm_up()
-            except BackendDown as error:  # it went away again
+            except (BackendDown, Overloaded, DeadlineExceeded) as error:  # it went away or is busy
                 log.warning("triton: %s", error.detail)
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(RETRY_S)
         if self._variant is not None and self._starting_variant is None:
             self._starting_variant = asyncio.create_task(_start_variant(self._variant))
+
+    async def awake(self, *, deadline: float | None) -> None:
+        """Nothing rests."""
+        if not self._warm:
+            raise BackendDown(f"network {self._model.name} is not warmed up", retry_after_s=1.0)
 
     async def infer(self, tensor: F32, *, deadline: float | None = None) -> Inference:
         """Run crops (P, 3, H, W), P at least 1; `deadline` is a `time.monotonic()` value.
@@ -83,8 +89,7 @@ class TritonNetwork:
         More crops than Triton takes in one batch go as several requests at a time. Raises
         Overloaded, DeadlineExceeded or BackendDown.
         """
-        if not self._warm:
-            raise BackendDown(f"network {self._model.name} is not warmed up", retry_after_s=1.0)
+        await self.awake(deadline=deadline)
         crops = len(tensor)
         if self._crops + crops > self._max_queue:
             raise Overloaded(
@@ -94,16 +99,20 @@ class TritonNetwork:
             )
         self._crops += crops
         started = time.monotonic()
-        tasks = [
-            asyncio.create_task(self._request(tensor[first : first + self._max_batch], deadline))
-            for first in range(0, crops, self._max_batch)
-        ]
         try:
-            answers = await asyncio.gather(*tasks)
+            async with asyncio.TaskGroup() as group:  # ends when the last request has ended
+                tasks = [
+                    group.create_task(
+                        self._request(tensor[first : first + self._max_batch], deadline)
+                    )
+                    for first in range(0, crops, self._max_batch)
+                ]
+        except ExceptionGroup as failed:
+            first_failure = failed.exceptions[0]
+            raise first_failure from first_failure.__cause__
         finally:
-            for task in tasks:
-                task.cancel()
             self._crops -= crops
+        answers = [task.result() for task in tasks]
         queue_s = min(waited_s for waited_s, _ in answers)
         parts = [outputs for _, outputs in answers]
         joined = (

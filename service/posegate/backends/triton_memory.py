@@ -170,11 +170,13 @@ async def refusal(client: Any, kind: SharedMemory, url: str) -> str | None:
     """
     try:
         region = REGIONS[kind](PROBE_BYTES)
+        try:
+            await region.register(client, timeout_s=CALL_TIMEOUT_S)
+            await region.unregister(client, timeout_s=CALL_TIMEOUT_S)
+        finally:
+            region.free()
     except OSError as error:
         return f"{kind} shared memory cannot be had here ({error})"
-    try:
-        await region.register(client, timeout_s=CALL_TIMEOUT_S)
-        await region.unregister(client, timeout_s=CALL_TIMEOUT_S)
     except InferenceServerException as error:
         if error.status() in UNREACHABLE:
             raise
@@ -184,8 +186,6 @@ async def refusal(client: Any, kind: SharedMemory, url: str) -> str | None:
             f"{'this /dev/shm' if kind == 'system' else 'this GPU'}; set triton_shared_memory to "
             "off, or let both share it"
         )
-    finally:
-        region.free()
     return None
 
 

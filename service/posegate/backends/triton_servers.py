@@ -168,12 +168,18 @@ class _Server:
 
     async def watch(self) -> None:
         while True:
-            if self._memory is not None and not self._is_up():
-                await self._offer(self._memory)
-            await asyncio.gather(*map(self._check, self.reasons))
-            if self._is_up():
-                await self.transfer.tidy(self.client)
+            try:
+                await self._look()
+            except Exception:  # nobody would look again, and readiness would stay as it was
+                log.exception("triton at %s could not be watched, it is tried again", self.url)
             await asyncio.sleep(POLL_S)
+
+    async def _look(self) -> None:
+        if self._memory is not None and not self._is_up():
+            await self._offer(self._memory)
+        await asyncio.gather(*map(self._check, self.reasons))
+        if self._is_up():
+            await self.transfer.tidy(self.client)
 
     async def _offer(self, memory: SharedMemory) -> None:
         """A server that is new, or new again, is asked whether it takes shared memory."""

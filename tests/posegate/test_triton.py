@@ -1,0 +1,108 @@
+"""crops -> heatmaps in Triton, seen from the gateway alone: servers that are made here."""
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tritonclient")
+
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from fakes import HEATMAP_SIZE_WH, POSE_NAME, POSE_SIZE_WH
+from posegate.backends import triton
+from posegate.backends.triton import TritonNetwork
+from posegate.backends.triton_config import render_config
+from posegate.catalog import load_catalog
+from posegate.errors import BackendDown, DeadlineExceeded, Overloaded, PosegateError
+from posegate.metrics import Metrics
+
+MAX_BATCH = 2
+
+
+class MadeServers:
+    """Ready at once; runs what it is asked, but for the failures it is given.
+
+    While `lone_crops_fail`, requests for a single crop fail, others run until they are cancelled
+    and then take a moment to end.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        self._config = config
+        self.failures: list[PosegateError] = []
+        self.lone_crops_fail = False
+        self.running = 0
+
+    def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def ready(self, model: str) -> None: ...
+
+    async def until_ready(self, model: str) -> None: ...
+
+    async def config(self, model: str) -> ModelConfig:
+        return self._config
+
+    async def infer(self, tensors, crops, *, deadline):
+        self.running += 1
+        try:
+            await self._fail(len(crops))
+        finally:
+            self.running -= 1
+        return (np.zeros((len(crops), 17, *HEATMAP_SIZE_WH[::-1]), np.float32),)
+
+    async def _fail(self, crops: int) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        if self.lone_crops_fail and crops == 1:
+            raise BackendDown("a part failed")
+        if self.lone_crops_fail:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+def servers(repository: Path) -> MadeServers:
+    config = text_format.Parse(
+        render_config(load_catalog(repository).models[POSE_NAME].card), ModelConfig()
+    )
+    config.max_batch_size = MAX_BATCH
+    return MadeServers(config)
+
+
+@pytest.fixture
+def network(repository: Path, servers: MadeServers) -> TritonNetwork:
+    model = load_catalog(repository).models[POSE_NAME]
+    return TritonNetwork(model, servers=servers, metrics=Metrics(), max_in_flight=4, max_queue=8)
+
+
+def crops(count: int) -> np.ndarray:
+    return np.zeros((count, 3, *POSE_SIZE_WH[::-1]), np.float32)
+
+
+async def test_a_start_beside_a_busy_triton_waits(
+    network: TritonNetwork, servers: MadeServers, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(triton, "RETRY_S", 0.0)
+    servers.failures += [Overloaded("full"), DeadlineExceeded("late"), BackendDown("gone")]
+    await network.start()
+    assert not servers.failures
+    assert network.ready() is None
+
+
+async def test_crops_count_until_every_part_of_their_request_has_ended(
+    network: TritonNetwork, servers: MadeServers
+):
+    await network.start()
+    servers.lone_crops_fail = True
+    with pytest.raises(BackendDown, match="a part failed"):
+        await network.infer(crops(3 * MAX_BATCH + 1))
+    assert servers.running == 0
+    servers.lone_crops_fail = False
+    outputs = (await network.infer(crops(8))).outputs  # as many as may wait
+    assert outputs[0].shape[0] == 8
