@@ -38,8 +38,9 @@ def build_pipeline(settings: Settings, metrics: Metrics) -> Pipeline:
     networks, decoded = _NETWORKS[settings.backend](catalog, settings, workers, metrics)
     for name in {network.info.name for network in networks.values()}:
         metrics.watch(
-            metrics.backend_up.labels(name),
-            lambda: float(all(network.ready() is None for network in networks.values())),
+            metrics.backend_up,
+            name,
+            value=lambda: float(all(network.ready() is None for network in networks.values())),
         )
     by_task = {
         task: [model for model in catalog.models.values() if model.card.task == task]

@@ -46,7 +46,7 @@ class Metrics:
     ) -> None:
         assert shared is None or os.environ.get(SHARED_FOLDER) == str(shared)
         self._shared = shared
-        self._watched: list[tuple[Gauge, Callable[[], float]]] = []
+        self._watched: list[tuple[Gauge, tuple[str, ...], Callable[[], float]]] = []
         self.registry = registry or CollectorRegistry()
         self.request_seconds = Histogram(
             "posegate_request_seconds",
@@ -128,17 +128,20 @@ class Metrics:
         MultiProcessCollector(registry, path=str(self._shared))  # type: ignore[no-untyped-call]
         return generate_latest(registry)
 
-    def watch(self, gauge: Gauge, value: Callable[[], float]) -> None:
-        """Let a gauge follow a function; where metrics are shared, as of the last `refresh`."""
+    def watch(self, gauge: Gauge, *labels: str, value: Callable[[], float]) -> None:
+        """Let a gauge follow a function; where metrics are shared, as of the last `refresh`.
+
+        Before the first, this process has no part in what all of them say.
+        """
         if self._shared is None:
-            gauge.set_function(value)
+            gauge.labels(*labels).set_function(value)
         else:
-            self._watched.append((gauge, value))
+            self._watched.append((gauge, labels, value))
 
     def refresh(self) -> None:
         """Write down what the watched functions say now, for other processes to read."""
-        for gauge, value in self._watched:
-            gauge.set(value())
+        for gauge, labels, value in self._watched:
+            gauge.labels(*labels).set(value())
 
     def observe_image(self, model: str, stages_ms: Mapping[str, float], people: int) -> None:
         """Record one image that was answered."""

@@ -87,7 +87,7 @@ def test_stages_add_up_to_the_total_without_gaps() -> None:
 def test_a_watched_gauge_follows_its_function() -> None:
     metrics = Metrics()
     up = [1.0]
-    metrics.watch(metrics.backend_up.labels("triton"), lambda: up[0])
+    metrics.watch(metrics.backend_up, "triton", value=lambda: up[0])
     labels = {"backend": "triton"}
     assert metrics.registry.get_sample_value("posegate_backend_up", labels) == 1
     up[0] = 0.0
@@ -103,7 +103,8 @@ metrics = Metrics(shared=Path(sys.argv[1]))
 metrics.people_per_image.observe(3)
 metrics.frames_dropped.labels(reason="busy").inc(2)
 metrics.in_flight.labels(face="http").inc()
-metrics.watch(metrics.backend_up.labels("triton"), lambda: float(sys.argv[2]))
+metrics.watch(metrics.backend_up, "triton", value=lambda: float(sys.argv[2]))
+assert 'backend_up{backend="triton"} 0.0' not in metrics.exposition().decode()  # no say yet
 metrics.refresh()
 sys.stdout.write(metrics.exposition().decode())
 """

@@ -130,7 +130,9 @@ def test_a_dead_worker_is_replaced_and_its_counts_stay(repository: Path, tmp_pat
             wait_until(lambda: "a worker died; another takes" in service.log.read_text())
             while service.log.read_text().count("server ready") < WORKERS + 1:
                 assert httpx.get(f"{service.url}/readyz", trust_env=False).status_code == 200
+                assert samples(service)[BACKEND_UP] == 1.0
                 time.sleep(0.01)
+            assert samples(service)[BACKEND_UP] == 1.0
         second = workers(service.process)
         assert len(second) == WORKERS
         assert first[0] not in second
