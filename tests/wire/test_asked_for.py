@@ -84,7 +84,8 @@ def test_a_name_too_long_for_any_network_is_a_bad_option_on_every_face(
     assert "at most 128" in error.details()
     refused = client.post(f"/v1/poses?{option}={LONG[:1000]}", content=b"no picture")
     assert "at most 128" in problem_of(refused, 422, "bad-option")["detail"]
-    assert "at most 128" in first_event(service, **{option: LONG})
+    assert "at most 128" in first_event(service, **{option: LONG[:1000]})
+    assert "at most 65536 characters" in first_event(service, **{option: LONG})
     assert service.log.stat().st_size - before < 5_000
 
 
