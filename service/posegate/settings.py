@@ -4,6 +4,7 @@ import difflib
 import os
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -25,8 +26,10 @@ Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 PREFIX = "POSEGATE_"
 OTHER_VARIABLES = {"POSEGATE_CONFIG", "POSEGATE_API_KEY"}
 """The file of settings, and the key that the commands send to a service."""
-SERVICE_LINK = re.compile(r"POSEGATE_(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_[0-9]+_.+)?)")
-"""What Kubernetes tells every pod about services of such names."""
+SERVICE_LINK = re.compile(
+    r"POSEGATE_(.+_)?(SERVICE_HOST=|SERVICE_PORT(_.+)?=|PORT_[0-9]+_.+=|PORT=[a-z]+://).*"
+)
+"""What Kubernetes tells every pod about services of such names; a port alone is no address."""
 
 
 def _is_sha256(secret: SecretStr) -> SecretStr:
@@ -180,7 +183,7 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     """
     config = config or (Path(path) if (path := os.environ.get(PREFIX + "CONFIG")) else None)
     file = _read_toml(config) if config is not None else {}
-    environment = {name.upper() for name in os.environ}
+    environment = {name.upper(): value for name, value in os.environ.items()}
     _refuse_unknown(environment)
     lower = {key: value for key, value in file.items() if PREFIX + key.upper() not in environment}
     given = {key: value for key, value in flags.items() if value is not None}
@@ -190,11 +193,11 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         raise BadOption(f"setting {first_fault(error, 'all')}") from error
 
 
-def _refuse_unknown(environment: set[str]) -> None:
+def _refuse_unknown(environment: Mapping[str, str]) -> None:
     """A setting that is misspelt must not be left out in silence: it may be that of the keys."""
     known = {PREFIX + field.upper() for field in Settings.model_fields} | OTHER_VARIABLES
-    for name in sorted(environment - known):
-        if name.startswith(PREFIX) and not SERVICE_LINK.fullmatch(name):
+    for name in sorted(environment.keys() - known):
+        if name.startswith(PREFIX) and not SERVICE_LINK.fullmatch(f"{name}={environment[name]}"):
             fields = [field.upper() for field in Settings.model_fields]
             near = difflib.get_close_matches(name.removeprefix(PREFIX), fields, n=1)
             raise BadOption(

@@ -62,6 +62,7 @@ def test_a_bad_value_is_named(tmp_path: Path, text: str, words: str) -> None:
     [
         ("POSEGATE_API_KEYS_SHA256", "did you mean POSEGATE_API_KEY_SHA256?"),
         ("POSEGATE_MAXPEOPLE", "did you mean POSEGATE_MAX_PEOPLE?"),
+        ("POSEGATE_PORT", "did you mean POSEGATE_"),
         ("posegate_zzz", r"POSEGATE_ZZZ is no setting \(`posegate serve"),
     ],
 )

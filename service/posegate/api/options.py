@@ -20,6 +20,7 @@ from posegate.errors import BadOption
 from posegate.pipeline import EstimateOptions
 from posegate.streams import MAX_DETECT_EVERY, StreamOptions
 from posegate.types import F32
+from posegate.validation import fault
 
 Score = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 FAR = 1e30
@@ -148,8 +149,8 @@ def _wrong_option(item: ErrorDetails) -> str:
     if item["type"] == "extra_forbidden":
         return f"option {name!r} is unknown; allowed: {', '.join(StreamQuery.model_fields)}"
     if not name:
-        return f"the first text message must be a JSON object of options: {item['msg']}"
-    return f"option {name!r}: {item['msg']}, got {str(item['input'])[:100]!r}"
+        return f"the first text message must be a JSON object of options: {fault(item)}"
+    return f"option {name!r}: {fault(item)}, got {str(item['input'])[:100]!r}"
 
 
 def check_given_once(items: Iterable[tuple[str, str]]) -> None:

@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from posegate.api.head import with_head
 from posegate.api.options import PoseQuery
 from posegate.errors import PosegateError, status_of
+from posegate.validation import fault
 
 MEDIA_TYPE = "application/problem+json"
 CLIENT_GONE = 499
@@ -143,7 +144,7 @@ def _one_validation(item: Mapping[str, Any]) -> str:
     name = ".".join(str(part) for part in path)[:80]
     if item["type"] == "extra_forbidden":
         return f"{place} option {name!r} is unknown; allowed: {', '.join(PoseQuery.model_fields)}"
-    return f"{place} option {name!r}: {item['msg']}, got {str(item['input'])[:100]!r}"
+    return f"{place} option {name!r}: {fault(item)}, got {str(item['input'])[:100]!r}"
 
 
 def _routing_problem(error: HTTPException) -> Problem:

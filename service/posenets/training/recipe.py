@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from posegate.validation import fault
 from posenets.training.augment import Augmentation
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -172,6 +173,6 @@ def read_recipe(path: Path) -> PoseRecipe | DetectionRecipe:
 
 def first_fault(error: ValidationError) -> str:
     """The first thing wrong with a recipe, or other facts of a user's, as `field: what`."""
-    fault = error.errors()[0]
-    field = ".".join(str(part) for part in fault["loc"] if part not in ("pose", "detect"))
-    return f"{field}: {fault['msg']}" if field else fault["msg"]
+    found = error.errors()[0]
+    field = ".".join(str(part) for part in found["loc"] if part not in ("pose", "detect"))
+    return f"{field}: {fault(found)}" if field else fault(found)
