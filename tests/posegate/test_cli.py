@@ -144,7 +144,9 @@ def test_a_mistake_is_one_sentence_and_status_2(run, arguments: list[str], words
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("command", ["models show bare", "serve --model bare --port 0 --grpc-port 0"])
+@pytest.mark.parametrize(
+    "command", ["models show bare", "serve --model bare --port 0 --grpc-port 0"]
+)
 def test_a_network_without_a_card_is_told_what_it_lacks(tmp_path: Path, command: str, run) -> None:
     repository = make_repository(tmp_path)
     file = repository / "bare" / "1" / "model.onnx"
