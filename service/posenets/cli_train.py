@@ -42,6 +42,9 @@ def train_command(
     photos: Annotated[list[Path] | None, typer.Option(help="detector: complete labels")] = None,
     crops: Annotated[list[Path] | None, typer.Option(help="detector: one box a photo")] = None,
     boxes: Annotated[list[Path] | None, typer.Option(help="detector: teacher boxes")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="detector: ONNX, asked about every augmented picture")
+    ] = None,
     start: Annotated[Path | None, typer.Option(help="checkpoint or backbone .npz")] = None,
     evaluate: Annotated[
         Path | None, typer.Option(help="pose: COCO-form folder to measure AP on at each save")
@@ -55,7 +58,7 @@ def train_command(
     """Train a network by a recipe; a killed run goes on from its last checkpoint.
 
     With --evaluate the checkpoint of the highest AP is kept beside the last, as `.best.pt`.
-    Under torchrun the processes share their gradients.
+    Under `torchrun -m -- posenets train` the processes share their gradients.
 
     Example: `posenets train posefpn-small --cache cache/pose --out runs/posefpn.pt`
     """
@@ -75,7 +78,8 @@ def train_command(
     ) -> tuple[PoseRecipe | DetectionRecipe, Trainer[Any]]:
         if isinstance(plan, PoseRecipe):
             told = "a pose recipe learns from --cache or --labels"
-            _refuse_any({"--photos": photos, "--crops": crops, "--boxes": boxes}, told)
+            given = {"--photos": photos, "--crops": crops, "--boxes": boxes, "--teacher": teacher}
+            _refuse_any(given, told)
             if bool(cache) == bool(labels):
                 raise BadData(
                     "a pose recipe has one source: give either --cache folders or --labels files"
@@ -99,6 +103,7 @@ def train_command(
             photos,
             crops=crops or [],
             boxes=boxes or [],
+            teacher=teacher,
             start=start,
             device=where,
             checkpoint=out,
@@ -133,7 +138,7 @@ def train_command(
     or_exit(run)
 
 
-def _refuse_any(options: Mapping[str, list[Path] | None], told: str) -> None:
+def _refuse_any(options: Mapping[str, Path | list[Path] | None], told: str) -> None:
     given = [name for name, paths in options.items() if paths]
     if given:
         raise BadData(f"{', '.join(given)}: {told}")

@@ -1,6 +1,6 @@
 """Several training processes that share their gradients, as `torchrun` starts them.
 
-    torchrun --nproc_per_node 2 -m posenets train RECIPE --cache cache/pose --out runs/pose.pt
+    torchrun --nproc_per_node 2 -m -- posenets train RECIPE --cache cache/pose --out runs/pose.pt
 
 Each process draws batches of its own; gloo carries the gradients between CPUs, nccl between GPUs.
 """
