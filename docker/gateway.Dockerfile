@@ -2,6 +2,8 @@
 #   docker build -f docker/gateway.Dockerfile -t posegate:0.1.0 .
 FROM python:3.11.13-slim-bookworm AS build
 
+ARG EXTRAS=triton
+
 # hadolint ignore=DL3008 # strip works the same in every version
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends binutils \
@@ -12,7 +14,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY service/posegate service/posegate
 COPY service/posenets service/posenets
 COPY model_repository model_repository
-RUN /opt/posegate/bin/pip install --no-cache-dir --no-compile '.[triton]' \
+RUN /opt/posegate/bin/pip install --no-cache-dir --no-compile ".[${EXTRAS}]" \
     && /opt/posegate/bin/pip uninstall --yes pip setuptools
 # 120 MB that nobody needs: ONNX Runtime as a library for other languages, OpenCV's face cascades,
 # tests, networks that only Triton runs, and the symbols of uvloop, ml_dtypes, lapx and rapidjson. The

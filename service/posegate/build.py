@@ -62,12 +62,25 @@ def build_pipeline(settings: Settings, metrics: Metrics) -> Pipeline:
             for model in by_task["pose"]
         },
         networks=networks,
+        required=_required(catalog, settings),
         workers=workers,
         pool=pool,
         limits=ImageLimits(max_bytes=settings.max_body_bytes, max_pixels=settings.max_pixels),
         decoded=Budget(settings.max_decoded_pixels),
         max_people=settings.max_people,
     )
+
+
+def _required(catalog: Catalog, settings: Settings) -> list[str]:
+    """The networks without which the service is not ready.
+
+    Files beside it must all be sound. A Triton may serve all networks but one, which must not take
+    every other with it.
+    """
+    if settings.backend == "onnx":
+        return list(catalog.models)
+    tasks = {model.card.task: None for model in catalog.models.values()}
+    return [catalog.get(None, task).name for task in tasks]
 
 
 def build_tracing(settings: Settings) -> Tracing:

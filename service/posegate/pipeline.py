@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -63,6 +63,7 @@ class Pipeline:
         detectors: Mapping[str, Detector],
         estimators: Mapping[str, Estimator],
         networks: Mapping[str, Network],
+        required: Sequence[str],
         workers: Workers,
         pool: Pool,
         limits: ImageLimits,
@@ -73,6 +74,7 @@ class Pipeline:
         self._detectors = detectors
         self._estimators = estimators
         self._networks = networks
+        self._required = required
         self._workers = workers
         self._pool = pool
         # A PNG of 12 megapixels takes 0.9 s of a core to draw. Decoding must not wait for that, nor
@@ -112,8 +114,8 @@ class Pipeline:
             raise
 
     def check(self, options: EstimateOptions) -> None:
-        """Refuse what cannot work before an image is read: unknown networks, too many people, not
-        being ready.
+        """Refuse what cannot work before an image is read: unknown networks, too many people,
+        networks that are not ready.
 
         Raises UnknownModel, BadOption or BackendDown. A detector that is named must be there, also
         where given boxes leave it without work.
@@ -122,7 +124,7 @@ class Pipeline:
         if options.boxes_xywh is None or options.detector is not None:
             self.catalog.get(options.detector, "detect")
         options.most_people(self._max_people)
-        reason = self.ready()
+        reason = _reasons(self._networks_for(options))
         if reason is not None:
             raise BackendDown(f"the service is not ready: {reason}; see /readyz and try again")
 
@@ -135,11 +137,26 @@ class Pipeline:
     async def start(self) -> None:
         """Load every network and warm it up."""
         try:
-            for network in self._networks.values():
-                await network.start()
+            await self.start_required()
+            await self.start_others()
         except BaseException:
             await self.stop()
             raise
+
+    async def start_required(self) -> None:
+        """Start what the service cannot be ready without."""
+        for name in self._required:
+            await self._networks[name].start()
+
+    async def start_others(self) -> None:
+        """Start the rest at once, since each may have to wait for its server."""
+        others = self._networks.keys() - self._required
+        try:
+            async with asyncio.TaskGroup() as group:
+                for name in others:
+                    group.create_task(self._networks[name].start())
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
 
     async def stop(self) -> None:
         """Finish what runs, then let networks and threads go."""
@@ -151,9 +168,15 @@ class Pipeline:
         self._drawing.close()
 
     def ready(self) -> str | None:
-        """None when every network can run, else the reasons why not."""
-        reasons = [reason for network in self._networks.values() if (reason := network.ready())]
-        return "; ".join(reasons) or None
+        """None when all required networks can run, else the reasons why not.
+
+        Another one that is missing fails only the requests that name it; see `missing`.
+        """
+        return _reasons(self._networks[name] for name in self._required)
+
+    def missing(self) -> str | None:
+        """Why networks cannot run, be they required or not; None when all can."""
+        return _reasons(self._networks.values())
 
     async def _result_of(self, work: Coroutine[Any, Any, Estimate]) -> Estimate:
         """Who is cancelled does not wait until the work has ended, which threads may hold up."""
@@ -250,3 +273,8 @@ class Pipeline:
         clock.attribute("queue", detection.queue_s)
         clock.mark("detect")
         return name, boxes, detection.infer_s
+
+
+def _reasons(networks: Iterable[Network]) -> str | None:
+    """Why some of them cannot run, or None."""
+    return "; ".join(reason for network in networks if (reason := network.ready())) or None

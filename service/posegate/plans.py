@@ -132,18 +132,24 @@ class PlanBuilder:
         if unknown := set(names) - set(models):
             known = ", ".join(models)
             raise UnknownModel(f"there is no network {sorted(unknown)[0]!r}; known: {known}")
-        chosen = [models[name] for name in names or models]
-        return [self.build(form) for model in chosen for form in model.forms]
+        chosen = [form for name in names or models for form in models[name].forms]
+        for model in chosen:  # before the first build, which takes minutes
+            self._set_aside_if_foreign(model)
+        return [self._build(model) for model in chosen]
 
-    def build(self, model: Model) -> PlanResult:
+    def _set_aside_if_foreign(self, model: Model) -> None:
+        """A plan of another file, TensorRT or GPU cannot be loaded: ONNX has to serve."""
+        version = model.onnx_path.parent
+        if _is_tied(version, self._key(model.card), "onnx_sha256", "tensorrt", "sm") is False:
+            set_aside(version)
+            self._try_to_load(model)
+
+    def _build(self, model: Model) -> PlanResult:
         """One network. What is served goes on being served unless the state is published, but for
         a plan that this machine cannot run.
         """
         key = self._key(model.card)
         version = model.onnx_path.parent
-        if _is_tied(version, key, "onnx_sha256", "tensorrt", "sm") is False:
-            set_aside(version)
-            self._try_to_load(model)
         result = PlanResult(model.name, "failed", self.crops_are)
         try:
             _check_config(model, self.target.profile[-1])

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from posegate.errors import TooLarge
 from posegate.skeleton import COCO_KEYPOINTS, COCO_LIMBS
 from posegate.types import F32, U8, Boxes, Image, Keypoints, Poses
 
@@ -19,7 +20,8 @@ MIN_DRAWN_SCORE = 0.2
 """Joints the network is less sure of than this only clutter a picture."""
 
 _FRACTION_BITS = 4
-_FARTHEST = 2.0**15
+_FARTHEST = 2.0**20  # pixels of a side, the most that OpenCV reads
+_MAX_JPEG_SIDE = 65_500
 _ENCODINGS = {
     "jpeg": (".jpg", [cv2.IMWRITE_JPEG_QUALITY, 90]),
     "png": (".png", [cv2.IMWRITE_PNG_COMPRESSION, 3]),
@@ -51,7 +53,15 @@ def draw_poses(image: Image, poses: Poses, *, min_keypoint_score: float = MIN_DR
 
 
 def encode_image(image: Image, kind: str) -> bytes:
-    """The picture as a file of that kind, "jpeg" (quality 90) or "png"."""
+    """The picture as a file of that kind, "jpeg" (quality 90) or "png".
+
+    Raises TooLarge for a JPEG with a side of more than 65,500 pixels, which the format cannot hold.
+    """
+    if kind == "jpeg" and max(image.width, image.height) > _MAX_JPEG_SIDE:
+        raise TooLarge(
+            f"a drawn JPEG has at most {_MAX_JPEG_SIDE} pixels a side, this picture "
+            f"{image.width}x{image.height}; ask for image/png"
+        )
     extension, parameters = _ENCODINGS[kind]
     written, data = cv2.imencode(extension, image.pixels_bgr, parameters)
     assert written, f"OpenCV could not write {image.width} x {image.height} pixels as {kind}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import multiprocessing
 import signal
 import socket
@@ -169,13 +170,14 @@ class _Service:
     async def _start(self, rpc: grpc.aio.Server) -> None:
         late = self._seat is not None and self._seat.late
         if late:
-            await self._pipeline.start()
+            await self._pipeline.start_required()
         addresses = await self._open(rpc)
         if not late:
-            await self._pipeline.start()
+            await self._pipeline.start_required()
         if self._seat is not None:
             self._seat.warm()
         log.info("ready", extra=addresses)
+        await self._pipeline.start_others()
 
     async def _open(self, rpc: grpc.aio.Server) -> dict[str, str]:
         """Listen on both ports; returns their addresses."""
@@ -207,7 +209,9 @@ class _Service:
             await asyncio.sleep(REFRESH_S)
 
     async def _stop_faces(self, rpc: grpc.aio.Server) -> None:
+        """What has begun may take `request_timeout_s` in all, in streams and in requests."""
         limit_s = self._settings.request_timeout_s
+        ends = time.monotonic() + limit_s
         self._health.stop()
         try:
             async with asyncio.timeout(limit_s):
@@ -215,8 +219,10 @@ class _Service:
         except TimeoutError:
             log.warning("streams did not finish in time", extra={"limit_s": limit_s})
         await self._see_sockets_close()
+        left_s = max(1, math.ceil(ends - time.monotonic()))
+        self.config.timeout_graceful_shutdown = left_s + 1
         self._http.should_exit = True
-        await asyncio.gather(*([self._serving] if self._serving else []), rpc.stop(limit_s))
+        await asyncio.gather(*([self._serving] if self._serving else []), rpc.stop(left_s))
 
     async def _see_sockets_close(self) -> None:
         """Give clients a moment to answer the close of their WebSocket.

@@ -13,6 +13,7 @@ from fakes import (
     DETECTOR_NAME,
     MADE_JOINTS_CROP,
     POSE_NAME,
+    add_copy,
     black_photo,
     encode,
     make_photo,
@@ -20,7 +21,14 @@ from fakes import (
     until,
 )
 from posegate.build import build_pipeline, running_pipeline
-from posegate.errors import BadCard, BadImage, BadOption, DeadlineExceeded, UnknownModel
+from posegate.errors import (
+    BackendDown,
+    BadCard,
+    BadImage,
+    BadOption,
+    DeadlineExceeded,
+    UnknownModel,
+)
 from posegate.geometry import apply_affine, box_to_region, invert_affine, region_to_crop_affine
 from posegate.metrics import Metrics
 from posegate.options import EstimateOptions
@@ -211,6 +219,25 @@ async def test_ready_says_which_network_is_missing(settings: Settings) -> None:
     assert pipeline.ready() is None
     await pipeline.stop()
     assert pipeline.ready() is not None
+
+
+async def test_networks_that_are_not_required_fail_their_own_requests_only(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_copy(settings.model_repository, "other")
+    pipeline = build_pipeline(settings, Metrics())
+    monkeypatch.setattr(pipeline, "_required", [DETECTOR_NAME, POSE_NAME])
+    await pipeline.start_required()
+    other = EstimateOptions(model="other")
+    assert pipeline.ready() is None
+    assert "other" in (pipeline.missing() or "")
+    assert len((await pipeline.estimate(PHOTO, EstimateOptions())).poses) == 2
+    with pytest.raises(BackendDown, match="other"):
+        pipeline.check(other)
+    await pipeline.start_others()
+    assert pipeline.missing() is None
+    pipeline.check(other)
+    await pipeline.stop()
 
 
 async def test_a_network_that_does_not_fit_its_card_stops_the_start(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from posegate.errors import TooLarge
 from posegate.image import ImageLimits, decode_image
 from posegate.render import (
     BOX_BGR,
@@ -95,6 +96,26 @@ def test_joints_and_boxes_far_outside_do_no_harm(value: float) -> None:
 def test_any_size_can_be_drawn_on(width: int, height: int) -> None:
     drawn = draw_poses(blank(width, height), one_person())
     assert (drawn.width, drawn.height) == (width, height)
+
+
+def test_people_are_drawn_where_they_are_on_a_very_wide_picture() -> None:
+    person = one_person()
+    aside = np.float32([39_000, 0])
+    boxes = Boxes(person.boxes.xyxy + np.tile(aside, 2), person.boxes.scores)
+    keypoints = Keypoints(person.keypoints.xy + aside, person.keypoints.scores)
+    drawn = draw_poses(blank(40_000, 480), Poses(boxes, keypoints, person.names))
+    changed = np.flatnonzero((drawn.pixels_bgr != 128).any(axis=(0, 2)))
+    left, _, right, _ = boxes.xyxy[0]
+    assert changed.min() > min(left, keypoints.xy[..., 0].min()) - 200
+    assert changed.max() < max(right, keypoints.xy[..., 0].max()) + 200
+
+
+def test_a_picture_longer_than_a_jpeg_can_be_is_refused_as_one() -> None:
+    longest = blank(65_501, 2)
+    with pytest.raises(TooLarge, match="65500 pixels a side, this picture 65501x2"):
+        encode_image(longest, "jpeg")
+    assert encode_image(longest, "png")
+    assert encode_image(blank(65_500, 2), "jpeg")
 
 
 def test_lines_are_wider_on_a_large_picture() -> None:

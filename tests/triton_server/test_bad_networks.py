@@ -10,8 +10,9 @@ from tritonclient.utils import InferenceServerException
 
 from fakes import POSE_NAME, add_copy, make_repository
 from posegate.build import build_pipeline, running_pipeline
-from posegate.errors import BadCard, UnknownModel
+from posegate.errors import BackendDown, BadCard, UnknownModel
 from posegate.metrics import Metrics
+from posegate.options import EstimateOptions
 from posegate.settings import Settings
 from triton_server.asking import PHOTO, over, people, seconds_until
 from triton_server.serving import TritonProcess, make_triton_repository
@@ -19,7 +20,7 @@ from triton_server.serving import TritonProcess, make_triton_repository
 ANOTHER_GPU = "The engine plan file is generated on an incompatible device, expecting compute 8.9"
 
 
-async def test_every_reason_why_triton_lacks_a_network_is_passed_on(backends, tmp_path):
+async def test_networks_that_triton_lacks_are_told_of_and_the_others_serve(backends, tmp_path):
     repository = make_repository(tmp_path)
     for name in ("unknown", "corrupt", "foreign"):
         add_copy(repository, name)
@@ -40,8 +41,18 @@ async def test_every_reason_why_triton_lacks_a_network_is_passed_on(backends, tm
             "network.onnx",  # ONNX Runtime's words about the corrupt file
             ANOTHER_GPU,
         )
-        await seconds_until(lambda: all(words in pipeline.ready() for words in told))
-        assert "not have network made-pose" not in pipeline.ready()
+        await seconds_until(
+            lambda: (
+                all(words in (pipeline.missing() or "") for words in told)
+                and pipeline.ready() is None
+            )
+        )
+        assert POSE_NAME not in pipeline.missing()
+        default = EstimateOptions()
+        pipeline.check(default)
+        assert len((await pipeline.estimate(PHOTO, default)).poses) == 2
+        with pytest.raises(BackendDown, match=f"the service is not ready: .*{ANOTHER_GPU}"):
+            pipeline.check(EstimateOptions(model="foreign"))
     finally:
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)

@@ -63,6 +63,22 @@ def test_the_detector_may_look_at_some_frames_only(page: "sync_api.Page"):
     assert page.locator("#problem").is_hidden()
 
 
+def test_a_stream_that_is_refused_gives_the_camera_back(page: "sync_api.Page"):
+    page.evaluate(
+        "document.getElementById('model').add(new Option('nosuch', 'nosuch', true, true))"
+    )
+    page.locator("#camera").click()
+    sync_api.expect(page.locator("#problem")).to_contain_text("nosuch")
+    sync_api.expect(page.locator("#camera")).to_have_text("Use the camera")
+
+
+def test_a_problem_of_one_frame_does_not_stay(page: "sync_api.Page"):
+    page.locator("#camera").click()
+    sync_api.expect(page.locator("#summary")).to_contain_text("2 people")
+    page.evaluate("document.getElementById('problem').hidden = false")
+    sync_api.expect(page.locator("#problem")).to_be_hidden()
+
+
 def test_a_photo_ends_the_camera(page: "sync_api.Page", photo: bytes):
     page.locator("#camera").click()
     sync_api.expect(page.locator("#summary")).to_contain_text("2 people")

@@ -113,7 +113,12 @@ def test_joint_under_the_pointer_is_named(
     size = page.locator("#canvas").bounding_box()
     scale = size["width"] / 640
     page.mouse.move(size["x"] + nose_x * scale + 2, size["y"] + nose_y * scale + 2)
-    sync_api.expect(page.locator("#tip")).to_contain_text("nose")
+    tip = page.locator("#tip")
+    sync_api.expect(tip).to_contain_text("nose")
+    tip.evaluate("node => { node.style.pointerEvents = 'auto'; }")
+    corner = "const { x, y } = node.getBoundingClientRect()"
+    seen = f"node => {{ {corner}; return document.elementFromPoint(x + 4, y + 4) === node; }}"
+    assert tip.evaluate(seen)  # no edge cuts it off
 
 
 def test_options_ask_again(page: "sync_api.Page", photo_file: Path):
@@ -136,6 +141,50 @@ def test_problem_is_shown_and_the_next_photo_works(
     sync_api.expect(page.locator("#problem")).to_contain_text("415 bad-image")
     choose(page, photo_file, words="2 people")
     assert page.locator("#problem").is_hidden()
+
+
+def test_an_answer_that_comes_late_is_not_the_next_photo_s(
+    page: "sync_api.Page", photo_file: Path, tmp_path: Path
+):
+    held: list[sync_api.Route] = []
+    page.route("**/v1/poses?*", lambda route: held.append(route))
+    page.set_input_files("#file", photo_file)
+    sync_api.expect(page.locator("#summary")).to_have_text("Looking for people…")
+    page.evaluate("HTMLImageElement.prototype.decode = () => new Promise(() => {})")
+    next_photo = tmp_path / "next.jpg"
+    next_photo.write_bytes(photo_file.read_bytes())
+    page.set_input_files("#file", next_photo)
+    with page.expect_response("**/v1/poses?*"):
+        held[0].continue_()
+    page.wait_for_timeout(300)
+    assert page.locator("#download").is_disabled()
+    assert not page.locator("#people li").count()
+
+
+def test_the_same_photo_can_be_chosen_again(page: "sync_api.Page", photo_file: Path):
+    choose(page, photo_file, words="2 people")
+    with page.expect_file_chooser():
+        page.locator("#file").click()
+    assert page.locator("#file").input_value() == ""  # so that any choice is a change
+
+
+def test_where_there_is_no_camera_the_photo_stays(page: "sync_api.Page", photo_file: Path):
+    choose(page, photo_file, words="2 people")
+    page.locator("#camera").click()
+    sync_api.expect(page.locator("#problem")).to_contain_text("No camera")
+    sync_api.expect(page.locator("#camera")).to_have_text("Use the camera")
+    page.locator("#min_score").fill("0.7")
+    sync_api.expect(page.locator("#summary")).to_contain_text("1 person")
+    assert page.locator("#problem").is_hidden()
+
+
+def test_people_are_shown_to_the_keyboard_too(page: "sync_api.Page", photo_file: Path):
+    choose(page, photo_file, words="2 people")
+    plain = canvas_pixels(page)
+    page.locator("#people li").first.focus()
+    assert (canvas_pixels(page) != plain).any()
+    page.locator("#people li").first.blur()
+    assert (canvas_pixels(page) == plain).all()
 
 
 def test_a_service_with_keys_is_given_one(

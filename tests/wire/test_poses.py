@@ -146,6 +146,15 @@ def test_accept_chooses_picture_or_json(client: httpx.Client, photo: bytes, acce
         assert "encode;dur=" in response.headers["server-timing"]
 
 
+def test_a_drawn_jpeg_that_cannot_be_is_a_clear_problem(client: httpx.Client):
+    wide = encode(np.full((10, 70_000, 3), 128, np.uint8), ".png")
+    refused = client.post("/v1/poses", content=wide, headers={"accept": "image/jpeg"})
+    assert (refused.status_code, refused.json()["type"]) == (413, "too-large")
+    assert "ask for image/png" in refused.json()["detail"]
+    drawn = client.post("/v1/poses", content=wide, headers={"accept": "image/png"})
+    assert (drawn.status_code, drawn.headers["content-type"]) == (200, "image/png")
+
+
 def test_batch_answers_in_order_and_one_bad_picture_fails_alone(client: httpx.Client, photo: bytes):
     black = encode(black_photo())
     files = [("image", ("a", data)) for data in (photo, b"no picture", black, photo)]

@@ -16,6 +16,7 @@ from posegate.api.rest import create_app
 from posegate.catalog import Catalog
 from posegate.errors import BackendDown, Overloaded
 from posegate.metrics import Metrics
+from posegate.options import EstimateOptions
 from posegate.pipeline import Pipeline
 from posegate.settings import Settings
 from wire.running import problem_of, wait_until
@@ -35,6 +36,9 @@ class ScriptedPipeline:
 
     def ready(self) -> str | None:
         return self.not_ready
+
+    def _networks_for(self, _: EstimateOptions) -> list[Any]:
+        return [SimpleNamespace(ready=self.ready)]
 
     check = Pipeline.check
 

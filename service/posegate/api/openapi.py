@@ -6,7 +6,7 @@ from pydantic.json_schema import models_json_schema
 
 from posegate.api.guard import GUARDED
 from posegate.api.problem_examples import EXAMPLE_ID, PROBLEMS, problems
-from posegate.api.schemas import BatchAnswer, CocoResult, Health, ModelsAnswer, PosesAnswer
+from posegate.api.schemas import BatchAnswer, CocoResult, Health, ModelsAnswer, PosesAnswer, Ready
 from posegate.api.stream_schemas import MESSAGES
 from posegate.card import ModelCard
 from posegate.skeleton import COCO_KEYPOINTS
@@ -136,7 +136,8 @@ POSES: dict[str, Any] = {
     "summary": "Every person's keypoints in one picture",
     "description": "The body is the image itself, or multipart with one `image` part. With "
     "`Accept: image/jpeg` or `image/png` (`image/*` means JPEG) the answer is the picture with "
-    "boxes and skeletons; that wins over `format`, so that `format=coco` gets a picture as well.",
+    "boxes and skeletons, but for joints of a score below 0.2; that wins over `format`, so that "
+    "`format=coco` gets a picture as well.",
     "responses": _poses_answer() | _POST_PROBLEMS,
     "openapi_extra": _body(
         dict.fromkeys(_IMAGES, _BINARY) | _multipart({"type": "string", "format": "binary"})
@@ -187,8 +188,14 @@ LIVEZ: dict[str, Any] = {
 }
 
 READYZ: dict[str, Any] = {
-    "summary": "Every network ran a warm-up inference and the backend is up",
-    "responses": answer(Health, "Ready", ready={"status": "ready"}) | problems(503),
+    "summary": "The networks ran a warm-up inference and the backend is up",
+    "responses": answer(
+        Ready,
+        "Ready; requests that name a missing network get 503",
+        ready={"status": "ready"},
+        missing={"status": "ready", "missing": "network mine: no Triton has it"},
+    )
+    | problems(503),
 }
 
 METRICS: dict[str, Any] = {

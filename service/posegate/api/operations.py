@@ -51,7 +51,8 @@ def operations_router(
         reason = "the service is stopping" if streams.finishing else pipeline.ready() or others()
         if reason is not None:
             raise BackendDown(f"not ready: {reason}")
-        return JSONResponse({"status": "ready"})
+        missing = pipeline.missing()
+        return JSONResponse({"status": "ready"} | ({"missing": missing} if missing else {}))
 
     @router.get("/metrics", tags=["operations"], response_class=Response, **openapi.METRICS)
     async def show_metrics() -> Response:

@@ -71,7 +71,11 @@ class PoseQuery(BaseModel):
     min_keypoint_score: Score = Field(
         0.0, description="Keypoints with a lower score are left out (score 0 in `format=coco`)."
     )
-    max_people: int = Field(50, ge=1, description="At most so many people, the surest first.")
+    max_people: int = Field(
+        50,
+        ge=1,
+        description="Most people whose poses are estimated: those the detector is surest of.",
+    )
     boxes: str | None = Field(
         None,
         description="JSON list of `[x, y, width, height]` in pixels of the upright image: "

@@ -93,3 +93,9 @@ class Health(_Answer):
     """The service's own state."""
 
     status: str
+
+
+class Ready(Health):
+    """`missing` says which networks besides the default ones cannot run, and why."""
+
+    missing: str | None = None

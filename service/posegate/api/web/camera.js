@@ -23,10 +23,7 @@ export class Camera {
     this.video = Object.assign(document.createElement("video"), { srcObject: this.media, muted: true, playsInline: true });
     await this.video.play();
     if (this.over) return this.release(); // stopped while the browser was asking
-    const scale = Math.min(1, FRAME_WIDTH / this.video.videoWidth);
     this.frame = document.createElement("canvas");
-    this.frame.width = Math.round(this.video.videoWidth * scale);
-    this.frame.height = Math.round(this.video.videoHeight * scale);
     this.socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/stream`);
     this.socket.addEventListener("open", () => {
       this.socket.send(JSON.stringify({ ...options, track: true }));
@@ -49,9 +46,19 @@ export class Camera {
     for (const track of this.media?.getTracks() ?? []) track.stop();
   }
 
+  // A phone that is turned swaps the sides of its video.
+  fitFrame() {
+    const { videoWidth, videoHeight } = this.video;
+    const scale = Math.min(1, FRAME_WIDTH / videoWidth);
+    const width = Math.round(videoWidth * scale);
+    const height = Math.round(videoHeight * scale);
+    if (width !== this.frame.width || height !== this.frame.height) Object.assign(this.frame, { width, height });
+  }
+
   async send() {
     const begun = performance.now();
     if (this.socket.bufferedAmount < MAX_UNSENT_BYTES) {
+      this.fitFrame();
       this.frame.getContext("2d").drawImage(this.video, 0, 0, this.frame.width, this.frame.height);
       const [picture, blob] = await Promise.all([
         createImageBitmap(this.frame),
@@ -74,7 +81,10 @@ export class Camera {
     this.sent.delete(event.frame);
     if (event.event === "dropped") this.drops += 1;
     if (event.event === "error") {
-      this.finished = this.finished || event.frame === null;
+      if (event.frame === null) { // of the stream itself, which ends with it
+        this.finished = true;
+        this.release();
+      }
       this.onProblem(event);
     }
     if (event.event !== "result") {

@@ -13,6 +13,7 @@ const MAX_CANVAS_HEIGHT = 0.72;
 const state = { photo: null, picture: null, answer: null, active: -1, scale: 1, turn: 0, camera: null, key: null };
 
 byId("file").addEventListener("change", (event) => choose(event.target.files[0]));
+byId("file").addEventListener("click", (event) => { event.target.value = ""; }); // the same photo again is a choice too
 byId("options").addEventListener("submit", (event) => event.preventDefault());
 byId("access").addEventListener("submit", useKey);
 byId("download").addEventListener("click", download);
@@ -50,11 +51,10 @@ async function startCamera() {
   const ours = (act) => (...values) => { if (state.camera === camera) act(...values); };
   const camera = new Camera({
     onResult: ours(showLive),
-    onProblem: ours((problem) => { showProblem(problem); if (!camera.finished && camera.over) endCamera(); }),
+    onProblem: ours((problem) => { showProblem(problem); if (camera.over) endCamera(); }),
     onSummary: ours(endCamera),
   });
-  state.turn += 1;
-  Object.assign(state, { camera, photo: null, active: -1 });
+  state.camera = camera;
   byId("camera").setAttribute("aria-pressed", "true");
   byId("camera").textContent = "Stop the camera";
   showProblem(null);
@@ -67,9 +67,18 @@ async function startCamera() {
       flip_test: byId("flip_test").checked,
     });
   } catch (error) {
+    if (state.camera !== camera) return;
     showProblem({ title: "No camera", detail: String(error.message ?? error) });
     endCamera();
   }
+  if (state.camera === camera) turnTo({ photo: null, active: -1 });
+}
+
+// What is shown next: whatever was asked for before is not waited for any longer.
+function turnTo(shown) {
+  state.turn += 1;
+  byId("view").classList.remove("busy");
+  Object.assign(state, shown);
 }
 
 function stopCamera() {
@@ -87,6 +96,7 @@ function endCamera() {
 function showLive(picture, answer, { fps, age, drops }) {
   state.picture?.close?.();
   Object.assign(state, { picture, answer });
+  byId("problem").hidden = true;
   byId("live").hidden = false;
   byId("live").textContent = `${fps.toFixed(1)} frames/s, age ${age.toFixed(0)} ms, ${drops} dropped`;
   show();
@@ -96,7 +106,7 @@ async function choose(file) {
   if (!file) return;
   if (state.camera) stopCamera();
   byId("live").hidden = true;
-  Object.assign(state, { photo: file, picture: null, answer: null, active: -1 });
+  turnTo({ photo: file, picture: null, answer: null, active: -1 });
   const url = URL.createObjectURL(file);
   const picture = new Image();
   picture.src = url;
@@ -204,8 +214,9 @@ function showPeople({ people }, minimum) {
     dot.setAttribute("aria-hidden", "true");
     dot.className = "dot";
     item.append(dot, `score ${person.score.toFixed(2)}, ${joints} of ${Object.keys(person.keypoints).length} joints shown`);
-    item.addEventListener("pointerenter", () => highlight(index));
-    item.addEventListener("pointerleave", () => highlight(-1));
+    item.tabIndex = 0;
+    for (const type of ["pointerenter", "focus"]) item.addEventListener(type, () => highlight(index));
+    for (const type of ["pointerleave", "blur"]) item.addEventListener(type, () => highlight(-1));
     return item;
   }));
   if (!people.length) byId("people").append(Object.assign(document.createElement("li"), { className: "quiet", textContent: "nobody" }));
@@ -213,6 +224,7 @@ function showPeople({ people }, minimum) {
 
 function highlight(index) {
   state.active = index;
+  if (!state.picture) return;
   const minimum = Number(byId("min_keypoint_score").value);
   drawScene(context, state.picture, state.answer, { scale: state.scale, minimum, active: index });
 }

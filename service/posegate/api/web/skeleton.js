@@ -24,6 +24,7 @@ export function shownJoints(person, minimum) {
 export function drawScene(context, picture, answer, { scale, minimum, active }) {
   const { width, height } = context.canvas;
   context.setTransform(1, 0, 0, 1, 0, 0);
+  context.clearRect(0, 0, width, height); // a picture may be transparent
   context.drawImage(picture, 0, 0, width, height);
   if (!answer) return;
   // A pixel's centre is at its integer coordinate, so the canvas is shifted by half a pixel.
