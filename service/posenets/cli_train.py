@@ -42,9 +42,6 @@ def train_command(
     photos: Annotated[list[Path] | None, typer.Option(help="detector: complete labels")] = None,
     crops: Annotated[list[Path] | None, typer.Option(help="detector: one box a photo")] = None,
     boxes: Annotated[list[Path] | None, typer.Option(help="detector: teacher boxes")] = None,
-    teacher: Annotated[
-        Path | None, typer.Option(help="detector: ONNX, asked about every augmented picture")
-    ] = None,
     start: Annotated[Path | None, typer.Option(help="checkpoint or backbone .npz")] = None,
     evaluate: Annotated[
         Path | None, typer.Option(help="pose: COCO-form folder to measure AP on at each save")
@@ -78,8 +75,7 @@ def train_command(
     ) -> tuple[PoseRecipe | DetectionRecipe, Trainer[Any]]:
         if isinstance(plan, PoseRecipe):
             told = "a pose recipe learns from --cache or --labels"
-            given = {"--photos": photos, "--crops": crops, "--boxes": boxes, "--teacher": teacher}
-            _refuse_any(given, told)
+            _refuse_any({"--photos": photos, "--crops": crops, "--boxes": boxes}, told)
             if bool(cache) == bool(labels):
                 raise BadData(
                     "a pose recipe has one source: give either --cache folders or --labels files"
@@ -103,7 +99,6 @@ def train_command(
             photos,
             crops=crops or [],
             boxes=boxes or [],
-            teacher=teacher,
             start=start,
             device=where,
             checkpoint=out,
@@ -138,7 +133,7 @@ def train_command(
     or_exit(run)
 
 
-def _refuse_any(options: Mapping[str, Path | list[Path] | None], told: str) -> None:
+def _refuse_any(options: Mapping[str, list[Path] | None], told: str) -> None:
     given = [name for name, paths in options.items() if paths]
     if given:
         raise BadData(f"{', '.join(given)}: {told}")

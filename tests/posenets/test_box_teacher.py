@@ -7,11 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 
 from made_networks import constant_network, save_constant_teacher
-from posenets.training.box_teacher import BoxTeacher, label_boxes
-from posenets.training.detection_data import DetectionBatch
+from posenets.training.box_teacher import label_boxes
 from posenets.training.records import BadData
 
 DETS = np.array([[[64, 32, 192, 224, 0.9], [0, 0, 10, 10, 0.1]]], np.float32)
@@ -31,41 +29,6 @@ def test_boxes_lie_in_the_pixels_of_the_photo(coco_folder: Path, detector: Path)
     found = json.loads(out.read_text())
     assert sorted(found) == [f"{index}.png" for index in range(6)]
     np.testing.assert_allclose(found["0.png"], [[60, 30, 120, 180, 0.9]], rtol=1e-3)
-
-
-def test_boxes_of_a_look_take_the_place_of_labels(detector: Path) -> None:
-    labelled = torch.tensor([[60, 30, 190, 220], [200, 0, 256, 200], [0, 0, 0, 0]]).float()
-    region = torch.tensor([[0, 240, 256, 256]]).float()
-    batch = DetectionBatch(
-        images=torch.full((1, 3, 256, 256), 255.0),
-        people=labelled[None],
-        chances=torch.tensor([[1.0, 1.0, 0.0]]),
-        ignored=region[None],
-    )
-    taught = BoxTeacher(detector, 256).taught(batch)
-    np.testing.assert_allclose(taught.people[0], DETS[0, :, :4])
-    np.testing.assert_allclose(taught.chances[0], DETS[0, :, 4])
-    regions = taught.ignored[0][taught.ignored[0].amax(1) > 0]
-    np.testing.assert_array_equal(regions, torch.stack([region[0], labelled[1]]))
-
-
-def test_boxes_that_the_teacher_hardly_believes_are_background(tmp_path: Path) -> None:
-    path = tmp_path / "detector.onnx"
-    doubts = np.array([[[0, 0, 50, 50, 0.04]] * 3], np.float32)
-    onnx.save(constant_network({"dets": doubts}, size_wh=(64, 64)), path)
-    nobody = torch.zeros(1, 1, 4)
-    batch = DetectionBatch(torch.full((1, 3, 64, 64), 255.0), nobody, torch.zeros(1, 1), nobody)
-    taught = BoxTeacher(path, 64).taught(batch)
-    assert not taught.chances.any()
-    assert not taught.ignored.any()
-
-
-def test_a_look_that_finds_no_box_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "detector.onnx"
-    onnx.save(constant_network({"dets": np.zeros((1, 0, 5), np.float32)}, size_wh=(64, 64)), path)
-    nobody = torch.zeros(1, 1, 4)
-    batch = DetectionBatch(torch.full((1, 3, 64, 64), 255.0), nobody, torch.zeros(1, 1), nobody)
-    assert not BoxTeacher(path, 64).taught(batch).chances.any()
 
 
 def _refused(named: str, labels: Path, teacher: Path, size: int) -> None:

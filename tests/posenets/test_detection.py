@@ -52,9 +52,9 @@ def test_iou_of_known_boxes(other: list[float], iou: float, generalised: float) 
 def test_only_points_inside_a_person_answer_for_it() -> None:
     centres, _ = points_of((64, 64))
     people = _boxes([8, 8, 40, 40], [0, 0, 0, 0])[None]
-    chances = torch.tensor([[1.0, 0.0]])
+    valid = torch.tensor([[True, False]])
     boxes = people[:, :1].expand(1, len(centres), 4)
-    target, owner = assign(torch.zeros(1, len(centres)), boxes, centres, people, chances)
+    target, owner = assign(torch.zeros(1, len(centres)), boxes, centres, people, valid)
     chosen = centres[target[0] > 0]
     assert len(chosen) == 10
     assert ((chosen > 8) & (chosen < 40)).all()
@@ -62,30 +62,13 @@ def test_only_points_inside_a_person_answer_for_it() -> None:
     assert target.max().item() == pytest.approx(1.0)
 
 
-def test_a_box_that_is_a_person_by_chance_is_learned_with_that_chance() -> None:
-    centres, _ = points_of((64, 64))
-    people = _boxes([8, 8, 40, 40], [20, 8, 60, 56])[None]
-    boxes = people[:, :1].expand(1, len(centres), 4)
-    logits = torch.zeros(1, len(centres))
-    for chance in (1.0, 0.3):
-        only = torch.tensor([[chance, 0.0]])
-        target, _ = assign(logits, boxes, centres, people, only)
-        assert target.max().item() == pytest.approx(chance)
-    both = people[:, :1].expand(1, 2, 4)
-    _, owner = assign(logits, boxes, centres, both, torch.tensor([[0.3, 0.9]]))
-    inside = ((centres > 8) & (centres < 40)).all(1)
-    target, _ = assign(logits, boxes, centres, both, torch.tensor([[0.3, 0.9]]))
-    assert (owner[0][inside & (target[0] > 0)] == 1).all()
-    assert target.max().item() == pytest.approx(0.9)
-
-
 def test_background_in_an_ignored_region_teaches_nothing() -> None:
     centres, _ = points_of((64, 64))
     logits = torch.full((1, len(centres)), 2.0, requires_grad=True)
     boxes = torch.zeros(1, len(centres), 4)
-    nobody, no_chance = torch.zeros(1, 1, 4), torch.zeros(1, 1)
+    nobody, invalid = torch.zeros(1, 1, 4), torch.zeros(1, 1, dtype=torch.bool)
     region = _boxes([0, 0, 32, 64])[None]
-    detection_loss(logits, boxes, centres, nobody, no_chance, region).backward()
+    detection_loss(logits, boxes, centres, nobody, invalid, region).backward()
     assert logits.grad is not None
     inside = centres[:, 0] < 32
     assert (logits.grad[0, inside] == 0).all()
@@ -98,18 +81,16 @@ def test_mosaic_moves_boxes_with_their_pictures(coco_folder: Path) -> None:
     encoded = bytes(cv2.imencode(".png", white)[1])
     people, ignored = np.array([[40, 30, 100, 90]], np.float32), np.zeros((0, 4), np.float32)
     photo = Photo("white.png", encoded, people, ignored, 1.0)
-    for mosaic, side in ((0.0, 2), (1.0, 2), (1.0, 5)):
-        data = DetectionData([photo], mosaic=mosaic, mosaic_sides=(side,), seed=5)
-        batch = data.batch(8, 256)
-        labelled = batch.chances == 1
-        for image, people, valid in zip(batch.images, batch.people, labelled, strict=True):
+    for mosaic in (0.0, 1.0):
+        batch = DetectionData([photo], mosaic=mosaic, seed=5).batch(8, 128)
+        for image, people, valid in zip(batch.images, batch.people, batch.valid, strict=True):
             bright = (image.mean(0) > 130).numpy()
             covered = np.zeros_like(bright)
             for x0, y0, x1, y1 in people[valid].numpy().round().astype(int):
                 covered[y0:y1, x0:x1] = True
             inner = np.zeros_like(covered)
             inner[3:-3, 3:-3] = covered[3:-3, 3:-3]
-            assert valid.sum() >= (side if mosaic else 1)
+            assert valid.sum() >= 1
             if inner.any():
                 assert bright[inner].mean() > 0.8
 
@@ -120,7 +101,7 @@ def test_no_person_of_a_crowded_photo_becomes_background() -> None:
     data = DetectionData([Photo("crowd.png", b"", boxes[:60], boxes[60:], 1.0)], mosaic=0.0)
     data._single = lambda size: (np.zeros((size, size, 3), np.uint8), boxes[:60], boxes[60:])
     batch = data.batch(1, 64)
-    np.testing.assert_array_equal(batch.people[0, batch.chances[0] == 1], boxes[:60])
+    np.testing.assert_array_equal(batch.people[0, batch.valid[0]], boxes[:60])
     np.testing.assert_array_equal(batch.ignored[0], boxes[60:])
 
 
@@ -128,10 +109,10 @@ def test_photos_of_nobody_teach_background() -> None:
     encoded = bytes(cv2.imencode(".png", np.zeros((64, 64, 3), np.uint8))[1])
     nobody = np.zeros((0, 4), np.float32)
     batch = DetectionData([Photo("empty.png", encoded, nobody, nobody, 1.0)]).batch(2, 64)
-    assert not batch.chances.any()
+    assert not batch.valid.any()
     centres, _ = points_of((64, 64))
     logits, boxes = torch.zeros(2, len(centres)), torch.zeros(2, len(centres), 4)
-    loss = detection_loss(logits, boxes, centres, batch.people, batch.chances, batch.ignored)
+    loss = detection_loss(logits, boxes, centres, batch.people, batch.valid, batch.ignored)
     assert loss > 0
 
 

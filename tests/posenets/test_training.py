@@ -416,9 +416,7 @@ def test_training_goes_on_from_what_is_shipped(
     if isinstance(recipe, PoseRecipe):
         trainer = pose_trainer(recipe, [cached], **given)
     else:
-        trainer = detection_trainer(
-            recipe, [coco_folder], crops=[], boxes=[], teacher=None, **given
-        )
+        trainer = detection_trainer(recipe, [coco_folder], crops=[], boxes=[], **given)
     for key, value in trainer.network.state_dict().items():
         assert torch.equal(value, state["ema"][key].to(value)), key
 
@@ -469,7 +467,7 @@ def test_weights_that_leave_nobody_are_refused(
     assert isinstance(detection, DetectionRecipe)
     detection = detection.model_copy(update={"source_weights": nobody})
     with pytest.raises(BadRecipe, match="source_weights: are 0 for all"):
-        detection_trainer(detection, [coco_folder], crops=[], boxes=[], teacher=None, **given)
+        detection_trainer(detection, [coco_folder], crops=[], boxes=[], **given)
     pose_trainer(_recipe(4, source_weights={"left": 0.0}), [cached], **given)
 
 

@@ -1,12 +1,9 @@
 """Augmented photos for the person detector: mosaics, random scale and crop, flip, colour.
 
-A mosaic of two by two is that of YOLOv4 (Bochkovskiy et al., 2020): four photos meet at a random
-point. Finer ones show people as small as a wide scene does.
+Mosaic is that of YOLOv4 (Bochkovskiy et al., 2020): four photos meet at a random point.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
 from pathlib import Path
 
 import cv2
@@ -42,15 +39,12 @@ class Photo:
 
 @dataclass(frozen=True, slots=True)
 class DetectionBatch:
-    """`images` (N, 3, S, S) float32 RGB 0..255; `people` (N, G, 4) and `ignored` (N, I, 4) xyxy in
-    input pixels; `chances` (N, G) that the box is a person's: 1 for a label, 0 for padding.
-
-    G and I are those of the fullest picture.
-    """
+    """`images` (N, 3, S, S) float32 RGB 0..255, `people` (N, G, 4) xyxy, `valid` (N, G) bool,
+    `ignored` (N, I, 4) xyxy, all in input pixels; G and I are those of the fullest picture."""
 
     images: Tensor
     people: Tensor
-    chances: Tensor
+    valid: Tensor
     ignored: Tensor
 
 
@@ -75,17 +69,9 @@ def read_photos(
 class DetectionData:
     """Draws augmented batches from photos; deterministic by its seed."""
 
-    def __init__(
-        self,
-        photos: list[Photo],
-        *,
-        mosaic: float = 0.5,
-        mosaic_sides: Sequence[int] = (2,),
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, photos: list[Photo], *, mosaic: float = 0.5, seed: int = 0) -> None:
         self.photos = photos
         self.mosaic = mosaic
-        self.mosaic_sides = mosaic_sides
         self.random = np.random.default_rng(seed)
         chances = np.array([photo.weight for photo in photos])
         self.chances = chances / chances.sum()
@@ -103,8 +89,8 @@ class DetectionData:
         tensor = torch.from_numpy(images[..., ::-1].copy()).permute(0, 3, 1, 2).float()
         boxes = _padded(people)
         counts = torch.tensor([len(found) for found in people])
-        chances = (torch.arange(boxes.shape[1]) < counts[:, None]).float()
-        return DetectionBatch(tensor, boxes, chances, _padded(ignored))
+        valid = torch.arange(boxes.shape[1]) < counts[:, None]
+        return DetectionBatch(tensor, boxes, valid, _padded(ignored))
 
     def _single(self, size: int) -> tuple[U8, F32, F32]:
         canvas = np.full((size, size, 3), FILL, np.uint8)
@@ -121,10 +107,14 @@ class DetectionData:
 
     def _mosaic(self, size: int) -> tuple[U8, F32, F32]:
         canvas = np.full((size, size, 3), FILL, np.uint8)
-        side = int(self.random.choice(self.mosaic_sides))
-        rows, columns = (self._cuts(size, side) for _ in range(2))
+        cut_x, cut_y = (self.random.uniform(0.3, 0.7, 2) * size).astype(int)
         people, ignored = [], []
-        for (top, bottom), (left, right) in product(pairwise(rows), pairwise(columns)):
+        for left, top, right, bottom in (
+            (0, 0, cut_x, cut_y),
+            (cut_x, 0, size, cut_y),
+            (0, cut_y, cut_x, size),
+            (cut_x, cut_y, size, size),
+        ):
             photo = self._draw()
             pixels = photo.pixels_bgr()
             cover = max((right - left) / pixels.shape[1], (bottom - top) / pixels.shape[0])
@@ -138,12 +128,6 @@ class DetectionData:
             people.append(found)
             ignored.append(skipped)
         return canvas, np.concatenate(people), np.concatenate(ignored)
-
-    def _cuts(self, size: int, side: int) -> list[int]:
-        """Borders of `side` stripes, each moved by up to two fifths of a stripe, but the outer."""
-        shift = self.random.uniform(-0.4, 0.4, side + 1)
-        shift[[0, -1]] = 0
-        return [int(cut) for cut in (np.arange(side + 1) + shift) * size / side]
 
     def _draw(self) -> Photo:
         return self.photos[int(self.random.choice(len(self.photos), p=self.chances))]

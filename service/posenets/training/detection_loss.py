@@ -35,28 +35,26 @@ def giou(boxes: Tensor, others: Tensor) -> Tensor:
 
 @torch.no_grad()
 def assign(
-    logits: Tensor, boxes: Tensor, centres: Tensor, people: Tensor, chances: Tensor
+    logits: Tensor, boxes: Tensor, centres: Tensor, people: Tensor, valid: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Target score (N, A), 0 at background, and the index (N, A) of the person of each point.
 
-    `people` (N, G, 4) xyxy, `chances` (N, G) that they are people, 0 for padding, `centres` (A, 2).
-    A point's target is its share of the best box times that chance.
+    `people` (N, G, 4) xyxy padded to G, `valid` (N, G) bool, `centres` (A, 2).
     """
     inside_low = centres[None, None] - people[:, :, None, :2]
     inside_high = people[:, :, None, 2:] - centres[None, None]
-    inside = (torch.minimum(inside_low, inside_high).amin(-1) > 0) & (chances > 0)[:, :, None]
+    inside = (torch.minimum(inside_low, inside_high).amin(-1) > 0) & valid[:, :, None]
     iou = pairwise_iou(people, boxes)
     fit = logits.sigmoid()[:, None] ** SCORE_POWER * iou**IOU_POWER * inside  # (N, G, A)
     chosen = torch.zeros_like(fit, dtype=torch.bool)
     top = fit.topk(TOP_POINTS, -1).indices
     chosen.scatter_(-1, top, True)
     chosen &= (fit > 1e-9) & inside
-    # Two boxes want one point: the likelier person gets it.
-    fit_chosen = torch.where(chosen, fit * chances[:, :, None], torch.zeros_like(fit))
+    fit_chosen = torch.where(chosen, fit, torch.zeros_like(fit))
     best_fit, owner = fit_chosen.max(1)  # (N, A)
     peak_fit = fit_chosen.amax(-1, keepdim=True).clamp(min=1e-9)
     peak_iou = torch.where(chosen, iou, torch.zeros_like(iou)).amax(-1, keepdim=True)
-    scaled = fit_chosen / peak_fit * peak_iou * chances[:, :, None]
+    scaled = fit_chosen / peak_fit * peak_iou
     target = scaled.gather(1, owner[:, None]).squeeze(1)
     return torch.where(best_fit > 0, target, torch.zeros_like(target)), owner
 
@@ -66,16 +64,16 @@ def detection_loss(
     boxes: Tensor,
     centres: Tensor,
     people: Tensor,
-    chances: Tensor,
+    valid: Tensor,
     ignored: Tensor,
 ) -> Tensor:
     """Score and box loss of a batch.
 
-    `logits` (N, A), `boxes` (N, A, 4) xyxy input pixels, `people` (N, G, 4) and `chances` (N, G)
-    as in `assign`; `ignored` (N, I, 4) regions whose background points teach nothing (empty boxes
+    `logits` (N, A), `boxes` (N, A, 4) xyxy input pixels, `people` (N, G, 4) and `valid` (N, G) as
+    in `assign`; `ignored` (N, I, 4) regions whose background points teach nothing (empty boxes
     pad it).
     """
-    target, owner = assign(logits, boxes, centres, people, chances)
+    target, owner = assign(logits, boxes, centres, people, valid)
     positive = target > 0
     low = centres[None, None] - ignored[:, :, None, :2]
     high = ignored[:, :, None, 2:] - centres[None, None]

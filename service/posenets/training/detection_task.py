@@ -7,27 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from posenets.networks.person_detector import points_of
-from posenets.training.box_teacher import BoxTeacher
 from posenets.training.detection_data import DetectionBatch, DetectionData
 from posenets.training.detection_loss import detection_loss
 from posenets.training.recipe import DetectionRecipe
 
 
 class DetectionTask:
-    """Batches of augmented photos, moved to the device, and the detector's loss.
+    """Batches of augmented photos, moved to the device, and the detector's loss."""
 
-    A `teacher` looks at every augmented picture, and its boxes take the place of the labels.
-    """
-
-    def __init__(
-        self,
-        data: DetectionData,
-        recipe: DetectionRecipe,
-        device: torch.device,
-        teacher: BoxTeacher | None = None,
-    ) -> None:
+    def __init__(self, data: DetectionData, recipe: DetectionRecipe, device: torch.device) -> None:
         self.data = data
-        self.teacher = teacher
         self.recipe = recipe
         self.device = device
         self._mean = torch.tensor(recipe.mean, device=device).reshape(1, 3, 1, 1)
@@ -36,8 +25,7 @@ class DetectionTask:
     def draw(self, seen: int) -> tuple[DetectionBatch, int]:
         """A batch at the input size of the phase."""
         phase = self.recipe.phase_at(seen)
-        batch = self.data.batch(phase.batch, phase.width)
-        return (self.teacher.taught(batch) if self.teacher else batch), phase.batch
+        return self.data.batch(phase.batch, phase.width), phase.batch
 
     def loss(self, network: nn.Module, batch: DetectionBatch) -> Tensor:
         """Score and box loss with task-aligned assignment."""
@@ -49,7 +37,7 @@ class DetectionTask:
             boxes.float(),
             centres.to(self.device),
             batch.people.to(self.device),
-            batch.chances.to(self.device),
+            batch.valid.to(self.device),
             batch.ignored.to(self.device),
         )
 

@@ -133,9 +133,6 @@ class DetectionRecipe(Recipe):
 
     task: Literal["detect"]
     mosaic: float = Field(default=0.5, ge=0, le=1)
-    mosaic_sides: tuple[Annotated[int, Field(ge=2, le=8)], ...] = Field(
-        default=(2,), min_length=1, description="photos along a side, one drawn for each mosaic"
-    )
     crop_share: float = Field(default=0.25, gt=0, description="chance of a crop against a photo")
 
     @field_validator("phases")

@@ -20,7 +20,7 @@ from posenets.networks.nam import nam_scales
 from posenets.networks.person_detector import PersonDetector
 from posenets.networks.posefpn import PoseFPN
 from posenets.training.augment import HEATMAP_STRIDE
-from posenets.training.box_teacher import BoxTeacher, add_teacher_boxes
+from posenets.training.box_teacher import add_teacher_boxes
 from posenets.training.cache import CropCache, open_cache
 from posenets.training.checkpoint import (
     BadCheckpoint,
@@ -167,7 +167,6 @@ def detection_trainer(
     *,
     crops: list[Path],
     boxes: list[Path],
-    teacher: Path | None,
     start: Path | None,
     device: torch.device,
     checkpoint: Path,
@@ -175,8 +174,7 @@ def detection_trainer(
     """Trainer of the person detector.
 
     `labels` name every person of their photos, `crops` only one each; `boxes` are the teacher's,
-    in the same order as labels and crops together, or none; `teacher` is a detector that looks at
-    every picture. The recipe's seed draws the weights
+    in the same order as labels and crops together, or none. The recipe's seed draws the weights
     too. Raises BadData, BadRecipe or BadCheckpoint.
     """
     if recipe.network != DETECTOR:
@@ -199,12 +197,9 @@ def detection_trainer(
     recipe = recipe.for_data(len(photos))
     torch.manual_seed(recipe.seed)
     network = make_network(recipe.network)
-    data = DetectionData(
-        photos, mosaic=recipe.mosaic, mosaic_sides=recipe.mosaic_sides, seed=recipe.seed
-    )
+    data = DetectionData(photos, mosaic=recipe.mosaic, seed=recipe.seed)
+    task = DetectionTask(data, recipe, device)
     size = recipe.phases[-1].width
-    asked = None if teacher is None else BoxTeacher(teacher, size)
-    task = DetectionTask(data, recipe, device, asked)
     _start_from(network, start, lambda: data.batch(_CALIBRATION_PICTURES, size).images, recipe)
     return Trainer(
         network, recipe, task, device=device, checkpoint=checkpoint, amp=device.type == "cuda"
