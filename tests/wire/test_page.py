@@ -150,7 +150,7 @@ def test_an_answer_that_comes_late_is_not_the_next_photo_s(
     page.route("**/v1/poses?*", lambda route: held.append(route))
     page.set_input_files("#file", photo_file)
     sync_api.expect(page.locator("#summary")).to_have_text("Looking for people…")
-    page.evaluate("HTMLImageElement.prototype.decode = () => new Promise(() => {})")
+    page.evaluate("void (HTMLImageElement.prototype.decode = () => new Promise(() => {}))")
     next_photo = tmp_path / "next.jpg"
     next_photo.write_bytes(photo_file.read_bytes())
     page.set_input_files("#file", next_photo)
