@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, JustifyMethod
+from rich.markup import escape
 from rich.table import Table
 
 from posegate.catalog import Catalog, ModelCard
@@ -25,7 +26,7 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         justify: JustifyMethod = "right" if numeric else "left"
         table.add_column(column, justify=justify, overflow="fold", no_wrap=place == 0)
     for row in rows:
-        table.add_row(*("-" if value is None else str(value) for value in row.values()))
+        table.add_row(*("-" if value is None else escape(str(value)) for value in row.values()))
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH_IN_FILES

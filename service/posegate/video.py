@@ -17,14 +17,19 @@ PROBE_WH = (64, 48)
 
 
 class VideoSource:
-    """A video file, or the camera of that number; frames come as JPEG, as they are sent."""
+    """A video file, the camera of that number, or the one at an address (rtsp://, http://).
+
+    Frames come as JPEG, as they are sent.
+    """
 
     def __init__(self, source: str) -> None:
-        self.is_camera = source.isdecimal()
-        self._capture = cv2.VideoCapture(int(source) if self.is_camera else source)
+        self.is_camera = source.isdecimal() or "://" in source
+        self._capture = cv2.VideoCapture(int(source) if source.isdecimal() else source)
         if not self._capture.isOpened():
             kind = "camera" if self.is_camera else "video"
-            raise BadOption(f"{kind} {source} cannot be opened; give a video file or a number")
+            raise BadOption(
+                f"{kind} {source} cannot be opened; give a video file, a camera's number or address"
+            )
         self.fps = self._capture.get(cv2.CAP_PROP_FPS) or DEFAULT_FPS
 
     def frames(self) -> Iterator[bytes]:

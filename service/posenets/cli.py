@@ -22,14 +22,19 @@ from posenets.training.cache import build_cache
 from posenets.training.mpii import MPII_KEYPOINTS
 from posenets.training.records import BadData
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
 app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
 app.command("calibrate")(calibrate_command)
 app.command("export")(export_command)
 app.command("export-decoded")(export_decoded_command)
 app.command("compare")(compare_command)
-_console = Console()
+_console = Console(markup=False)
 _JOINTS = {"coco": COCO_KEYPOINTS, "mpii": MPII_KEYPOINTS}
 
 

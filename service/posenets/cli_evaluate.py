@@ -17,7 +17,7 @@ from posenets.evaluation.untrained import not_trained
 from posenets.evaluation.worst import draw_worst
 from posenets.training.records import BadData
 
-_console = Console()
+_console = Console(markup=False)
 
 
 def evaluate_command(
@@ -48,6 +48,7 @@ def evaluate_command(
         _check_options(data=data, boxes=boxes, mpii=mpii, heads=heads)
         networks = _networks(repository)
         chosen = _chosen(networks, model)
+        out.mkdir(parents=True, exist_ok=True)
         notes = _left_out(chosen, {"--data": data, "--mpii": mpii}, named=bool(model))
         said = {}
         coco = None if data is None else coco_scenes(data)
@@ -65,7 +66,7 @@ def evaluate_command(
                     "joints are published; a network trained on MPII has seen these people."
                 )
         for note in notes:
-            _console.print(note, soft_wrap=True, markup=False)
+            _console.print(note, soft_wrap=True)
         conditions = Conditions(_boxes_used(boxes, mpii), flip_test, decode, threads)
         measured, pictures = [], {}
         for network in chosen:

@@ -22,7 +22,7 @@ from posenets.training.checkpoint import load_checkpoint, recipe_in
 from posenets.training.recipe import first_fault
 from posenets.training.records import BadData
 
-_console = Console()
+_console = Console(markup=False)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What a model card takes for a name."""
 _FACTS = f"{', '.join(['description', *Training.model_fields])}; data is a list, the others texts"

@@ -109,7 +109,7 @@ def train_command(
         with joined(device) as where:
             plan, trainer = prepared(where)
             out.parent.mkdir(parents=True, exist_ok=True)
-            console = Console(quiet=trainer.rank > 0)
+            console = Console(quiet=trainer.rank > 0, markup=False)
             if trainer.resume():
                 console.print(
                     f"resumed {out} after {trainer.progress.seen} examples", soft_wrap=True

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor, nn
 
 from posenets.networks import NETWORKS, Convention
@@ -110,8 +112,9 @@ def count_network(name: str) -> Count:
 
 
 def count_all() -> list[Count]:
-    """Every network of the table, in its order."""
-    return [count_network(name) for name in NETWORKS]
+    """Every network of the table, in its order; the progress is told on standard error."""
+    names = track(NETWORKS, description="count", console=Console(stderr=True), transient=True)
+    return [count_network(name) for name in names]
 
 
 def table_rows(counts: list[Count]) -> list[dict[str, str | float | None]]:

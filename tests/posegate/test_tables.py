@@ -31,3 +31,9 @@ def test_missing_values_are_dashes(capsys: pytest.CaptureFixture[str]) -> None:
     print_table("models", [ROW, {**ROW, "parameters": None}])
 
     assert "-" in capsys.readouterr().out.splitlines()[-2].split()
+
+
+def test_square_brackets_are_only_text(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("findings", [{"what": "pip install 'posegate[triton]'", "note": "[/foo]"}])
+
+    assert {"'posegate[triton]'", "[/foo]"} <= set(capsys.readouterr().out.split())

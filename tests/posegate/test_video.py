@@ -79,3 +79,22 @@ def test_a_file_that_is_there_stays_until_the_first_frame(tmp_path: Path):
     source.close()
     decoded = cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_COLOR)
     assert decoded.shape == (SIZE_WH[1], SIZE_WH[0], 3)
+
+
+def test_an_address_is_a_camera(monkeypatch: pytest.MonkeyPatch):
+    opened: list[int | str] = []
+
+    class Opened:
+        def __init__(self, source: int | str) -> None:
+            opened.append(source)
+
+        def isOpened(self) -> bool:  # noqa: N802
+            return True
+
+        def get(self, _: int) -> float:
+            return 0.0
+
+    monkeypatch.setattr(cv2, "VideoCapture", Opened)
+    cameras = [VideoSource(source).is_camera for source in ("rtsp://host/1", "0", "walk.mp4")]
+    assert cameras == [True, True, False]
+    assert opened == ["rtsp://host/1", 0, "walk.mp4"]

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from posenets.training.cache import build_cache
 from posenets.training.checkpoint import load_checkpoint, save_checkpoint
 from posenets.training.loop import Trainer
 from posenets.training.mpii import MPII_KEYPOINTS
-from posenets.training.recipe import DetectionRecipe, Phase
+from posenets.training.recipe import DetectionRecipe, Phase, read_recipe
 
 POSE = (
     'task = "pose"\nnetwork = "posefpn-small"\nexamples = 4\nwarmup = 4\n'
@@ -103,6 +105,42 @@ def test_a_damaged_checkpoint_is_not_resumed(cached: Path) -> None:
     arguments = ["train", cached / "pose.toml", "--cache", cached / "cache", "--out", run]
     refused(r"run\.pt: damaged in \S+/data/0", *arguments)
     assert run.read_bytes() == data
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (("posefpn-small", "litedeconv-small"), "network 'posefpn-small', the recipe has 'lited"),
+        (('task = "pose"', 'task = "pose"\noptimiser = "adam"'), "optimiser 'adamw', the recipe"),
+    ],
+)
+def test_another_run_is_not_resumed(cached: Path, change: tuple[str, str], named: str) -> None:
+    run = cached / "run.pt"
+    save_checkpoint(run, {"recipe": read_recipe(cached / "pose.toml").model_dump_json()})
+    data = run.read_bytes()
+    other = cached / "other.toml"
+    other.write_text((cached / "pose.toml").read_text().replace(*change))
+    refused(
+        f"{named}.*give another --out", "train", other, "--cache", cached / "cache", "--out", run
+    )
+    assert run.read_bytes() == data
+
+
+def test_teacher_boxes_of_other_photos_are_refused(coco_folder: Path, tmp_path: Path) -> None:
+    arguments = ["train", "person-detector", "--photos", coco_folder, "--boxes", coco_folder]
+    refused("knows none of the photos", *arguments, "--out", tmp_path / "run.pt")
+
+
+def test_a_repository_without_heatmaps_is_no_success(tmp_path: Path) -> None:
+    refused("has no network of heatmaps", "export-decoded", tmp_path)
+
+
+def test_what_has_to_be_installed_is_told() -> None:
+    bare = "import sys; sys.modules['torch'] = None; from posenets.__main__ import main; main()"
+    told = subprocess.run([sys.executable, "-c", bare], capture_output=True, text=True)
+    assert told.returncode == 2
+    assert told.stderr.startswith("error: posenets needs torch, which is not installed: pip ins")
+    assert told.stderr.count("\n") == 1
 
 
 def test_an_npz_starts_only_networks_with_its_backbone(cached: Path) -> None:

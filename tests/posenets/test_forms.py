@@ -196,6 +196,11 @@ def test_what_is_named_stays_in_float(folder: Path, models: Path, tmp_path: Path
     assert "stage2, stage1 in single" in load_card(path.parents[1] / CARD_NAME).description
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_sound_by_onnx_s_own_checker(models: Path, form: str) -> None:
+    onnx.checker.check_model(onnx.load(file_of(models, form)), full_check=True)
+
+
 def test_fp16_file_holds_no_float32_weight(models: Path) -> None:
     kinds = {w.data_type for w in onnx.load(file_of(models, "fp16")).graph.initializer if w.dims}
     assert TensorProto.FLOAT not in kinds

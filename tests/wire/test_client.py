@@ -325,6 +325,21 @@ def test_a_client_that_is_never_closed_lets_the_program_end(
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("frames", "named"),
+    [
+        ("walk.mp4", "frames is str; it must be an iterable of encoded pictures"),
+        (b"picture", "frames is bytes"),
+        (None, "frames is NoneType"),
+        (["a.jpg"], "a frame is str; it must be the bytes"),
+        ([np.zeros((4, 4, 3), np.uint8)], r"a frame is ndarray; .* as cv2.imencode"),
+    ],
+)
+def test_frames_that_are_no_encoded_pictures_are_named(client: Client, frames, named: str):
+    with pytest.raises(TypeError, match=named):
+        list(client.stream(frames))
+
+
 @pytest.mark.parametrize("image", ["photo.jpg", Path("photo.jpg"), io.BytesIO(b"x"), None])
 def test_what_is_no_file_content_is_told_so(client: Client, image: object):
     with pytest.raises(TypeError, match=r"must be the bytes of a picture's file"):

@@ -63,6 +63,9 @@ def test_predict_over_the_wire_gives_what_predict_here_gives(
         else:
             documents = json.loads(there.stdout), json.loads(here.stdout)
             assert documents[0]["people"] == documents[1]["people"]
+            assert min(documents[0]["stages_ms"].values()) >= 0
+            spent_ms = sum(documents[0]["stages_ms"].values())
+            assert documents[0]["total_ms"] == pytest.approx(spent_ms, abs=0.01)
     drawn = run("predict", photo, "--url", url, "--out", tmp_path / "out", "--draw")
     assert drawn.exit_code == 0
     assert (tmp_path / "out" / "photo.drawn.jpg").stat().st_size > 0

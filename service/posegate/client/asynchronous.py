@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
@@ -13,7 +13,7 @@ import numpy as np
 from posegate.client.http import HttpTransport
 from posegate.client.rpc import GrpcTransport
 from posegate.client.tls import Tls
-from posegate.client.transport import Document, Frames, Transport
+from posegate.client.transport import Document, Frames, Transport, encoded
 from posegate.errors import BadOption, DeadlineExceeded, PosegateError
 
 T = TypeVar("T")
@@ -62,12 +62,7 @@ class AsyncClient:
         Here and in `stream` an option that is None counts as not given, and boxes may be lists,
         tuples or an array.
         """
-        if not isinstance(image, bytes | bytearray | memoryview):
-            raise TypeError(
-                f"image is {type(image).__name__}; it must be the bytes of a picture's file, "
-                "as open(path, 'rb').read() gives"
-            )
-        data, given = bytes(image), _given(options)
+        data, given = encoded(image, "image"), _given(options)
         return await self._insist(lambda left_s: self._transport.estimate(data, given, left_s))
 
     async def models(self) -> list[Document]:
@@ -78,8 +73,12 @@ class AsyncClient:
         """One event per encoded frame, in order, then the summary.
 
         `frames` may be asynchronous or plain; options as in the HTTP query, and `mode`,
-        `track` and `detect_every`.
+        `track` and `detect_every`. Raises TypeError where they are one picture, or not encoded.
         """
+        if not isinstance(frames, Iterable | AsyncIterable) or isinstance(frames, str | bytes):
+            raise TypeError(
+                f"frames is {type(frames).__name__}; it must be an iterable of encoded pictures"
+            )
         return self._transport.stream(frames, _given(options))
 
     async def _insist(self, call: Callable[[float], Awaitable[T]]) -> T:

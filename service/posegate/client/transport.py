@@ -8,6 +8,8 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Protocol
 
+import numpy as np
+
 from posegate.errors import (
     BackendDown,
     BadImage,
@@ -63,24 +65,38 @@ def error_of(slug: str, detail: str, retry_after_s: float | None = None) -> Pose
 def unreachable(url: str, reason: object) -> BackendDown:
     """Nobody answers there. Trying again makes no sense where certificates are at fault."""
     retry_after_s = None if _is_about_certificates(reason) else 0.2
-    return BackendDown(f"no answer from {url}: {reason}", retry_after_s=retry_after_s)
+    said = str(reason) or type(reason).__name__
+    return BackendDown(f"no answer from {url}: {said}", retry_after_s=retry_after_s)
+
+
+def encoded(picture: object, name: str) -> bytes:
+    """The picture as bytes; raises TypeError, which calls it `name`, for anything else."""
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return bytes(picture)
+    how = "as open(path, 'rb').read() gives"
+    if isinstance(picture, np.ndarray):
+        how = "as cv2.imencode('.jpg', pixels)[1].tobytes() gives"
+    raise TypeError(
+        f"{name} is {type(picture).__name__}; it must be the bytes of a picture's file, {how}"
+    )
 
 
 async def each(frames: Frames) -> AsyncGenerator[bytes]:
     """The frames one by one, each when it is asked for.
 
     A plain iterator is read in a thread of its own, as a camera may block; one that still does when
-    the stream is closed is left alone with its thread, which holds up nobody.
+    the stream is closed is left alone with its thread, which holds up nobody. Raises TypeError for
+    what is not the bytes of a picture.
     """
     if isinstance(frames, AsyncIterable):
         async for frame in frames:
-            yield frame
+            yield encoded(frame, "a frame")
         return
     asked: SimpleQueue[Future[bytes | None] | None] = SimpleQueue()
     Thread(target=_read, args=(iter(frames), asked), daemon=True).start()
     try:
         while (data := await _next(asked)) is not None:
-            yield data
+            yield encoded(data, "a frame")
     finally:
         asked.put(None)
 

@@ -28,6 +28,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxruntime.transformers.onnx_model import OnnxModel
 
 from posegate.catalog import CARD_NAME, ONNX_NAME, Model, sha256_of
 from posegate.types import F32
@@ -157,7 +158,10 @@ def _of_submodules(graph: onnx.GraphProto, names: Sequence[str]) -> list[str]:
 
 def _halved(network: onnx.ModelProto) -> onnx.ModelProto:
     check_fits(floats(network.graph))
-    return convert_float_to_float16(network, keep_io_types=True)
+    halved = OnnxModel(convert_float_to_float16(network, keep_io_types=True))
+    halved.topological_sort()  # the casts of inputs come last
+    onnx.checker.check_model(halved.model, full_check=True)
+    return halved.model
 
 
 def _with_half_outputs(network: onnx.ModelProto) -> onnx.ModelProto:

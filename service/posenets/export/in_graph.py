@@ -19,20 +19,27 @@ from posegate.codecs.dark import REACH, blur_matrix, blur_radius
 from posegate.codecs.peaks import PATCH, PATCH_REACH
 from posenets.export.in_place import part_of, save_card
 from posenets.onnx_files import load_graph
+from posenets.training.records import BadData
 
 OPSET = 17
 PREFIX = "decode/"
 
 
 def export_decoded(repository: Path) -> list[Path]:
-    """Write `<name>-decoded` beside every heatmap network of the repository; the files written."""
+    """Write `<name>-decoded` beside every heatmap network of the repository; the files written.
+
+    Raises BadData where there is none.
+    """
     cards = sorted(repository.glob(f"*/{CARD_NAME}"))
     models = [Model(load_card(path), path.parent) for path in cards]
-    return [
-        write_decoded(model)
+    drawing = [
+        model
         for model in models
         if isinstance(model.card.codec, HeatmapSpec) and model.card.codec.form == "maps"
     ]
+    if not drawing:
+        raise BadData(f"{repository}: has no network of heatmaps with a {CARD_NAME}")
+    return [write_decoded(model) for model in drawing]
 
 
 def write_decoded(model: Model) -> Path:

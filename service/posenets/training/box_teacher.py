@@ -30,6 +30,7 @@ def label_boxes(
 ) -> int:
     """Write `{file name: [[x, y, w, h, score], ...]}` for every photo; returns the boxes found."""
     session = _session(teacher, size)
+    out.parent.mkdir(parents=True, exist_ok=True)
     name = session.get_inputs()[0].name
     found: dict[str, list[list[float]]] = {}
     for image in track(read_labelled_images(labels), description=f"label {labels.stem}"):
@@ -56,6 +57,8 @@ def add_teacher_boxes(
         rows = {name: np.array(found.get(name, []), np.float32).reshape(-1, 5) for name in photos}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise BadData(f"{boxes}: not a file of teacher boxes ({error})") from error
+    if not found.keys() & photos.keys():
+        raise BadData(f"{boxes}: knows none of the photos; it was not made from these labels")
     return {name: _with_boxes(photo, rows[name], complete, sure) for name, photo in photos.items()}
 
 

@@ -87,6 +87,18 @@ def recipe_in(state: dict[str, Any], path: Path) -> PoseRecipe | DetectionRecipe
         raise BadCheckpoint(f"{path}: field 'recipe': {first_fault(error)}") from error
 
 
+def refuse_other_run(state: dict[str, Any], recipe: Recipe, path: Path) -> None:
+    """Raises BadCheckpoint where a run of another network or optimiser was kept there."""
+    made = recipe_in(state, path)
+    for field in ("network", "optimiser"):
+        theirs, ours = getattr(made, field), getattr(recipe, field)
+        if theirs != ours:
+            raise BadCheckpoint(
+                f"{path}: holds a run with {field} {theirs!r}, the recipe has {ours!r}; give "
+                "another --out (and --start, to begin from its weights)"
+            )
+
+
 def refuse_other_normalisation(state: dict[str, Any], recipe: Recipe, path: Path) -> None:
     """Raises BadCheckpoint where the weights were trained with another mean or std."""
     made = recipe_in(state, path)

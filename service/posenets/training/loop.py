@@ -26,6 +26,7 @@ from posenets.training.checkpoint import (
     load_checkpoint,
     not_finite,
     refuse_other_normalisation,
+    refuse_other_run,
     save_checkpoint,
     weights_in,
 )
@@ -124,6 +125,7 @@ class Trainer(Generic[Batch]):
         if not path.exists():
             return False
         state = load_checkpoint(path)
+        refuse_other_run(state, self.recipe, path)
         refuse_other_normalisation(state, self.recipe, path)
         try:
             fit_weights(self.network, weights_in(state, path, "network"), path)

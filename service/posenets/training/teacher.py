@@ -41,7 +41,10 @@ class HeatmapTeacher:
         given = self._session.get_inputs()[0]
         size_hw = given.shape[2:] if len(given.shape) == 4 else ()
         if len(size_hw) != 2 or not all(isinstance(side, int) for side in size_hw):
-            raise BadData(f"{path}: input {given.name} is {given.shape}, not (n, 3, height, width)")
+            raise BadData(
+                f"{path}: input {given.name} is {given.shape}; a heatmap network takes "
+                "(n, 3, height, width), height and width as fixed numbers"
+            )
         size_wh = (int(size_hw[1]), int(size_hw[0]))
         self._input = given.name
         self._preprocess = Preprocess(size_wh, "rgb", _IMAGENET_MEAN, _IMAGENET_STD)
