@@ -189,6 +189,27 @@ def test_a_copied_onnx_file_sets_the_plan_of_another_aside(builder, networks, tm
     assert (served / DETECTOR_NAME / "1" / "model.plan").is_file()
 
 
+def test_no_network_waits_for_the_plan_of_another_to_be_rid_of_its_own(
+    builder, tensorrt, networks, monkeypatch
+):
+    builder.build_all(networks)
+    built = tensorrt.build
+    left = []
+
+    def build(job, plan):
+        left.extend(networks.glob("*/1/model.plan"))
+        built(job, plan)
+
+    monkeypatch.setattr(tensorrt, "build", build)
+    monkeypatch.setattr(tensorrt, "version", f"{tensorrt.version}.1")
+    first = builder.build_all(networks)[0]
+    assert first.state == "published"
+    assert [path.parts[-3] for path in left] in (
+        [DETECTOR_NAME],
+        [POSE_NAME],
+    )  # the first's new one
+
+
 def test_the_kind_of_crops_is_in_the_row_and_in_the_record(builder, networks, version):
     assert build(builder, networks).as_dict()["crops"] == "made"
     assert json.loads((version / "plan.json").read_text())["crops"] == "made"

@@ -30,7 +30,7 @@ class Encrypted:
     def known_caller(self) -> Tls:
         """What a caller needs to get an answer."""
         pair = self.callers.pair("camera.test") if self.callers else (None, None)
-        return Tls(self.authority.file, *pair)
+        return Tls(str(self.authority.file), *pair)  # as most would give it
 
 
 @pytest.fixture(scope="module", params=["one-sided", "mutual"])
