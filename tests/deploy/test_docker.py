@@ -64,7 +64,8 @@ def services_of(profile: str) -> dict[str, dict]:
 def test_the_default_composition_is_the_gateway_alone():
     chosen = re.fullmatch(r"COMPOSE_PROFILES=(\w+)\n", (DOCKER / ".env").read_text())[1]
     assert list(services_of(chosen)) == ["gateway"]
-    assert set(services_of(chosen)["gateway"]["environment"]) == {"POSEGATE_MAX_IMAGES"}
+    limits = {"POSEGATE_MAX_IMAGES", "POSEGATE_MAX_STREAMS"}
+    assert set(services_of(chosen)["gateway"]["environment"]) == limits
 
 
 @pytest.mark.parametrize(("profile", "name"), [("cpu", "gateway"), ("gpu", "gateway-gpu")])
