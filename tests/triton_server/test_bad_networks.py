@@ -30,7 +30,11 @@ async def test_networks_that_triton_lacks_are_told_of_and_the_others_serve(backe
     (served / "foreign" / "refuse.txt").write_text(ANOTHER_GPU)
     server = TritonProcess(served, backends, tmp_path / "log")
     settings = Settings(
-        model_repository=repository, threads=1, backend="triton", triton_urls=(server.url,)
+        model_repository=repository,
+        model=POSE_NAME,
+        threads=1,
+        backend="triton",
+        triton_urls=(server.url,),
     )
     pipeline = build_pipeline(settings, Metrics())
     starting = asyncio.create_task(pipeline.start())
@@ -47,7 +51,7 @@ async def test_networks_that_triton_lacks_are_told_of_and_the_others_serve(backe
                 and pipeline.ready() is None
             )
         )
-        assert POSE_NAME not in pipeline.missing()
+        assert f"not have network {POSE_NAME}" not in pipeline.missing()
         default = EstimateOptions()
         pipeline.check(default)
         assert len((await pipeline.estimate(PHOTO, default)).poses) == 2
