@@ -68,6 +68,7 @@ class Tally:
         self._errors = 0
         self._dropped = dict.fromkeys(DROP_REASONS, 0)
         self._ages = np.zeros(BINS, np.int64)
+        self._oldest_ms = 0.0
 
     def add(self, event: FrameEvent) -> None:
         """Count the event of one frame; a message that was no frame does not count."""
@@ -75,6 +76,7 @@ class Tally:
             case Result():
                 self._results += 1
                 self._ages[_age_bin(event.age_ms)] += 1
+                self._oldest_ms = max(self._oldest_ms, event.age_ms)
             case Dropped():
                 self._dropped[event.reason] += 1
             case Failed():
@@ -95,7 +97,7 @@ class Tally:
         if not self._results:
             return None
         index = int(np.searchsorted(self._ages.cumsum(), share * self._results))
-        return float(SMALLEST_MS * STEP ** (index + 0.5))
+        return min(float(SMALLEST_MS * STEP ** (index + 0.5)), self._oldest_ms)
 
 
 def _age_bin(age_ms: float) -> int:

@@ -83,7 +83,10 @@ def _check_boxes(boxes_xywh: F32, max_people: int) -> None:
     if boxes_xywh.ndim != 2 or boxes_xywh.shape[1] != 4 or boxes_xywh.dtype != np.float32:
         raise BadOption("boxes must be a list of [x, y, width, height]")
     if len(boxes_xywh) > max_people:
-        raise BadOption(f"{len(boxes_xywh)} boxes were given; max_people allows {max_people}")
+        given = len(boxes_xywh)
+        raise BadOption(
+            f"{given} boxes were given; max_people allows {max_people}, so ask for max_people={given}"
+        )
     if not (np.abs(boxes_xywh) < 1e6).all():
         raise BadOption("boxes must hold finite numbers below a million; one of them does not")
     if not (boxes_xywh[:, 2:] > 0).all():

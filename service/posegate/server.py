@@ -245,7 +245,7 @@ def _http_config(app: FastAPI, settings: Settings, tls: Tls | None, door: Door) 
         **(tls.http_options() if tls else {}),
         lifespan="off",
         http=behind(door),  # h11 bounds a head; httptools took 26 MB of headers into 440 MB
-        ws=taking(settings.max_body_bytes),
+        ws=taking(settings.max_body_bytes, door.metrics),
         ws_ping_timeout=None,  # a sender held up by back-pressure has its pong behind its frames
         log_config=None,
         log_level="warning",

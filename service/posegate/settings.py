@@ -13,6 +13,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    field_serializer,
     field_validator,
     model_validator,
 )
@@ -102,7 +103,7 @@ class Settings(BaseSettings):
         1.0, description="share of requests to trace, of those that name no trace of their own"
     )
 
-    max_body_bytes: Count = 20 * 2**20
+    max_body_bytes: Annotated[int, Field(ge=1, le=2**30 - 1)] = 20 * 2**20
     max_pixels: Count = 50_000_000
     max_decoded_pixels: Count = Field(
         100_000_000,
@@ -143,6 +144,10 @@ class Settings(BaseSettings):
             if isinstance(value, str)
             else value
         )
+
+    @field_serializer("otlp_endpoint")
+    def _without_password(self, url: str | None) -> str | None:
+        return url and re.sub(r"//[^/@]*@", "//***@", url)
 
     @field_validator("triton_urls")
     @classmethod

@@ -20,6 +20,13 @@ def test_summary_counts_frames_and_their_ages():
     assert summary.age_p95_ms == pytest.approx(95, rel=0.03)
 
 
+def test_no_age_of_the_summary_is_above_all_ages():
+    tally = Tally()
+    tally.add(Result(1, 102.612, None, None))  # type: ignore[arg-type]
+    summary = tally.summary()
+    assert summary.age_p50_ms == summary.age_p95_ms == 102.612
+
+
 def test_ages_beyond_the_scale_are_counted():
     tally = Tally()
     for age in (0.0, 1e12):

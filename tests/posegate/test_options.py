@@ -99,6 +99,11 @@ def test_more_people_than_the_limit_are_refused_when_asked_for(
         options.most_people(100)
 
 
+def test_who_gives_more_boxes_than_people_are_asked_for_is_told_how_to() -> None:
+    with pytest.raises(BadOption, match="51 boxes .* allows 50, so ask for max_people=51"):
+        EstimateOptions(boxes_xywh=boxes(*[[0, 0, 1, 1]] * 51))
+
+
 def test_a_name_that_is_too_long_is_not_repeated() -> None:
     with pytest.raises(BadOption) as caught:
         EstimateOptions(model="x" * 100_000)

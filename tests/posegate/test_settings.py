@@ -46,6 +46,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         ("htp_port = 1", "setting htp_port: there is no such field"),
         ("request_timeout_s = nan", "request_timeout_s"),
         ("threads = 0", "threads"),
+        ("max_body_bytes = 1_100_000_000", "max_body_bytes"),
         ("max_queue = 3", "max_queue must be at least"),
         ("grpc_port = 8080", "setting all: http_port and grpc_port are both 8080; give each face"),
         ("log_level = 'loud'", "log_level"),
@@ -108,3 +109,11 @@ def test_model_repository_of_the_working_folder_goes_first(
     (tmp_path / "model_repository").mkdir()
     monkeypatch.chdir(tmp_path)
     assert find_model_repository() == tmp_path / "model_repository"
+
+
+def test_the_password_of_a_collector_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSEGATE_OTLP_ENDPOINT", "https://user:secret@collector:4318/x")
+    settings = load_settings()
+    assert settings.otlp_endpoint == "https://user:secret@collector:4318/x"
+    assert "https://***@collector:4318/x" in settings.model_dump_json()
+    assert "secret" not in settings.model_dump_json()

@@ -79,6 +79,9 @@ def test_both_wires_give_the_same_documents(service: Service, photo: bytes):
         (bytes(21 * 2**20), {}, TooLarge),
         (SMALL, {"min_score": 3}, BadOption),
         (SMALL, {"min_skore": 0.3}, BadOption),
+        (SMALL, {"min_score": True}, BadOption),
+        (SMALL, {"max_people": True}, BadOption),
+        (SMALL, {"decode": "DARK"}, BadOption),
         (SMALL, {"decode": "guess"}, BadOption),
         (SMALL, {"model": "nobody"}, UnknownModel),
         (SMALL, {"max_people": "many"}, BadOption),
@@ -107,6 +110,8 @@ def test_refusals_are_the_project_s_own_errors(
         ({"track": "maybe"}, BadOption, "track"),
         ({"boxes": [[1, 2, 3]]}, BadOption, "boxes"),
         ({"min_score": {0.5}}, BadOption, "min_score"),
+        ({"min_score": True}, BadOption, "min_score"),
+        ({"mode": "EVERY"}, BadOption, "mode"),
     ],
 )
 def test_a_refused_stream_raises_its_reason(
@@ -139,6 +144,12 @@ def test_boxes_may_be_tuples_and_arrays(client: Client, photo: bytes, boxes: obj
     assert found == timeless(client.estimate(photo, boxes=plain, min_score=0.25))
     event, _ = client.stream([photo], mode="every", boxes=boxes)
     assert [person["box"] for person in event["people"]] == plain
+
+
+def test_a_whole_number_may_come_as_a_float(client: Client):
+    assert len(client.estimate(SMALL, boxes=[[1, 2, 30, 40]], max_people=2.0)["people"]) == 1
+    *_, summary = client.stream([SMALL], track=True, detect_every=2.0)
+    assert summary["results"] == 1
 
 
 def test_a_stream_left_early_is_closed(client: Client):

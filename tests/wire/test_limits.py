@@ -136,6 +136,15 @@ def test_request_over_the_bound_is_refused_at_once(tight_service: Service, photo
     assert min(response.elapsed.total_seconds() for response in responses) < 0.05
 
 
+def test_a_body_too_large_is_not_asked_to_try_again_while_others_are_served(
+    tight_service: Service, photo: bytes
+):
+    with half_sent(tight_service, photo), tight_service.client() as client:
+        for route in ("/v1/poses", "/v1/poses:batch"):
+            refused = client.post(route, content=bytes(200_000), headers={"x": "a" * 9000})
+            problem_of(refused, 413, "too-large")
+
+
 def test_request_finished_after_a_refusal_of_another_is_answered(
     tight_service: Service, photo: bytes
 ):

@@ -1,4 +1,4 @@
-"""Bytes that are no HTTP/1.1, over a real socket: a problem like any other, counted and logged."""
+"""Bytes that are no HTTP/1.1, or no handshake: a problem like any other, counted and logged."""
 
 import json
 import socket
@@ -113,3 +113,50 @@ def test_a_connection_may_break_after_good_requests(service: Service):
         received = read_all(connection)
     assert received.startswith(b"HTTP/1.1 200 ")
     assert received.count(b"HTTP/1.1 400 ") == 1
+
+
+UPGRADE = b"Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+VERSION = b"Sec-WebSocket-Version: 13\r\n"
+STREAM = b" /v1/stream HTTP/1.1\r\n"
+HANDSHAKES = {
+    "no key": (b"GET" + STREAM + UPGRADE + VERSION, 400),
+    "another version": (b"GET" + STREAM + UPGRADE + KEY + VERSION.replace(b"13", b"8"), 400),
+    "posted": (b"POST" + STREAM + UPGRADE + KEY + VERSION, 405),
+    "a long cookie": (
+        b"GET" + STREAM + UPGRADE + KEY + VERSION + b"Cookie: secret" + b"a" * 9000 + b"\r\n",
+        431,
+    ),
+    "many headers": (b"GET" + STREAM + UPGRADE + KEY + VERSION + b"X: secret\r\n" * 130, 431),
+    "a long address": (
+        b"GET /v1/stream?" + b"a" * 9000 + b" HTTP/1.1\r\n" + UPGRADE + KEY + VERSION,
+        414,
+    ),
+    "a body to come": (
+        b"GET" + STREAM + UPGRADE + KEY + VERSION + b"Transfer-Encoding: chunked\r\n",
+        400,
+    ),
+    "a body": (b"POST" + STREAM + UPGRADE + KEY + VERSION + b"Content-Length: 2\r\n", 400),
+}
+
+
+@pytest.mark.parametrize("name", HANDSHAKES)
+def test_what_opens_no_websocket_gets_a_problem_that_is_logged_and_counted(
+    service: Service, name: str
+):
+    def counted(status: int) -> float:
+        lines = dict(line.rpartition(" ")[::2] for line in service.metrics().splitlines())
+        labels = f'code="{status}",face="websocket",route="unmatched"'
+        return float(lines.get(f"posegate_request_seconds_count{{{labels}}}", 0))
+
+    head, status = HANDSHAKES[name]
+    before = counted(status)
+    told, headers, problem = answer_to(service, head + b"\r\n")
+    assert told.startswith(f"HTTP/1.1 {status} ")
+    assert headers["content-type"] == "application/problem+json"
+    assert set(problem) == PROBLEM_FIELDS
+    assert problem["status"] == status
+    assert problem["request_id"] == headers["x-request-id"]
+    assert f"MALFORMED unmatched {status} " in line_of(service, headers["x-request-id"])
+    assert "secret" not in service.log.read_text()
+    assert counted(status) == before + 1

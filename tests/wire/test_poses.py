@@ -34,6 +34,12 @@ def stable(answer: dict) -> dict:
     return {name: value for name, value in answer.items() if name not in ("stages_ms", "total_ms")}
 
 
+def test_accept_may_come_in_several_lines(client: httpx.Client, photo: bytes):
+    lines = [("accept", "application/json;q=0.5"), ("accept", "image/png")]
+    answer = client.post("/v1/poses", content=photo, headers=httpx.Headers(lines))
+    assert answer.headers["content-type"] == "image/png"
+
+
 def test_answer_has_the_contract_s_form_and_numbers(client: httpx.Client, photo: bytes):
     response = post(client, photo)
     assert response.status_code == 200
@@ -166,6 +172,19 @@ def test_batch_answers_in_order_and_one_bad_picture_fails_alone(client: httpx.Cl
     assert nobody["people"] == []
     assert (bad["type"], bad["status"]) == ("bad-image", 415)
     assert bad["request_id"] == response.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("missing", [5, 40, 70, 1000], ids=str)
+def test_a_batch_that_is_cut_off_is_refused_whole(
+    client: httpx.Client, photo: bytes, missing: int
+):
+    """Its results could not be told apart from those of a batch with fewer pictures."""
+    parts = [("image", (f"{n}.jpg", photo, "image/jpeg")) for n in range(3)]
+    request = client.build_request("POST", "/v1/poses:batch", files=parts)
+    body = request.read()[:-missing]
+    headers = {"content-type": request.headers["content-type"]}
+    refused = client.post("/v1/poses:batch", content=body, headers=headers)
+    assert "cut off" in str(problem_of(refused, 422, "bad-image")["detail"])
 
 
 def test_batch_takes_32_pictures_and_not_33(client: httpx.Client, photo: bytes):

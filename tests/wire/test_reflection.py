@@ -14,7 +14,6 @@ from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from fakes import DETECTOR_NAME, POSE_NAME
 from posegate.client import Client
-from posegate.client.rpc import MAX_MESSAGE_BYTES
 from posegate.errors import TooLarge
 from wire.running import Service
 
@@ -94,7 +93,10 @@ def test_an_unknown_symbol_is_not_found(channel: grpc.Channel):
     assert answer.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 
 
-def test_a_message_over_the_client_s_own_limit_names_it(service: Service):
-    named = pytest.raises(TooLarge, match=str(MAX_MESSAGE_BYTES))
-    with Client(f"grpc://{service.grpc_address}", timeout_s=60) as client, named:
-        client.estimate(bytes(MAX_MESSAGE_BYTES + 1))
+def test_a_picture_far_over_the_limit_is_refused_by_the_service_not_the_client(service: Service):
+    far_over = bytes(50 * 2**20)
+    with Client(f"grpc://{service.grpc_address}", timeout_s=60) as client:
+        with pytest.raises(TooLarge, match="Received message larger"):
+            client.estimate(far_over)
+        with pytest.raises(TooLarge, match="Received message larger"):
+            list(client.stream([far_over]))

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from wire.running import PROBLEM_FIELDS, Service, problem_of, running_service
 from wire.test_faults_clients import HANDSHAKE
@@ -16,8 +16,10 @@ from wire.test_logged_ids import line_of
 KEY_SHA256 = "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8"  # of "password"
 
 
-async def refusal(service: Service, address: str, status: int, slug: str) -> dict[str, object]:
-    """The problem document that the handshake was answered with."""
+async def refusal(
+    service: Service, address: str, status: int, slug: str, **expected: str
+) -> dict[str, object]:
+    """The problem document that the handshake was answered with, and the headers expected."""
     with pytest.raises(InvalidStatus) as caught:
         async with connect(f"ws://{service.host}:{service.port}{address}", proxy=None):
             pass
@@ -26,6 +28,7 @@ async def refusal(service: Service, address: str, status: int, slug: str) -> dic
     assert set(problem) == PROBLEM_FIELDS
     assert response.headers["content-type"] == "application/problem+json"
     assert response.headers["x-request-id"] == problem["request_id"]
+    assert expected.items() <= dict(response.headers).items()
     assert (response.status_code, problem["status"], problem["type"]) == (status, status, slug)
     line = await asyncio.to_thread(line_of, service, str(problem["request_id"]))
     assert f" {status} " in line
@@ -40,6 +43,31 @@ async def test_options_in_the_address_are_refused_and_their_place_is_told(
     assert "options go into the first text message" in str(problem["detail"])
 
 
+async def test_an_open_stream_is_found_in_the_log(service: Service):
+    address = f"ws://{service.host}:{service.port}/v1/stream"
+    async with connect(address, proxy=None, additional_headers={"X-Request-Id": "mine"}) as socket:
+        assert socket.response.headers["x-request-id"] == "mine"
+    line = await asyncio.to_thread(line_of, service, "mine")
+    assert "/v1/stream 101 " in line
+
+
+async def test_a_message_too_large_to_be_read_is_counted_and_logged(tight_service: Service):
+    def counted() -> float:
+        lines = dict(line.rpartition(" ")[::2] for line in tight_service.metrics().splitlines())
+        return float(lines['posegate_rejected_total{reason="too-large"}'])
+
+    before = await asyncio.to_thread(counted)
+    address = f"ws://{tight_service.host}:{tight_service.port}/v1/stream"
+    async with connect(address, proxy=None, additional_headers={"X-Request-Id": "big"}) as socket:
+        await socket.send(bytes(300_000))
+        with pytest.raises(ConnectionClosed):
+            await socket.recv()
+        assert socket.close_code == 1009
+    line = await asyncio.to_thread(line_of, tight_service, "big")
+    assert "over twice max_body_bytes" in line
+    assert await asyncio.to_thread(counted) == before + 1
+
+
 async def test_a_websocket_elsewhere_is_told_that_there_is_none(service: Service):
     for address in ("/v1/nope", "/", "/v1/poses"):
         problem = await refusal(service, address, 404, "not-found")
@@ -51,7 +79,8 @@ async def test_a_key_in_the_address_opens_nothing_and_is_not_logged(
     repository: Path, tmp_path: Path
 ):
     with running_service(repository, tmp_path / "log", api_key_sha256=KEY_SHA256) as service:
-        await refusal(service, "/v1/stream?api_key=password", 401, "unauthenticated")
+        asked = {"www-authenticate": "Bearer"}
+        await refusal(service, "/v1/stream?api_key=password", 401, "unauthenticated", **asked)
         assert "password" not in service.log.read_text()
         with service.client() as client:
             problem_of(client.get("/v1/stream"), 401, "unauthenticated")

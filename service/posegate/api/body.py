@@ -27,6 +27,12 @@ class Upload:
     filename: str | None = None
 
 
+def check_length(request: Request, *, max_bytes: int) -> None:
+    """TooLarge where the body's told length is over the limit: trying again would not help."""
+    if int(request.headers.get("content-length", 0)) > max_bytes:
+        raise _too_large(max_bytes)
+
+
 async def read_image(request: Request, *, max_bytes: int) -> Upload:
     """The one image of a request: the body itself, or the only `image` part of a multipart body."""
     kind = _content_type(request)
@@ -59,6 +65,8 @@ async def read_images(request: Request, *, max_bytes: int, max_images: int) -> l
         parser.finalize()
     except FormParserError as error:
         raise BadImage(f"the multipart body is broken: {error}") from error
+    if parts.uploads and not parts.complete:
+        raise BadImage("the multipart body is cut off: its closing boundary is missing")
     if not parts.uploads:
         raise BadImage(f"the multipart body holds no whole part named {PART_NAME!r}")
     return parts.uploads
@@ -69,19 +77,20 @@ def _content_type(request: Request) -> str:
 
 
 async def _stream(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
-    refusal = TooLarge(
-        f"the body is over the limit of {max_bytes} bytes; send a smaller or stronger compressed "
-        "picture, or fewer pictures"
-    )
-    if int(request.headers.get("content-length", 0)) > max_bytes:
-        raise refusal
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > max_bytes:
-            raise refusal
+            raise _too_large(max_bytes)
         yield chunk
     request.state.body_read = True
+
+
+def _too_large(max_bytes: int) -> TooLarge:
+    return TooLarge(
+        f"the body is over the limit of {max_bytes} bytes; send a smaller or stronger compressed "
+        "picture, or fewer pictures"
+    )
 
 
 @dataclass(slots=True)
@@ -90,6 +99,7 @@ class _Parts:
 
     max_images: int
     uploads: list[Upload] = field(default_factory=list)
+    complete: bool = False
     _header: bytes = b""
     _value: bytes = b""
     _name: str | None = None
@@ -106,6 +116,7 @@ class _Parts:
             "on_headers_finished": self.headers_finished,
             "on_part_data": self.part_data,
             "on_part_end": self.part_end,
+            "on_end": self.end,
         }
 
     def part_begin(self) -> None:
@@ -142,6 +153,9 @@ class _Parts:
 
     def part_end(self) -> None:
         self.uploads.append(Upload(b"".join(self._data), self._filename))
+
+    def end(self) -> None:
+        self.complete = True
 
 
 def _too_many(max_images: int) -> str:

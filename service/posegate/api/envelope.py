@@ -79,8 +79,8 @@ class Envelope:
 
         async def send_enveloped(message: Message) -> None:
             nonlocal status
-            if message["type"] == "websocket.http.response.start":
-                status = message["status"]
+            if message["type"] in ("websocket.accept", "websocket.http.response.start"):
+                status = message.get("status", SWITCHING)
                 MutableHeaders(scope=message)["X-Request-Id"] = connection.state.request_id
             await send(message)
 

@@ -1,7 +1,5 @@
 """Asks for the API key before anything of a request is looked at."""
 
-from dataclasses import replace
-
 from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -26,7 +24,6 @@ class Guard:
             try:
                 self._keys.check(request.headers)
             except Unauthenticated as error:
-                problem = replace(problem_of(error), headers={"WWW-Authenticate": "Bearer"})
-                await ProblemResponse(problem, request)(scope, receive, send)
+                await ProblemResponse(problem_of(error), request)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -17,10 +17,13 @@ class ApiKeys:
         self._hashes = [secret.get_secret_value().lower() for secret in settings.api_key_sha256]
 
     def check(self, headers: Mapping[str, str]) -> None:
-        """Unauthenticated unless the headers (names in lower case) hold a known key."""
+        """Unauthenticated unless the headers hold a known key.
+
+        Their names are in lower case, their values the bytes of the wire, one character each.
+        """
         if not self._hashes:
             return
-        given = hashlib.sha256(_key(headers).encode()).hexdigest()
+        given = hashlib.sha256(_key(headers).encode("latin-1", "replace")).hexdigest()
         matches = [hmac.compare_digest(given, known) for known in self._hashes]
         if not any(matches):
             raise Unauthenticated(

@@ -41,7 +41,7 @@ class Slots:
         """What a caller is told while all slots are taken."""
         return Overloaded(
             f"{self._count} requests are already in flight, the most this service takes "
-            "(max_images); try again after the time in Retry-After"
+            "(max_images); try again later"
         )
 
     @contextmanager

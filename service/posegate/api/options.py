@@ -122,6 +122,15 @@ class StreamQuery(PoseQuery):
         description="With track: run the detector on one of so many frames, follow in between.",
     )
 
+    @field_validator(
+        "min_score", "min_keypoint_score", "max_people", "detect_every", mode="before"
+    )
+    @classmethod
+    def _truth_is_no_number(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError("must be a number")
+        return value
+
     @field_validator("boxes", mode="before")
     @classmethod
     def _boxes_may_be_a_list(cls, value: object) -> object:

@@ -10,12 +10,12 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from posegate.api import openapi
-from posegate.api.body import Upload, read_image, read_images
+from posegate.api.body import Upload, check_length, read_image, read_images
 from posegate.api.documents import coco_image_ids, coco_json, poses_json, server_timing
 from posegate.api.limits import Deadline, Slots, unless_gone
 from posegate.api.options import PoseQuery, check_given_once, picture_format
 from posegate.api.pictures import PictureResponse
-from posegate.api.problems import INTERNAL, problem_of
+from posegate.api.problems import INTERNAL, Problem, problem_of
 from posegate.metrics import Metrics
 from posegate.pipeline import Estimate, EstimateOptions, Pipeline, StageClock
 from posegate.render import drawn_file
@@ -52,7 +52,7 @@ def poses_router(
     async def estimate_poses(request: Request, query: Options, timeout: Timeout = None) -> Response:
         clock = follow(StageClock())
         options = _checked_options(pipeline, query, request)
-        kind = picture_format(request.headers.get("accept", "*/*"))
+        kind = picture_format(", ".join(request.headers.getlist("accept")) or "*/*")
         minimum = query.min_keypoint_score
         draw = partial(drawn_file, kind=kind, min_keypoint_score=minimum) if kind else None
         deadline = Deadline.after(timeout, limit_s=settings.request_timeout_s)
@@ -76,6 +76,7 @@ def poses_router(
             response.headers["Server-Timing"] = server_timing(estimate)
             return response
 
+        check_length(request, **limits)
         with ExitStack() as held:
             held.enter_context(slots.taken())
             async with deadline.kept():
@@ -91,6 +92,7 @@ def poses_router(
         options = _checked_options(pipeline, query, request)
         deadline = Deadline.after(timeout, limit_s=settings.request_timeout_s)
         turns = asyncio.Semaphore(BATCH_CONCURRENCY)
+        problems: list[Problem] = []
 
         async def answer_one(upload: Upload, image_id: int) -> str:
             async with turns:
@@ -101,16 +103,20 @@ def poses_router(
                     )
                     text = _render(estimate, query, image_id)
                 except Exception as error:
-                    return _problem_json(error, request)
+                    problem = _problem_of_picture(error, request)
+                    problems.append(problem)
+                    return json.dumps(problem.document(request.state.request_id))
                 _record(estimate, metrics)
                 return text
 
         async def answer(uploads: list[Upload]) -> Response:
             ids = coco_image_ids(upload.filename for upload in uploads)
             results = await asyncio.gather(*map(answer_one, uploads, ids))
+            request.state.problems += problems
             content = f'{{"results":[{",".join(results)}]}}'.encode()
             return Response(content, media_type="application/json")
 
+        check_length(request, **limits)
         with slots.taken():
             async with deadline.kept():
                 uploads = await read_images(request, max_images=MAX_BATCH_IMAGES, **limits)
@@ -139,11 +145,10 @@ def _record(estimate: Estimate, metrics: Metrics) -> None:
     metrics.observe_image(estimate.model, estimate.clock.stages_ms, len(estimate.poses))
 
 
-def _problem_json(error: Exception, request: Request) -> str:
-    """One picture's problem as JSON text; only an error nobody foresaw is logged with its trace."""
+def _problem_of_picture(error: Exception, request: Request) -> Problem:
+    """One picture's problem; only an error nobody foresaw is logged with its trace."""
     problem = problem_of(error)
-    request.state.problems.append(problem)
-    request_id = request.state.request_id
     if problem is INTERNAL:
-        log.error("picture failed", exc_info=error, extra={"request_id": request_id})
-    return json.dumps(problem.document(request_id))
+        extra = {"request_id": request.state.request_id}
+        log.error("picture failed", exc_info=error, extra=extra)
+    return problem

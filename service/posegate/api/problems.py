@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from posegate.api.head import with_head
 from posegate.api.options import PoseQuery
-from posegate.errors import PosegateError, status_of
+from posegate.errors import PosegateError, Unauthenticated, status_of
 from posegate.validation import fault
 
 MEDIA_TYPE = "application/problem+json"
@@ -74,7 +74,8 @@ def problem_of(error: Exception) -> Problem:
         retry_after_s = error.retry_after_s
         if status.retryable and retry_after_s is None:
             retry_after_s = DEFAULT_RETRY_AFTER_S
-        return Problem(status.slug, status.title, status.http, error.detail, retry_after_s)
+        headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthenticated) else None
+        return Problem(status.slug, status.title, status.http, error.detail, retry_after_s, headers)
     if isinstance(error, RequestValidationError):
         return Problem("bad-option", "Invalid option", 422, _validation_detail(error))
     if isinstance(error, HTTPException):

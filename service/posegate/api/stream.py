@@ -15,14 +15,15 @@ from posegate.api.events import event_json, refusal_json
 from posegate.api.keys import ApiKeys
 from posegate.api.options import DEFAULT_STREAM, MAX_TEXT, parse_stream_query
 from posegate.api.problems import Problem, ProblemResponse, problem_of
-from posegate.errors import BadOption, PosegateError, status_of
+from posegate.errors import BadOption, PosegateError, TooLarge, status_of
 from posegate.events import Event
 from posegate.streams import StreamOptions, Streams
 
-NORMAL, GOING_AWAY, POLICY, TRY_LATER = 1000, 1001, 1008, 1013
+NORMAL, GOING_AWAY, POLICY, TOO_BIG, TRY_LATER = 1000, 1001, 1008, 1009, 1013
 """Close codes (RFC 6455 and its registry)."""
 LAST_WORD_S = 1.0
 STREAM = "/v1/stream"
+OVERSIZE = "a message of the stream is over twice max_body_bytes"
 LATE_TEXT = (
     'frames are binary messages; text is only for options, in the first message, or {"end": true}'
 )
@@ -76,7 +77,9 @@ async def _converse(socket: WebSocket, streams: Streams) -> None:
         with suppress(TimeoutError, WebSocketDisconnect):
             async with asyncio.timeout(LAST_WORD_S):
                 await socket.send_text(refusal_json(error))
-    except WebSocketDisconnect:
+    except WebSocketDisconnect as error:
+        if error.code == TOO_BIG:
+            socket.state.problems.append(problem_of(TooLarge(OVERSIZE)))
         return
     # the client may have closed first, or read nothing any more
     with suppress(TimeoutError, WebSocketDisconnect, RuntimeError):

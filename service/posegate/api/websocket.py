@@ -1,23 +1,43 @@
 """WebSockets as uvicorn speaks them, saying more where it ends or refuses one."""
 
+import json
 import logging
+from http import HTTPStatus
 from typing import Any, ClassVar
 
+from starlette.exceptions import HTTPException
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode
+from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
+from posegate.api.envelope import UNMATCHED
+from posegate.api.exchange import chosen_id, record
 from posegate.api.limits import MESSAGE_ROOM
+from posegate.api.problems import INTERNAL, MEDIA_TYPE, Problem, problem_of
+from posegate.metrics import Metrics
+
+NO_HANDSHAKE = (
+    "this opens no WebSocket: the handshake needs GET, HTTP/1.1, no body, one Sec-WebSocket-Key "
+    "and Sec-WebSocket-Version: 13"
+)
+REFUSED = {
+    HTTPStatus.REQUEST_URI_TOO_LONG: "the address of the handshake is too long",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "the handshake has too many headers, or one that "
+    "is too long; send fewer or shorter headers",
+}
 
 
 class _Connection(ServerProtocol):
-    """Names the setting where a message is too large to be read at all."""
+    """Names the setting where a message is too large to be read; refuses with problem documents."""
 
     def __init__(self, max_body_bytes: int) -> None:
         super().__init__(
             max_size=MESSAGE_ROOM * max_body_bytes, logger=logging.getLogger("uvicorn.error")
         )
         self._max_body_bytes = max_body_bytes
+        self.problem: Problem | None = None
+        self.request_id = chosen_id("")
 
     def fail(self, code: CloseCode | int, reason: str = "") -> None:
         if code == CloseCode.MESSAGE_TOO_BIG:
@@ -25,15 +45,40 @@ class _Connection(ServerProtocol):
             reason = f"over twice max_body_bytes; a frame may have at most {most} bytes"
         super().fail(code, reason)
 
+    def reject(self, status: HTTPStatus | int, text: str) -> Response:
+        """`text` may quote a header, and a header may hold a key: it is not passed on."""
+        self.problem = _refusal(HTTPStatus(status))
+        document = self.problem.document(self.request_id)
+        response = super().reject(status, json.dumps(document))
+        del response.headers["Content-Type"]
+        response.headers["Content-Type"] = MEDIA_TYPE
+        response.headers["X-Request-Id"] = self.request_id
+        return response
+
 
 class FrameProtocol(WebSocketsSansIOProtocol):
     """Uvicorn's protocol for streams of frames; use `taking` to make one."""
 
     max_body_bytes: ClassVar[int]
+    metrics: ClassVar[Metrics]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.conn = _Connection(self.max_body_bytes)
+        self._refused = False
+
+    def data_received(self, data: bytes) -> None:
+        """As uvicorn does, and an answer where it gives none: to what is no whole request."""
+        super().data_received(data)
+        if self.conn.handshake_exc is None or self._refused:
+            return
+        self._refused = True
+        if not self.handshake_initiated:
+            answer = self.conn.reject(_status_of(self.conn), "")
+            self.handshake_complete = self.close_sent = True
+            self.transport.write(answer.serialize())
+            self.transport.close()
+        self._record()
 
     async def send(self, message: Any) -> None:
         """As uvicorn does; an answered refusal ends the handshake, which else is logged as open."""
@@ -41,10 +86,36 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         if self.initial_response is not None and self.close_sent:
             self.handshake_complete = True
 
+    def _record(self) -> None:
+        problem = self.conn.problem
+        assert problem is not None, "a refused handshake was answered"
+        record(
+            self.metrics,
+            face="websocket",
+            method="MALFORMED",
+            route=UNMATCHED,
+            code=str(problem.status),
+            seconds=0.0,
+            problems=[problem],
+            request_id=self.conn.request_id,
+        )
 
-def taking(max_body_bytes: int) -> type[FrameProtocol]:
+
+def taking(max_body_bytes: int, metrics: Metrics) -> type[FrameProtocol]:
     """The protocol that uvicorn makes one of per WebSocket.
 
     It compresses nothing: photos do not shrink, and bombs do grow.
     """
-    return type("FrameProtocol", (FrameProtocol,), {"max_body_bytes": max_body_bytes})
+    own = {"max_body_bytes": max_body_bytes, "metrics": metrics}
+    return type("FrameProtocol", (FrameProtocol,), own)
+
+
+def _status_of(connection: _Connection) -> int:
+    """The status that was chosen for bytes that are no whole request, if one was."""
+    return connection.problem.status if connection.problem else HTTPStatus.BAD_REQUEST
+
+
+def _refusal(status: HTTPStatus) -> Problem:
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        return INTERNAL
+    return problem_of(HTTPException(status, REFUSED.get(status, NO_HANDSHAKE)))

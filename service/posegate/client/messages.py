@@ -8,6 +8,8 @@ from posegate.client.transport import Document
 from posegate.errors import BadOption
 
 STREAM_ONLY = ("mode", "track", "detect_every")
+WHOLE = ("max_people", "detect_every")
+TRUTHS = ("flip_test", "track")
 PLAIN = ("model", "detector", "min_score", "min_keypoint_score", "max_people", "flip_test")
 
 
@@ -72,8 +74,13 @@ def _take(message: Any, name: str, options: Document) -> None:
     """Set one field, if the option is given."""
     if name not in options:
         return
+    value = options[name]
+    if isinstance(value, float) and value.is_integer() and name in WHOLE:
+        value = int(value)
     try:
-        setattr(message, name, options[name])
+        if isinstance(value, bool) and name not in TRUTHS:
+            raise TypeError(value)
+        setattr(message, name, value)
     except (TypeError, ValueError) as error:
         raise BadOption(f"{name} is {options[name]!r:.80}, which the API does not take") from error
 
@@ -89,9 +96,16 @@ def _boxes(rows: Any) -> pb.Boxes:
 
 def _enum(kind: Any, prefix: str, name: str, value: str) -> Any:
     try:
-        return kind.Value(prefix + str(value).upper())
+        return kind.Value(prefix + _lower(value).upper())
     except ValueError as error:
         raise BadOption(f"{name} is {value!r}, which the API does not know") from error
+
+
+def _lower(value: str) -> str:
+    """A name as the API writes it; the enum would take its upper case as well."""
+    if not isinstance(value, str) or value != value.lower():
+        raise ValueError(value)
+    return value
 
 
 def _person(person: pb.Person) -> Document:

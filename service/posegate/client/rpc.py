@@ -24,8 +24,8 @@ from posegate.client.tls import Tls
 from posegate.client.transport import Document, Frames, each, error_of, failure
 from posegate.errors import PosegateError
 
-MAX_MESSAGE_BYTES = 40 * 2**20
-"""Twice the service's default limit for a picture; it judges pictures, not this client."""
+UNLIMITED = -1
+"""The service judges how large a picture may be, not this client."""
 SLUGS = {
     grpc.StatusCode.UNAVAILABLE: "unavailable",
     grpc.StatusCode.CANCELLED: "unavailable",  # the service stopped before it took the call
@@ -45,8 +45,8 @@ class GrpcTransport:
     def __init__(self, address: str, api_key: str | None, tls: Tls | None) -> None:
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
         options = (
-            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", UNLIMITED),
+            ("grpc.max_receive_message_length", UNLIMITED),
         )
         if tls is None:
             self._channel = grpc.aio.insecure_channel(address, options=options)

@@ -42,6 +42,13 @@ def test_anything_else_does_not(headers: dict[str, str]) -> None:
         ApiKeys(Settings(api_key_sha256=(FIRST,))).check(headers)
 
 
+def test_a_key_of_other_letters_is_taken_by_its_bytes() -> None:
+    """What `printf sécret | sha256sum` hashed, as the bytes come over HTTP."""
+    wire = "sécret".encode()
+    keys = ApiKeys(Settings(api_key_sha256=(hashlib.sha256(wire).hexdigest(),)))
+    keys.check({"x-api-key": wire.decode("latin-1")})
+
+
 def test_hashes_come_from_the_environment_and_are_never_shown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -13,3 +13,9 @@ def test_of_many_wrong_options_the_first_are_named() -> None:
     with pytest.raises(BadOption, match="'nonsense-0' is unknown") as caught:
         parse_stream_query(text)
     assert caught.value.detail.count("nonsense") == MOST_TOLD
+
+
+@pytest.mark.parametrize("name", ["min_score", "min_keypoint_score", "max_people", "detect_every"])
+def test_true_is_no_number(name: str) -> None:
+    with pytest.raises(BadOption, match=f"'{name}': must be a number"):
+        parse_stream_query(json.dumps({name: True}))
