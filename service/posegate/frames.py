@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
-from posegate.errors import PosegateError
+from posegate.errors import PosegateError, TooLarge
+from posegate.image import check_size
 from posegate.pipeline import Estimate
 from posegate.stages import StageClock
 
@@ -67,8 +68,9 @@ class FrameQueue:
     Live: one frame waits, and a newer one takes its place. Else the sender waits.
     """
 
-    def __init__(self, work: Work, *, max_in_flight: int, max_fps: float) -> None:
+    def __init__(self, work: Work, *, max_in_flight: int, max_fps: float, max_bytes: int) -> None:
         self._work = work
+        self._max_bytes = max_bytes
         self.live = True
         self._max_in_flight = max_in_flight
         self._rate = RateCap(max_fps)
@@ -95,6 +97,12 @@ class FrameQueue:
         frame = Frame(self._count, item)
         self._count += 1
         self._undelivered.append(frame)
+        try:
+            check_size(item, self._max_bytes)
+        except TooLarge as error:  # it must not wait: that takes memory
+            frame.settle(error)
+            self._changed.set()
+            return
         if self.live:
             self._take_newest(frame)
         else:

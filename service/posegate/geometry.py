@@ -57,8 +57,3 @@ def apply_affine(a_to_b: F64, points_xy: NDArray[np.floating]) -> F32:
     """Points (..., N, 2) of frame a in frame b, with one (..., 2, 3) affine per leading index."""
     mapped = points_xy @ np.swapaxes(a_to_b[..., :2], -1, -2) + a_to_b[..., None, :, 2]
     return mapped.astype(np.float32)
-
-
-def mirror_affine(width: int) -> F64:
-    """(2, 3) affine that mirrors a crop of that many pixels left to right."""
-    return np.array([[-1.0, 0.0, width - 1.0], [0.0, 1.0, 0.0]])

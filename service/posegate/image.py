@@ -10,7 +10,7 @@ from posegate.errors import BadImage, TooLarge
 from posegate.headers import ImageHeader, check_complete, parse_header
 from posegate.types import U8, Image
 
-__all__ = ["ImageHeader", "ImageLimits", "decode_image", "read_header"]
+__all__ = ["ImageHeader", "ImageLimits", "check_size", "decode_image", "read_header"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +21,21 @@ class ImageLimits:
     max_pixels: int = 50_000_000
 
 
+def check_size(data: bytes, max_bytes: int) -> None:
+    """Raises TooLarge where the file has more bytes."""
+    if len(data) > max_bytes:
+        raise TooLarge(
+            f"The image has {len(data)} bytes; at most {max_bytes} are allowed. "
+            "Send a smaller or more compressed picture."
+        )
+
+
 def read_header(data: bytes, limits: ImageLimits) -> ImageHeader:
     """Header of a JPEG, PNG or WebP, told by content, once it is within the limits.
 
     Raises UnknownImageFormat, BadImage (broken header, no pixels, animated) or TooLarge.
     """
-    if len(data) > limits.max_bytes:
-        raise TooLarge(
-            f"The image has {len(data)} bytes; at most {limits.max_bytes} are allowed. "
-            "Send a smaller or more compressed picture."
-        )
+    check_size(data, limits.max_bytes)
     header = parse_header(data)
     if header.width * header.height > limits.max_pixels:
         raise TooLarge(

@@ -131,6 +131,7 @@ def _environment(settings: Settings) -> dict[str, str]:
     return others | {
         PREFIX + name.upper(): ",".join(value) if isinstance(value, tuple) else str(value)
         for name, value in values
+        if value != ()
     }
 
 

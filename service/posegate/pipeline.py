@@ -1,6 +1,7 @@
 """bytes -> image -> boxes -> crops -> heatmaps -> keypoints: the only place that sees the whole."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -24,6 +25,9 @@ from posegate.types import Boxes, Image, Poses
 
 __all__ = ["Draw", "Estimate", "EstimateOptions", "ImageSize", "Pipeline", "StageClock"]
 
+log = logging.getLogger(__name__)
+
+RETRY_OTHER_S = 10.0
 Draw = Callable[[Image, Poses], bytes]
 """Makes a file of the picture and its people."""
 
@@ -75,6 +79,7 @@ class Pipeline:
         self._estimators = estimators
         self._networks = networks
         self._required = required
+        self._misfits: dict[str, str] = {}
         self._workers = workers
         self._pool = pool
         # A PNG of 12 megapixels takes 0.9 s of a core to draw. Decoding must not wait for that, nor
@@ -124,7 +129,7 @@ class Pipeline:
         if options.boxes_xywh is None or options.detector is not None:
             self.catalog.get(options.detector, "detect")
         options.most_people(self._max_people)
-        reason = _reasons(self._networks_for(options))
+        reason = self._reasons(self._networks_for(options))
         if reason is not None:
             raise BackendDown(f"the service is not ready: {reason}; see /readyz and try again")
 
@@ -138,9 +143,13 @@ class Pipeline:
         """Load every network and warm it up."""
         try:
             await self.start_required()
-            await self.start_others()
-        except BaseException:
+            async with asyncio.TaskGroup() as group:  # each may have to wait for its server
+                for name in self._others():
+                    group.create_task(self._networks[name].start())
+        except BaseException as error:
             await self.stop()
+            if isinstance(error, ExceptionGroup):
+                raise error.exceptions[0] from None
             raise
 
     async def start_required(self) -> None:
@@ -149,14 +158,13 @@ class Pipeline:
             await self._networks[name].start()
 
     async def start_others(self) -> None:
-        """Start the rest at once, since each may have to wait for its server."""
-        others = self._networks.keys() - self._required
-        try:
-            async with asyncio.TaskGroup() as group:
-                for name in others:
-                    group.create_task(self._networks[name].start())
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
+        """Start the rest at once, since each may have to wait for its server.
+
+        One that cannot be used is tried again: only the requests that name it are refused.
+        """
+        async with asyncio.TaskGroup() as group:
+            for name in self._others():
+                group.create_task(self._start_other(name))
 
     async def stop(self) -> None:
         """Finish what runs, then let networks and threads go."""
@@ -172,11 +180,11 @@ class Pipeline:
 
         Another one that is missing fails only the requests that name it; see `missing`.
         """
-        return _reasons(self._networks[name] for name in self._required)
+        return self._reasons(self._required)
 
     def missing(self) -> str | None:
         """Why networks cannot run, be they required or not; None when all can."""
-        return _reasons(self._networks.values())
+        return self._reasons(self._networks)
 
     async def _result_of(self, work: Coroutine[Any, Any, Estimate]) -> Estimate:
         """Who is cancelled does not wait until the work has ended, which threads may hold up."""
@@ -205,8 +213,8 @@ class Pipeline:
         header = await self._read_header(data)
         pixels = header.width * header.height
         asked = time.monotonic()
-        for network in self._networks_for(options):
-            await network.awake(deadline=deadline)
+        for name in self._networks_for(options):
+            await self._networks[name].awake(deadline=deadline)
         async with self._drawn_turns if draw else nullcontext():
             await self._decoded.take(pixels)
             clock.attribute("queue", time.monotonic() - asked)
@@ -220,10 +228,31 @@ class Pipeline:
         read = partial(read_header, data, self._limits)
         return read() if is_jpeg(data) else await self._pool.run(read)
 
-    def _networks_for(self, options: EstimateOptions) -> Iterator[Network]:
+    def _others(self) -> set[str]:
+        return self._networks.keys() - self._required
+
+    async def _start_other(self, name: str) -> None:
+        while True:
+            try:
+                await self._networks[name].start()
+            except PosegateError as error:
+                if self._misfits.get(name) != error.detail:
+                    log.error("network %s cannot be used: %s", name, error.detail)
+                self._misfits[name] = error.detail
+                await asyncio.sleep(RETRY_OTHER_S)
+            else:
+                self._misfits.pop(name, None)
+                return
+
+    def _networks_for(self, options: EstimateOptions) -> Iterator[str]:
         if options.boxes_xywh is None:
-            yield self._networks[self.catalog.get(options.detector, "detect").name]
-        yield self._networks[self.catalog.get(options.model, "pose").name]
+            yield self.catalog.get(options.detector, "detect").name
+        yield self.catalog.get(options.model, "pose").name
+
+    def _reasons(self, names: Iterable[str]) -> str | None:
+        """Why some of them cannot run, or None."""
+        reasons = [self._misfits.get(name) or self._networks[name].ready() for name in names]
+        return "; ".join(filter(None, reasons)) or None
 
     async def _estimate_in_turn(
         self,
@@ -273,8 +302,3 @@ class Pipeline:
         clock.attribute("queue", detection.queue_s)
         clock.mark("detect")
         return name, boxes, detection.infer_s
-
-
-def _reasons(networks: Iterable[Network]) -> str | None:
-    """Why some of them cannot run, or None."""
-    return "; ".join(reason for network in networks if (reason := network.ready())) or None

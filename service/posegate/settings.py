@@ -128,7 +128,11 @@ class Settings(BaseSettings):
         "its memory back, until it is asked again; 0: all stay loaded (backend onnx)",
     )
     max_queue: Count = Field(512, description="most crops waiting for a network")
-    max_images: Count = Field(64, description="most pictures in the pipeline at a time")
+    max_images: Count = Field(
+        64,
+        description="most requests for poses at a time; a batch is one, and works on 4 of its "
+        "pictures at a time; streams come on top",
+    )
     max_in_flight: Count = Field(2, description="frames of one stream worked on at a time")
     max_streams: Count = Field(16, description="most streams open at a time")
     max_stream_fps: Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)] = Field(
@@ -145,7 +149,15 @@ class Settings(BaseSettings):
             else value
         )
 
-    @field_serializer("otlp_endpoint")
+    @field_validator("api_key_sha256", mode="before")
+    @classmethod
+    def _given_keys_are_some(cls, value: Any) -> Any:
+        """A variable that a script left empty by mistake must not open the service."""
+        if isinstance(value, str) and not value.replace(",", " ").replace("-", " ").strip():
+            raise ValueError("holds no key; leave it out where everybody may call")
+        return value
+
+    @field_serializer("otlp_endpoint", when_used="json")
     def _without_password(self, url: str | None) -> str | None:
         return url and re.sub(r"//[^/@]*@", "//***@", url)
 

@@ -57,9 +57,6 @@ COCO_SIGMAS = np.array(
 _OTHER_SIGMA = 0.08
 """For joints COCO does not know."""
 
-UPPER_BODY: tuple[int, ...] = tuple(range(11))
-LOWER_BODY: tuple[int, ...] = tuple(range(11, 17))
-
 
 @cache
 def sigmas_of(names: tuple[str, ...]) -> F32:

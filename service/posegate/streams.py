@@ -134,6 +134,7 @@ class _Stream:
             self._estimate,
             max_in_flight=settings.max_in_flight,
             max_fps=settings.max_stream_fps,
+            max_bytes=settings.max_body_bytes,
         )
 
     async def run(self, incoming: Incoming, send: Send, finish: asyncio.Event) -> None:

@@ -8,7 +8,7 @@ Shape letters: P people, J joints, H and W pixels.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,11 @@ class Boxes:
 
     def __len__(self) -> int:
         return len(self.xyxy)
+
+    @classmethod
+    def from_xywh(cls, xywh: F32, scores: F32) -> Self:
+        """Boxes (P, 4) float32 in COCO's form."""
+        return cls(np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1), scores)
 
     @property
     def xywh(self) -> F32:

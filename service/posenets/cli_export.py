@@ -127,6 +127,13 @@ def _export(
         f"{folder}: ONNX differs from torch by {difference:.1e} of the range", soft_wrap=True
     )
     others = [form for form in forms if form != BASE]
+    for form in set(FORMS) - {BASE, *others}:
+        if (job.repository / f"{job.name}-{form}" / CARD_NAME).exists():
+            _console.print(
+                f"{folder}-{form} is still of the former weights; export it too (--forms), or "
+                "remove it",
+                soft_wrap=True,
+            )
     if not others:
         return
     model = Model(load_card(folder / CARD_NAME), folder)

@@ -196,10 +196,10 @@ async def test_pictures_that_wait_to_be_drawn_leave_pixels_to_the_others(reposit
             asyncio.create_task(pipeline.estimate(PHOTO, EstimateOptions(), draw=draw))
             for _ in range(10)
         ]
-        await asyncio.sleep(0.05)
         try:
             async with asyncio.timeout(8):
                 await pipeline.estimate(PHOTO, EstimateOptions())
+            await asyncio.sleep(0.05)  # all others wait by now, as they came before
         finally:
             gate.set()
         answers = await asyncio.gather(*asked)
@@ -246,10 +246,10 @@ async def test_callers_of_a_network_that_is_being_loaded_hold_no_pixels(
         monkeypatch.setattr(onnx, "_open_checked", lambda m: (gate.wait(10), opens(m))[1])
         other = EstimateOptions(model="other-pose")
         waits = [asyncio.create_task(pipeline.estimate(PHOTO, other)) for _ in range(2)]
-        await asyncio.sleep(0.05)
         try:
             async with asyncio.timeout(8):
                 await pipeline.estimate(PHOTO, EstimateOptions())
+            await asyncio.sleep(0.05)  # all others wait by now, as they came before
         finally:
             gate.set()
         answers = await asyncio.gather(*waits)

@@ -76,6 +76,16 @@ def test_quarter_moves_towards_the_higher_neighbour_along_each_axis() -> None:
 
 
 @pytest.mark.parametrize("decode", list(REFINEMENTS))
+def test_a_network_may_mask_with_minus_infinity(decode: str) -> None:
+    heatmap = np.full((1, 1, 64, 48), -np.inf, np.float32)
+    heatmap[0, 0, 10, 10] = 0.7
+    with np.errstate(invalid="ignore"):
+        found = HeatmapCodec(decode=decode).decode((heatmap,))
+    at_the_peak = HeatmapCodec(decode="argmax").decode((heatmap,))
+    np.testing.assert_allclose(found.xy, at_the_peak.xy, atol=0.01)
+
+
+@pytest.mark.parametrize("decode", list(REFINEMENTS))
 @pytest.mark.parametrize("value", [0.0, 0.7, -2.0, np.nan, np.inf])
 def test_map_without_a_peak_gives_its_middle_and_score_zero(decode: str, value: float) -> None:
     heatmaps = np.full((2, 3, 64, 48), value, np.float32)

@@ -21,7 +21,6 @@ from posegate.types import F32, Boxes, Image, Keypoints, Poses
 
 SIZE = 100.0
 POSTURE = np.random.default_rng(0).uniform(-0.4, 0.4, (17, 2)).astype(np.float32)
-NOBODY = np.zeros((0, 2), np.float32)
 FPS = 30
 
 

@@ -3,10 +3,12 @@
 import asyncio
 from typing import cast
 
-from posegate.errors import BadImage, BadOption
+from posegate.errors import BadImage, BadOption, TooLarge
 from posegate.frames import Frame, FrameQueue, Outcome, RateCap
 from posegate.pipeline import Estimate
 from posegate.stages import StageClock
+
+LARGEST = 1000
 
 
 class Work:
@@ -27,7 +29,7 @@ class Work:
 
 
 def queue(work: Work, *, live: bool = True, max_fps: float = 1e6) -> FrameQueue:
-    made = FrameQueue(work, max_in_flight=2, max_fps=max_fps)
+    made = FrameQueue(work, max_in_flight=2, max_fps=max_fps, max_bytes=LARGEST)
     made.live = live
     return made
 
@@ -90,13 +92,28 @@ async def test_a_sender_cut_off_while_held_up_has_its_frame_answered():
     assert [number for number, _ in await outcomes(frames)] == [0, 1, 2]
 
 
+async def test_a_frame_over_the_limit_does_not_wait():
+    work = Work()
+    frames = queue(work, live=False)
+    for data in (b"0", b"1"):
+        await frames.offer(data)
+    await frames.offer(bytes(LARGEST + 1))  # returns although two are in work
+    for data in (b"0", b"1"):
+        await turns()
+        work.finish(data)
+    frames.end()
+    *_, (number, outcome) = await outcomes(frames)
+    assert number == 2
+    assert isinstance(outcome, TooLarge)
+
+
 async def test_a_slow_reader_slows_the_work_and_not_the_memory():
     async def at_once(data: bytes, clock: StageClock, arrived: float) -> Estimate:
         worked.append(data)
         return cast(Estimate, data)
 
     worked: list[bytes] = []
-    frames = FrameQueue(at_once, max_in_flight=2, max_fps=1e6)
+    frames = FrameQueue(at_once, max_in_flight=2, max_fps=1e6, max_bytes=LARGEST)
     for number in range(50):
         await frames.offer(b"%d" % number)
         await turns()
@@ -111,7 +128,7 @@ async def test_errors_are_outcomes_and_what_was_no_frame_has_no_number():
     async def fail(data: bytes, clock: StageClock, arrived: float) -> Estimate:
         raise BadImage("broken")
 
-    frames = FrameQueue(fail, max_in_flight=2, max_fps=1e6)
+    frames = FrameQueue(fail, max_in_flight=2, max_fps=1e6, max_bytes=LARGEST)
     await frames.offer(b"x")
     await frames.offer(BadOption("words"))
     frames.end()

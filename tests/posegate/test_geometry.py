@@ -6,7 +6,6 @@ from posegate.geometry import (
     box_to_region,
     compose_affine,
     invert_affine,
-    mirror_affine,
     region_to_crop_affine,
 )
 
@@ -52,11 +51,6 @@ def test_compose_maps_like_one_after_the_other() -> None:
     points = random.normal(size=(4, 2))
     both = apply_affine(compose_affine(second, first), points)
     np.testing.assert_allclose(both, apply_affine(second, apply_affine(first, points)), atol=1e-5)
-
-
-def test_mirror_swaps_the_border_pixels() -> None:
-    mirrored = apply_affine(mirror_affine(192), np.array([[0.0, 5.0], [191.0, 6.0]]))
-    np.testing.assert_array_equal(mirrored, [[191, 5], [0, 6]])
 
 
 def test_nobody_gives_no_regions() -> None:

@@ -100,7 +100,7 @@ def test_more_people_than_the_limit_are_refused_when_asked_for(
 
 
 def test_who_gives_more_boxes_than_people_are_asked_for_is_told_how_to() -> None:
-    with pytest.raises(BadOption, match="51 boxes .* allows 50, so ask for max_people=51"):
+    with pytest.raises(BadOption, match=r"51 boxes .* allows 50: ask for max_people=51"):
         EstimateOptions(boxes_xywh=boxes(*[[0, 0, 1, 1]] * 51))
 
 

@@ -240,6 +240,31 @@ async def test_networks_that_are_not_required_fail_their_own_requests_only(
     await pipeline.stop()
 
 
+async def test_a_network_that_is_not_required_may_fit_later(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_copy(settings.model_repository, "late")
+    pipeline = build_pipeline(settings, Metrics())
+    monkeypatch.setattr(pipeline, "_required", [DETECTOR_NAME, POSE_NAME])
+    monkeypatch.setattr("posegate.pipeline.RETRY_OTHER_S", 0.01)
+    network = pipeline._networks["late"]
+    start, tries = network.start, []
+
+    async def start_at_last() -> None:
+        tries.append(pipeline.missing())
+        if len(tries) < 5:
+            raise BadCard("Triton's network late has max_batch_size 0")
+        await start()
+
+    monkeypatch.setattr(network, "start", start_at_last)
+    await pipeline.start_required()
+    await pipeline.start_others()
+    assert tries[1:] == ["Triton's network late has max_batch_size 0"] * 4
+    assert caplog.text.count("network late cannot be used") == 1
+    assert pipeline.missing() is None
+    await pipeline.stop()
+
+
 async def test_a_network_that_does_not_fit_its_card_stops_the_start(tmp_path: Path) -> None:
     repository = make_repository(tmp_path, pose_changes={"keypoints": ["nose"]})
     pipeline = build_pipeline(Settings(model_repository=repository), Metrics())

@@ -1,11 +1,18 @@
 """flags, environment, file -> settings: posegate.settings."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from posegate.errors import BadOption
-from posegate.settings import find_model_repository, load_settings
+from posegate.settings import (
+    OTHER_VARIABLES,
+    PREFIX,
+    Settings,
+    find_model_repository,
+    load_settings,
+)
 
 
 def write(folder: Path, text: str) -> Path:
@@ -117,3 +124,12 @@ def test_the_password_of_a_collector_is_not_shown(monkeypatch: pytest.MonkeyPatc
     assert settings.otlp_endpoint == "https://user:secret@collector:4318/x"
     assert "https://***@collector:4318/x" in settings.model_dump_json()
     assert "secret" not in settings.model_dump_json()
+
+
+def test_every_variable_that_a_document_names_is_a_setting() -> None:
+    root = Path(__file__).parents[2]
+    known = {PREFIX + field.upper() for field in Settings.model_fields} | OTHER_VARIABLES
+    folders = [root / name for name in ("docs", "docker", "k8s")]
+    for document in [root / "README.md", *(d for f in folders for d in f.rglob("*.md"))]:
+        named = set(re.findall(PREFIX + r"[A-Z][A-Z0-9_]*[A-Z0-9]", document.read_text()))
+        assert named <= known, document

@@ -5,8 +5,6 @@ from posegate.skeleton import (
     COCO_KEYPOINTS,
     COCO_LIMBS,
     COCO_SIGMAS,
-    LOWER_BODY,
-    UPPER_BODY,
     flip_order,
     sigmas_of,
 )
@@ -42,14 +40,6 @@ def test_oks_constants_are_those_of_cocoeval() -> None:
     published = [0.26, *np.repeat(pairs, 2)]
     np.testing.assert_allclose(COCO_SIGMAS, np.array(published) / 10, rtol=1e-6)
     np.testing.assert_array_equal(COCO_SIGMAS, COCO_SIGMAS[flip_order(COCO_KEYPOINTS)])
-
-
-def test_upper_and_lower_body_share_out_all_joints() -> None:
-    assert sorted(UPPER_BODY + LOWER_BODY) == list(range(17))
-    assert all(
-        "hip" in COCO_KEYPOINTS[j] or "knee" in COCO_KEYPOINTS[j] or "ankle" in COCO_KEYPOINTS[j]
-        for j in LOWER_BODY
-    )
 
 
 def test_constants_of_named_joints_are_made_once_and_cannot_be_written() -> None:

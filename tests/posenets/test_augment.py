@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from made_networks import save_constant_teacher
-from posenets.training.augment import Augmentation, Batch, make_batch
+from posenets.training.augment import Augmentation, Batch, _half_body, make_batch
 from posenets.training.cache import CROP_WH, TEACHER_SHIFT, build_cache
 
 STILL = Augmentation(
@@ -128,6 +128,24 @@ def test_cut_person_keeps_only_joints_that_are_still_in_the_picture() -> None:
             assert picture[4 * y, 4 * x] > 100
         black = torch.nn.functional.max_pool2d(picture[None], 8, 4, 3)[0] < 1
         assert (batch.teacher_seen[person, 0][black] == 0).all(), "a teacher saw what was cut off"
+
+
+def test_half_bodies_are_centred_on_the_mean_of_their_joints() -> None:
+    """As in HRNet's code: five joints of the head weigh more than two wrists."""
+    joints = torch.full((200, 17, 3), 2.0)
+    joints[:, :, :2] = torch.rand(17, 2, generator=torch.Generator().manual_seed(1)) * 100 + 60
+    lower = torch.arange(17) >= 11
+    centre, _, possible = _half_body(joints, lower, torch.Generator().manual_seed(0))
+    assert possible.all()
+    upper, legs = joints[0, :11, :2].mean(0), joints[0, 11:, :2].mean(0)
+    is_upper = (centre - upper).abs().amax(1) < 1e-3
+    is_lower = (centre - legs).abs().amax(1) < 1e-3
+    assert (is_upper | is_lower).all()
+    assert 0.6 < is_upper.float().mean() < 0.8
+    joints[:, 11:, 2] = 0  # no legs: the upper half it is
+    centre, _, possible = _half_body(joints, lower, torch.Generator().manual_seed(0))
+    assert possible.all()
+    assert ((centre - upper).abs() < 1e-3).all()
 
 
 def test_softened_picture_loses_detail_and_keeps_its_joints() -> None:

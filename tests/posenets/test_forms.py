@@ -129,6 +129,26 @@ def test_kernels_kept_as_halves_are_those_of_the_network(folder: Path, models: P
         np.testing.assert_allclose(a, b, atol=5e-2 if "int8" in form else 5e-3)
 
 
+def test_new_weights_stay_the_default_and_old_forms_are_told(
+    folder: Path, models: Path, tmp_path: Path
+) -> None:
+    for name in (NAME, f"{NAME}-int8"):
+        shutil.copytree(models / name, tmp_path / name)
+    card = tmp_path / NAME / CARD_NAME
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"default": True}))
+    state = torch.load(folder / "run.pt")
+    state["ema"]["last.weight"] += 0.1
+    torch.save(state, tmp_path / "next.pt")
+    arguments = ["export", tmp_path / "next.pt", "--repository", tmp_path, "--name", NAME]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    assert load_card(card).default
+    assert load_card(card).sha256 != load_card(models / NAME / CARD_NAME).sha256
+    said = " ".join(result.output.split())
+    assert f"{NAME}-int8 is still of the former weights" in said
+    assert said.count("former weights") == 1
+
+
 def test_weights_kept_as_halves_stay_so_when_they_are_exported_again(folder: Path) -> None:
     first = CheckpointExport(folder / "run.pt", folder / "first", NAME, halves=True)
     export_checkpoint(first)

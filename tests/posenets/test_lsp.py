@@ -75,6 +75,9 @@ def test_bad_files_name_what_is_wrong(tmp_path: Path, joints: np.ndarray) -> Non
     labels.write_bytes(b"cut")
     with pytest.raises(BadData, match="not a MATLAB file"):
         list(read_lsp(labels))
+    savemat(labels, {"joints": "text"})
+    with pytest.raises(BadData, match=r"joints is not \(3, 14, N\) or \(14, 3, N\) numbers"):
+        list(read_lsp(labels))
     savemat(labels, {"other": [1]})
     with pytest.raises(BadData, match="joints is missing"):
         list(read_lsp(labels))

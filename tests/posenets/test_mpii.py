@@ -134,6 +134,7 @@ def test_test_photos_are_read_when_asked_for(folder: Path) -> None:
         ({"joints": [[float("nan"), 1.0]] * 16}, "entry 1, image a.jpg: joints holds NaN"),
         ({"joints_vis": [float("nan")] * 16}, "entry 1, image a.jpg: joints_vis holds NaN"),
         ({"joints": [[1.0, 1.0]] * 15}, "entry 1, image a.jpg: joints is not 32 numbers"),
+        ({"scale": -1.0}, "image a.jpg: scale is not above 0"),
         ({"center": ["left", 10**400]}, "entry 1, image a.jpg: center is not 2 numbers"),
         ({"center": ...}, "entry 1, image a.jpg: center is missing"),
         ({"image": ...}, "entry 1: image is missing"),
@@ -156,6 +157,14 @@ def test_what_is_no_list_is_refused(folder: Path, content: str) -> None:
     labels.write_text(content)
     with pytest.raises(BadData, match=r"valid\.json: not an MPII label file"):
         list(read_mpii_json(labels))
+
+
+@pytest.mark.parametrize("boxes", ["text", [1.0, 2.0, 3.0], np.array([["cell"]], object)])
+def test_head_boxes_of_another_form_are_named(folder: Path, boxes: object) -> None:
+    savemat(folder / "gt_valid.mat", {"headboxes_src": boxes})
+    labels = write_json(folder, ENTRIES)
+    with pytest.raises(BadData, match=r"gt_valid\.mat: headboxes_src is not \(2, 2, N\) numbers"):
+        list(read_mpii_json(labels, heads=folder / "gt_valid.mat"))
 
 
 def test_other_files_are_refused(folder: Path) -> None:

@@ -99,6 +99,53 @@ def test_boxes_of_a_detector_come_from_a_results_file(
     assert document["worst"] == {}
 
 
+def test_somebody_in_two_boxes_of_a_detector_counts_once(
+    models: Path, folder: Path, tmp_path: Path
+) -> None:
+    """Each double would be a false alarm, surer than the person of the other photo."""
+    x, y, width, height = BOXES[0]
+    boxes = [(1, BOXES[0], 0.9)]
+    boxes += [(1, [x - shift, y, width + 2 * shift, height], 0.89) for shift in (1, 2, 3, 4)]
+    boxes += [(2, BOXES[1], 0.5)]
+    rows = [
+        {"image_id": photo, "category_id": 1, "bbox": box, "score": score}
+        for photo, box, score in boxes
+    ]
+    (tmp_path / "boxes.json").write_text(json.dumps(rows))
+    write(folder, [label(1, 1, BOXES[0]), label(2, 2, BOXES[1])])
+    given = ("--data", folder, "--boxes", tmp_path / "boxes.json")
+    (network,) = evaluate(models, tmp_path / "report", *given)["networks"]
+    assert network["coco"]["ap"] == pytest.approx(1.0, abs=0.01)
+
+
+def test_boxes_of_other_photos_are_refused(models: Path, folder: Path, tmp_path: Path) -> None:
+    row = {"image_id": 99, "category_id": 1, "bbox": BOXES[0], "score": 0.9}
+    (tmp_path / "boxes.json").write_text(json.dumps([row]))
+    arguments = ["evaluate", "--repository", models, "--out", tmp_path / "report"]
+    arguments += ["--data", folder, "--boxes", tmp_path / "boxes.json"]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 1
+    assert "boxes.json: knows none of the photos by its image_id" in result.output
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"output": {"names": ["nothing"]}}, "its card also names"),
+        ({"codec": {"kind": "heatmap", "width": 24, "height": 32, "scale": [4, 4]}}, "promises"),
+    ],
+)
+def test_a_network_that_is_not_what_its_card_says_is_not_measured(
+    folder: Path, tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    wrong = make_repository(tmp_path / "wrong", detector=False, pose_changes=changes)
+    arguments = ["evaluate", "--repository", wrong, "--data", folder, "--out", tmp_path / "report"]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 1
+    assert named in result.output
+    assert "Traceback" not in result.output
+
+
 def test_networks_without_weights_are_named_with_their_size(
     models: Path, folder: Path, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from fakes import gaussian_heatmaps, pose_card
 from made_networks import save_constant_teacher
@@ -41,6 +42,23 @@ def test_maps_of_any_size_keep_their_joints(
     assert (kept.shape, kept.dtype) == ((2, 2, 64, 48), np.uint8)
     np.testing.assert_array_equal(peaks(kept), [JOINTS, JOINTS])
     assert kept.max() > 240
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_a_network_of_a_fixed_batch_teaches_too(tmp_path: Path, batch: int) -> None:
+    """It gives the mean of each picture as a map, so that pictures can be told apart."""
+    path = tmp_path / "fixed.onnx"
+    given = helper.make_tensor_value_info("in", TensorProto.FLOAT, [batch, 3, 256, 192])
+    made = helper.make_tensor_value_info("out", TensorProto.FLOAT, [batch, 3, 64, 48])
+    node = helper.make_node("AveragePool", ["in"], ["out"], kernel_shape=[4, 4], strides=[4, 4])
+    graph = helper.make_graph([node], "fixed", [given], [made])
+    opset = helper.make_opsetid("", 17)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=9), path)
+    teacher = HeatmapTeacher(path, threads=1)
+    middles = np.stack([np.full((256, 192, 3), 130 + 15 * n, np.uint8) for n in range(5)])
+    levels = teacher.heatmaps(middles)[:, 0, 32, 24].astype(int)
+    assert len(levels) == 5
+    assert (np.diff(levels) > 5).all()
 
 
 def test_card_beside_the_file_says_where_its_maps_lie(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -24,7 +24,13 @@ from posenets.networks.nam import NamChannel
 from posenets.networks.posefpn import PoseFPN
 from posenets.training.augment import Augmentation
 from posenets.training.cache import build_cache, open_cache
-from posenets.training.checkpoint import BadCheckpoint, load_checkpoint, load_weights, recipe_in
+from posenets.training.checkpoint import (
+    BadCheckpoint,
+    load_checkpoint,
+    load_weights,
+    recipe_in,
+    save_checkpoint,
+)
 from posenets.training.log import TrainingLog
 from posenets.training.loop import Trainer
 from posenets.training.pose_data import StreamedPeople
@@ -161,6 +167,34 @@ def test_killed_run_knows_its_best_ap(cached: Path, tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "run.best.pt")["progress"]["best_ap"] == 0.5
 
 
+def test_a_kill_amid_the_saves_of_a_best_does_not_lose_it(cached: Path, tmp_path: Path) -> None:
+    trainer = _trainer(cached, tmp_path / "run.pt", _recipe(12))
+    trainer.run(seconds=0, evaluate=lambda network: {"ap": 0.2})
+    before = (tmp_path / "run.pt").read_bytes()
+    trainer.run(seconds=0, evaluate=lambda network: {"ap": 0.5})
+    (tmp_path / "run.pt").write_bytes(before)  # as if killed between the two
+    again = _trainer(cached, tmp_path / "run.pt", _recipe(12))
+    assert again.resume()
+    again.run(seconds=0, evaluate=lambda network: {"ap": 0.3})
+    assert load_checkpoint(tmp_path / "run.best.pt")["progress"]["best_ap"] == 0.5
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run.pt"
+    save_checkpoint(path, {"weights": torch.zeros(3)})
+    before = path.read_bytes()
+
+    def full(state: object, file: BinaryIO) -> None:
+        file.write(b"some")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"cannot be written \(no room for it\?\): '.*run\.pt'"):
+        save_checkpoint(path, {"weights": torch.ones(3)})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_failing_evaluation_loses_no_training(cached: Path, tmp_path: Path) -> None:
     def evaluate(network: nn.Module) -> dict[str, float]:
         raise BadData("3.png: not a readable photo")
@@ -192,6 +226,15 @@ def test_damaged_and_foreign_checkpoints_are_named(tmp_path: Path) -> None:
         (lambda state: state["progress"].update(seen="abc"), "not a checkpoint .*seen: Input"),
         (lambda state: state["progress"].update(steps=-1), "not a checkpoint .*steps: Input"),
         (lambda state: state.update(progress=None), "not a checkpoint of this recipe"),
+        (
+            lambda state: state["optimiser"]["state"][0].update(exp_avg=torch.zeros(3)),
+            r"field optimiser: exp_avg is \(3,\) where its weight is \(16, 3, 4, 4\)",
+        ),
+        (
+            lambda state: state["optimiser"]["param_groups"][0].pop("share"),
+            "field 'share' is missing",
+        ),
+        (lambda state: state["optimiser"]["state"].clear(), "field optimiser: no moments"),
         (lambda state: state["network"]["0.weight"].fill_(math.nan), r"0\.weight holds NaN"),
         (lambda state: state["ema"]["2.running_var"].fill_(math.inf), r"2\.running_var holds NaN"),
         (
@@ -233,6 +276,8 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
         ("learning_rate = -1.0", "learning_rate"),  # out of range
         ('weighting = "cube"', "weighting"),  # not one of the five
         ("broken", "recipe.toml"),  # not TOML at all
+        ("epochs = 2", "examples and epochs both say how long"),
+        ('schedule = "steps"\nmilestones = [5, 10]', "milestones: 10 is not before the end, 10"),
         ("learning_rate = inf", "learning_rate: Input should be a finite number"),
         ("mean = [nan, 1.0, 1.0]", "mean.0: Input should be a finite number"),
         ("std = [0.0, 1.0, 1.0]", "std.0: Input should be greater than 0"),

@@ -10,7 +10,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import aclosing, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from posegate.errors import (
     BadOption,
     DeadlineExceeded,
     Overloaded,
+    PosegateError,
     TooLarge,
     Unauthenticated,
     UnknownModel,
@@ -312,6 +315,38 @@ def test_the_api_key_is_sent_on_every_wire(repository: Path, tmp_path: Path):
                     client.estimate(SMALL)
                 with pytest.raises(Unauthenticated):
                     list(client.stream([SMALL]))
+
+
+def test_another_service_is_told_apart():
+    """One that answers 200 to anything, as a start page does."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>Welcome</html>")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        try:
+            told = pytest.raises(PosegateError, match=f"{url} is no posegate")
+            with Client(url, timeout_s=20) as client, told:
+                client.estimate(SMALL)
+        finally:
+            server.shutdown()
+
+
+def test_a_client_may_be_closed_twice_and_then_says_that_it_is(url: str):
+    with Client(url, timeout_s=60) as client:
+        client.close()
+    client.close()
+    with pytest.raises(RuntimeError, match="this client is closed"):
+        client.estimate(SMALL)
 
 
 ENDINGS = {

@@ -175,9 +175,7 @@ def test_batch_answers_in_order_and_one_bad_picture_fails_alone(client: httpx.Cl
 
 
 @pytest.mark.parametrize("missing", [5, 40, 70, 1000], ids=str)
-def test_a_batch_that_is_cut_off_is_refused_whole(
-    client: httpx.Client, photo: bytes, missing: int
-):
+def test_a_batch_that_is_cut_off_is_refused_whole(client: httpx.Client, photo: bytes, missing: int):
     """Its results could not be told apart from those of a batch with fewer pictures."""
     parts = [("image", (f"{n}.jpg", photo, "image/jpeg")) for n in range(3)]
     request = client.build_request("POST", "/v1/poses:batch", files=parts)

@@ -82,8 +82,10 @@ class PoseService(services.PoseServiceServicer):
             clock = follow(StageClock())
             options = read_options(request.options)
             self._pipeline.check(options)
+            image = request.image
+            del request  # a second copy of the picture
             estimate = await self._pipeline.estimate(
-                request.image, options, deadline=deadline.at, clock=clock
+                image, options, deadline=deadline.at, clock=clock
             )
         poses = poses_message(estimate, min_keypoint_score=options.min_keypoint_score)
         self._metrics.observe_image(estimate.model, clock.stages_ms, len(estimate.poses))
@@ -100,6 +102,7 @@ class PoseService(services.PoseServiceServicer):
             try:
                 async for request in requests:
                     item = read_stream_request(request)
+                    del request  # a second copy of the frame
                     if isinstance(item, StreamOptions) and not begun:
                         minimum = item.estimate.min_keypoint_score
                     begun = True

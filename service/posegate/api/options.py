@@ -122,9 +122,7 @@ class StreamQuery(PoseQuery):
         description="With track: run the detector on one of so many frames, follow in between.",
     )
 
-    @field_validator(
-        "min_score", "min_keypoint_score", "max_people", "detect_every", mode="before"
-    )
+    @field_validator("min_score", "min_keypoint_score", "max_people", "detect_every", mode="before")
     @classmethod
     def _truth_is_no_number(cls, value: object) -> object:
         if isinstance(value, bool):

@@ -61,6 +61,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
 
     max_body_bytes: ClassVar[int]
     metrics: ClassVar[Metrics]
+    conn: _Connection
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

@@ -71,6 +71,11 @@ def expected_shapes(card: ModelCard, batch: int) -> tuple[tuple[int | None, ...]
     return ((batch, None, 4), (batch, None))
 
 
+def refuse_misfit(model: Model) -> None:
+    """Raises BadCard where the network's file is not what its card says."""
+    _open_checked(model)
+
+
 def half_outputs(model: Model) -> frozenset[str]:
     """Names of the outputs that leave the network's file as float16; raises BadCard."""
     options = ort.SessionOptions()
@@ -149,14 +154,15 @@ def _check_shapes(session: ort.InferenceSession, model: Model) -> None:
             raise BadCard(f"{model.onnx_path} fails on {batch} empty crop(s): {error}") from error
         promised = expected_shapes(card, batch)
         for name, output, shape in zip(card.output.names, outputs, promised, strict=True):
-            if output.dtype not in (np.float32, np.float16) or not _fits(output.shape, shape):
+            if output.dtype not in (np.float32, np.float16) or not fits(output.shape, shape):
                 raise BadCard(
                     f"{model.onnx_path} gives {output.dtype} {output.shape} as {name!r} for "
                     f"{batch} crop(s), its card promises float32 {shape}"
                 )
 
 
-def _fits(shape: tuple[int, ...], promised: tuple[int | None, ...]) -> bool:
+def fits(shape: tuple[int, ...], promised: tuple[int | None, ...]) -> bool:
+    """Whether an output's shape is the promised one, where None stands for any length."""
     return len(shape) == len(promised) and all(
         want in (None, have) for have, want in zip(shape, promised, strict=True)
     )

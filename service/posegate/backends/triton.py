@@ -11,7 +11,7 @@ from tritonclient.grpc.model_config_pb2 import DataType
 from tritonclient.utils import triton_to_np_dtype
 
 from posegate.backends.base import BackendInfo, Inference, Network
-from posegate.backends.onnx import expected_shapes
+from posegate.backends.onnx import expected_shapes, fits
 from posegate.backends.triton_memory import whole_bytes
 from posegate.backends.triton_servers import TritonServers
 from posegate.backends.triton_transfer import Tensors
@@ -174,7 +174,7 @@ class TritonNetwork:
             for output_name, output, shape in zip(
                 card.output.names, outputs, promised, strict=True
             ):
-                if not _fits(output.shape, shape):
+                if not fits(output.shape, shape):
                     raise BadCard(
                         f"Triton's network {name} gives {output.shape} as {output_name!r} for "
                         f"{batch} crop(s), its card promises {shape}"
@@ -236,9 +236,3 @@ def _check_config(config: Any, model: Model) -> None:
     outputs = [tensor.name for tensor in config.output]
     if missing := [name for name in card.output.names if name not in outputs]:
         raise BadCard(f"{where} has outputs {outputs}, its card also names {missing}")
-
-
-def _fits(shape: tuple[int, ...], promised: tuple[int | None, ...]) -> bool:
-    return len(shape) == len(promised) and all(
-        want in (None, have) for have, want in zip(shape, promised, strict=True)
-    )

@@ -75,7 +75,10 @@ class HttpTransport:
         except httpx.HTTPError as error:
             raise unreachable(self._url, error) from error
         if response.is_success:
-            return response.json()
+            try:
+                return response.json()
+            except ValueError as error:
+                raise PosegateError(f"what answers at {self._url} is no posegate") from error
         raise _refusal(response.content, response.headers, response.status_code)
 
     async def _connect(self) -> ClientConnection:

@@ -52,9 +52,10 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Let the connections and the thread go."""
-        self._loop.call(self._client.close)
-        self._loop.close()
+        """Let the connections and the thread go; a second call does nothing."""
+        if not self._loop.closed:
+            self._loop.call(self._client.close)
+            self._loop.close()
 
     def estimate(self, image: bytes, **options: Any) -> Document:
         """The `Poses` document of one encoded picture; options as in the HTTP query."""
@@ -71,7 +72,8 @@ class Client:
             while (event := self._loop.call(events.next)) is not None:
                 yield event
         finally:
-            if not sys.is_finalizing():  # at the program's end the thread is no more
+            # at the program's end the thread is no more
+            if not sys.is_finalizing() and not self._loop.closed:
                 self._loop.call(events.close)
 
 
@@ -88,7 +90,13 @@ class _Loop:
 
     def call(self, function: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """Run the coroutine there and wait for it; when the wait is interrupted, it goes on."""
+        if self.closed:
+            raise RuntimeError("this client is closed; make another")
         return asyncio.run_coroutine_threadsafe(function(), self._loop).result()
+
+    @property
+    def closed(self) -> bool:
+        return self._loop.is_closed()
 
     def close(self) -> None:
         """Cancel what still runs there and end the thread."""

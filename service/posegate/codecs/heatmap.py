@@ -10,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posegate.codecs.dark import refine_dark
+from posegate.codecs.gaussian import CUT_SIGMAS, gaussian
 from posegate.types import F32, Keypoints
-
-CUT_SIGMAS = 3.0
-"""A target Gaussian is zero farther away than this many sigmas along either axis (HRNet)."""
 
 
 class HeatmapCodec:
@@ -78,8 +76,8 @@ class HeatmapCodec:
         reach = CUT_SIGMAS * self.sigma
         touched = ((centre >= -reach) & (centre <= size - 1 + reach)).all(axis=-1)
         kept = np.where(touched, weights, 0).astype(np.float32)
-        along_x = _gaussian(centre[..., 0], self.size_wh[0], self.sigma)
-        along_y = _gaussian(centre[..., 1], self.size_wh[1], self.sigma)
+        along_x = gaussian(centre[..., 0], self.size_wh[0], self.sigma)
+        along_y = gaussian(centre[..., 1], self.size_wh[1], self.sigma)
         along_x[kept == 0] = along_y[kept == 0] = 0
         return (along_y[..., :, None] * along_x[..., None, :],), kept
 
@@ -118,8 +116,9 @@ def refine_quarter(heatmaps: F32, peaks_xy: NDArray[np.intp], _sigma: float) -> 
     step_x = np.where((x > 0) & (x < width - 1), 1, 0)
     step_y = np.where((y > 0) & (y < height - 1), width, 0)
     steps = np.stack([step_x, step_y], axis=1)
-    slope = flat[centre[:, None] + steps] - flat[centre[:, None] - steps]
-    return np.asarray(peaks_xy + 0.25 * np.sign(slope), np.float32)
+    with np.errstate(invalid="ignore"):  # a network may mask with -inf
+        difference = flat[centre[:, None] + steps] - flat[centre[:, None] - steps]
+    return np.asarray(peaks_xy + 0.25 * np.nan_to_num(np.sign(difference)), np.float32)
 
 
 def keep_peaks(_heatmaps: F32, peaks_xy: NDArray[np.intp], _sigma: float) -> F32:
@@ -140,14 +139,6 @@ def _has_peak(heatmaps: F32, peaks_xy: NDArray[np.intp], values: F32) -> NDArray
     first = np.flatnonzero(~peaks_xy.any(axis=1))
     has_peak[first] &= heatmaps[first].min(axis=(1, 2)) < values[first]
     return has_peak
-
-
-def _gaussian(centre: NDArray[np.float64], size: int, sigma: float) -> F32:
-    """(..., size) float32: peak 1 at `centre` (...), zero beyond the cut."""
-    distance = np.arange(size) - centre[..., None]
-    value = np.exp(-(distance**2) / (2 * sigma**2))
-    value[np.abs(distance) > CUT_SIGMAS * sigma] = 0
-    return np.asarray(value, np.float32)
 
 
 def _mirror_matrix(width: int, mirror: float) -> F32:

@@ -66,6 +66,8 @@ class PeaksCodec(HeatmapCodec):
         if self._decode == "argmax":
             return peaks_xy.astype(np.float32)
         patch = rows[:, VALUES]
-        slope = patch[:, [_CENTRE + 1, _CENTRE + PATCH]] - patch[:, [_CENTRE - 1, _CENTRE - PATCH]]
+        after, before = [_CENTRE + 1, _CENTRE + PATCH], [_CENTRE - 1, _CENTRE - PATCH]
+        with np.errstate(invalid="ignore"):  # a network may mask with -inf
+            direction = np.nan_to_num(np.sign(patch[:, after] - patch[:, before]))
         inner = (peaks_xy > 0) & (peaks_xy < np.array(self.size_wh) - 1)
-        return np.asarray(peaks_xy + np.where(inner, 0.25 * np.sign(slope), 0), np.float32)
+        return np.asarray(peaks_xy + np.where(inner, 0.25 * direction, 0), np.float32)

@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from posegate.codecs.gaussian import gaussian
 from posegate.types import F32, Keypoints
-
-CUT_SIGMAS = 3.0
-"""A target Gaussian is zero farther away than this many sigmas."""
 
 
 class SimccCodec:
@@ -52,7 +50,7 @@ class SimccCodec:
         targets = tuple(
             np.where(
                 kept[..., None] > 0,
-                _gaussian(bins[..., axis], self.bins_xy[axis], self._sigma_xy[axis]),
+                gaussian(bins[..., axis], self.bins_xy[axis], self._sigma_xy[axis]),
                 np.float32(0),
             )
             for axis in (0, 1)
@@ -106,11 +104,3 @@ SCORE_MAPS: dict[str, Callable[[F32, F32], F32]] = {
     "softmax": _softmax_score,
     "sigmoid": _sigmoid_score,
 }
-
-
-def _gaussian(centre: NDArray[np.float64], size: int, sigma: float) -> F32:
-    """(..., size) float32: peak 1 at `centre` (...), zero beyond the cut."""
-    distance = np.arange(size) - centre[..., None]
-    value = np.exp(-(distance**2) / (2 * sigma**2))
-    value[np.abs(distance) > CUT_SIGMAS * sigma] = 0
-    return np.asarray(value, np.float32)

@@ -7,8 +7,9 @@ import numpy as np
 
 from posegate.coco_labels import PERSON
 from posegate.evaluate import KEYPOINT_FIGURES, Data, coco_scorer
-from posegate.people import person_scores
-from posegate.types import F64, Keypoints
+from posegate.people import person_scores, without_doubles
+from posegate.skeleton import COCO_KEYPOINTS
+from posegate.types import F64, Boxes, Keypoints, Poses
 from posenets.evaluation.oks import joint_oks
 from posenets.evaluation.scenes import Scene
 
@@ -16,16 +17,23 @@ from posenets.evaluation.scenes import Scene
 def coco_figures(
     data: Data, scenes: Sequence[Scene], found: Sequence[Keypoints]
 ) -> dict[str, float]:
-    """COCO's AP and AR, in [0, 1]; people's scores are those of the service."""
+    """COCO's AP and AR, in [0, 1]; people's scores are those of the service.
+
+    As there, and in HRNet's protocol, somebody in two boxes of a detector counts once.
+    """
     results: list[dict[str, Any]] = []
     for scene, keypoints in zip(scenes, found, strict=True):
-        triples = np.concatenate([keypoints.xy, keypoints.scores[..., None]], 2)
         scores = person_scores(scene.box_scores, keypoints.scores)
+        poses = Poses(Boxes.from_xywh(scene.boxes_xywh, scores), keypoints, COCO_KEYPOINTS)
+        if scene.keypoints is None:
+            poses = without_doubles(poses)
+        joints = poses.keypoints
+        triples = np.concatenate([joints.xy, joints.scores[..., None]], 2)
         results += [
             {"image_id": scene.image_id, "category_id": PERSON, "keypoints": flat, "score": score}
             for flat, score in zip(
-                triples.reshape(len(triples), 3 * keypoints.xy.shape[1]).tolist(),
-                scores.tolist(),
+                triples.reshape(len(triples), 3 * joints.xy.shape[1]).tolist(),
+                poses.boxes.scores.tolist(),
                 strict=True,
             )
         ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from posegate.backends.onnx import refuse_misfit
 from posegate.card import ModelCard
 from posegate.catalog import Model
 from posegate.evaluate import Data
@@ -83,6 +84,7 @@ def measure_network(
     The network must know the joints of what is given: see `misfits`.
     """
     card = model.card
+    refuse_misfit(model)
     run = onnx_run(model.onnx_path, card, threads=conditions.threads)
     options = {"flip_test": conditions.flip_test, "decode": conditions.decode}
     facts: dict[str, Any] = {}

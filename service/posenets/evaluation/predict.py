@@ -107,12 +107,9 @@ async def _look(estimator: Estimator, scene: Scene, *, flip_test: bool, decode: 
         image = decode_image(scene.data, _LIMITS)
     except PosegateError as error:
         raise BadData(f"{scene.name}: {error.detail}") from error
-    corners = np.concatenate(
-        [scene.boxes_xywh[:, :2], scene.boxes_xywh[:, :2] + scene.boxes_xywh[:, 2:]], 1
-    )
     poses, _ = await estimator.estimate(
         image,
-        Boxes(corners, scene.box_scores),
+        Boxes.from_xywh(scene.boxes_xywh, scene.box_scores),
         decode=decode,
         flip_test=flip_test,
         deadline=None,

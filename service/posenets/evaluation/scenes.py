@@ -123,6 +123,8 @@ def with_boxes(scenes: Sequence[Scene], results: Path) -> list[Scene]:
                 found[check_integer(row, "image_id", where)].append(row)
     except BadOption as error:
         raise BadData(error.detail) from error
+    if found and not found.keys() & {scene.image_id for scene in scenes}:
+        raise BadData(f"{results}: knows none of the photos by its image_id; is it of other data?")
     return [_detected(scene, found[scene.image_id]) for scene in scenes]
 
 

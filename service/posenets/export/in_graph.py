@@ -91,7 +91,7 @@ def append_decode(
     merged = onnx.ModelProto()
     merged.CopyFrom(network)
     graph = merged.graph
-    graph.node.extend(_nodes(codec, heatmaps, output))
+    graph.node.extend(_nodes(heatmaps, output))
     graph.initializer.extend(
         numpy_helper.from_array(value, PREFIX + name)
         for name, value in _constants(codec, joints).items()
@@ -109,7 +109,7 @@ def _reach(codec: HeatmapSpec) -> int:
     return max(blur_radius(codec.sigma) + REACH, PATCH_REACH)
 
 
-def _nodes(codec: HeatmapSpec, heatmaps: str, output: str) -> Iterator[onnx.NodeProto]:
+def _nodes(heatmaps: str, output: str) -> Iterator[onnx.NodeProto]:
     def node(kind: str, inputs: str, made: str, **attributes: object) -> onnx.NodeProto:
         """`inputs` and `made` are names of this part of the graph, separated by spaces."""
         return helper.make_node(

@@ -38,15 +38,16 @@ def proving(path: Path) -> Iterator[Path]:
 def put_in_place(part: Path, folder: Path, card: dict[str, Any]) -> None:
     """Make `part` the ONNX file of `folder`, with its card and Triton's `config.pbtxt`.
 
-    Figures measured on the same file (sha256) are kept.
+    Figures measured on the same file (sha256) are kept, and being the default in any case.
     """
     path = folder / CARD_NAME
     former = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept = ["default"]
     if former.get("sha256") == card["sha256"]:
-        kept = ("accuracy", "verification", "default")
-        card = card | {key: former[key] for key in kept if key in former}
+        kept += ["accuracy", "verification"]
     else:
         path.unlink(missing_ok=True)
+    card = card | {key: former[key] for key in kept if key in former}
     part.replace(folder / ONNX_NAME)
     write_config(Model(ModelCard.model_validate(card), folder))
     save_card(path, card)

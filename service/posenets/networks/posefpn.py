@@ -47,8 +47,3 @@ class PoseFPN(nn.Module):
             if joined == stride:
                 break
         return cast(Tensor, self.last(x))  # (N, J, H/stride, W/stride)
-
-
-def backbone_parameters(network: nn.Module) -> list[nn.Parameter]:
-    """Parameters that were pretrained and learn at a lower rate."""
-    return [p for name, p in network.named_parameters() if name.startswith("backbone.")]

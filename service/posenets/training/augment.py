@@ -220,15 +220,23 @@ def _draw_affine(
 def _half_body(
     joints: Tensor, lower: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Centre (N, 2) and width (N,) of the upper or lower body, and (N,) bool: enough joints."""
+    """Centre (N, 2) and width (N,) of the upper or lower body, and (N,) bool: enough joints.
+
+    As in HRNet's code: the centre is the mean of the joints, and where a half has fewer than three,
+    the other is taken.
+    """
     choose_upper = uniform(len(joints), 0, 1, generator) < 0.7
     seen = joints[..., 2] > 0
-    chosen = seen & (choose_upper[:, None] != lower)
-    possible = (seen.sum(1) > 8) & (chosen.sum(1) >= 3)
+    above, below = seen & ~lower, seen & lower
+    take_upper = (choose_upper & (above.sum(1) >= 3)) | (below.sum(1) < 3)
+    chosen = torch.where(take_upper[:, None], above, below)
+    count = chosen.sum(1)
+    possible = (seen.sum(1) > 8) & (count >= 2)
+    centre = (joints[..., :2] * chosen[..., None]).sum(1) / count.clamp(min=1)[:, None]
     low, high = _extent(joints, chosen)
     size = (high - low).clamp(min=16.0)
     width = torch.maximum(size[:, 0], size[:, 1] * TEACHER_WH[0] / TEACHER_WH[1]) * 1.5
-    return (low + high) / 2, width.clamp(max=float(TEACHER_WH[0]) * 1.2), possible
+    return centre, width.clamp(max=float(TEACHER_WH[0]) * 1.2), possible
 
 
 def _rest(joints: Tensor, shown: Tensor) -> tuple[Tensor, Tensor, Tensor]:

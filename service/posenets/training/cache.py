@@ -168,8 +168,7 @@ def cut_person(
     region = box_to_region(box, aspect=CROP_WH[0] / CROP_WH[1], padding=CROP_PADDING)
     affine = region_to_crop_affine(region, size_wh=crop_wh)[0]
     pixels = image.pixels_bgr()
-    flags = cv2.INTER_AREA if affine[0, 0] < 0.5 else cv2.INTER_LINEAR
-    crop = cv2.warpAffine(pixels, affine, crop_wh, flags=flags)
+    crop = cv2.warpAffine(pixels, affine, crop_wh)
     points = image.keypoints[index].copy()
     to_frame = region_to_crop_affine(region, size_wh=CROP_WH)[0]
     points[:, :2] = apply_affine(to_frame, points[:, :2])

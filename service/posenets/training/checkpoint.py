@@ -1,8 +1,10 @@
 """Checkpoints that survive a kill at any moment: written beside, flushed, then renamed."""
 
+import errno
 import os
 import re
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -36,11 +38,19 @@ class BadCheckpoint(ValueError):
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` atomically; the previous checkpoint stays whole until the new one is."""
     part = path.with_suffix(path.suffix + ".part")
-    with part.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, RuntimeError) as error:  # torch says RuntimeError where a disk is full
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename:
+            raise
+        why = error.strerror if isinstance(error, OSError) else "no room for it?"
+        raise OSError(errno.ENOSPC, f"cannot be written ({why or error})", str(path)) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

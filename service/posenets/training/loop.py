@@ -134,6 +134,8 @@ class Trainer(Generic[Batch]):
             self.task.set_random_state(state["random"])
             self._random = state["random"]
             self.progress = Done(**state["progress"])
+            self._check_moments(path)
+            self._heed_the_best()
         except KeyError as error:
             raise BadCheckpoint(f"{path}: field {error} is missing; not made by train") from error
         except BadCheckpoint:
@@ -147,6 +149,26 @@ class Trainer(Generic[Batch]):
         if self.rank:
             self.task.reseed(self.progress.seen + self.rank)
         return True
+
+    def _check_moments(self, path: Path) -> None:
+        """What torch does not look at: moments that are lacking or of another shape."""
+        if self.progress.steps and not self.optimiser.state:
+            raise BadCheckpoint(f"{path}: field optimiser: no moments of its weights")
+        for group in self.optimiser.param_groups:
+            group["share"]
+            for weight in group["params"]:
+                for name, moment in self.optimiser.state.get(weight, {}).items():
+                    if name != "step" and moment.shape != weight.shape:
+                        raise BadCheckpoint(
+                            f"{path}: field optimiser: {name} is {tuple(moment.shape)} where its "
+                            f"weight is {tuple(weight.shape)}"
+                        )
+
+    def _heed_the_best(self) -> None:
+        """The best is kept before the run knows of it: a kill in between must not lose it."""
+        if self.best.exists():
+            kept = Done(**load_checkpoint(self.best)["progress"])
+            self.progress.best_ap = max(self.progress.best_ap, kept.best_ap)
 
     def run(
         self,

@@ -81,11 +81,11 @@ def read_mpii_mat(labels: Path, *, train: bool | None = True) -> Iterator[Labell
                 continue
             centres = np.array([[p.objpos.x, p.objpos.y] for p in people], np.float64)
             scales = np.array([p.scale for p in people], np.float64)
-            corners = np.array([[p.x1, p.y1, p.x2, p.y2] for p in people], np.float64)
+            name = str(photo.image.name)
+            corners = _head_corners(people, f"{labels}: image {name}")
             sizes = HEAD_SHARE * np.hypot(*(corners[:, 2:] - corners[:, :2]).T)
             keypoints = np.stack([_points(person) for person in people])
             boxes = _boxes(centres, scales)
-            name = str(photo.image.name)
             yield _record(labels, name, keypoints, boxes, sizes.astype(np.float32))
     except (AttributeError, TypeError, ValueError, IndexError) as error:
         raise BadData(f"{labels}: not MPII's RELEASE structure ({error!r})") from error
@@ -111,6 +111,8 @@ def _record(labels: Path, name: str, keypoints: F32, boxes: F32, head_sizes: F32
     for field, array in (("joints", keypoints), ("center or scale", boxes)):
         if not np.isfinite(array).all():
             raise BadData(f"{labels}: image {name}: {field} holds NaN or infinity")
+    if not (boxes[:, 2:] > 0).all():
+        raise BadData(f"{labels}: image {name}: scale is not above 0")
     path = labels.parent / "images" / name
     if not path.is_file():
         raise BadData(f"{labels}: photo {path} is missing")
@@ -151,6 +153,14 @@ def _points(person: Any) -> F32:
     return _keypoints(joints, shown)[0]
 
 
+def _head_corners(people: list[Any], where: str) -> F64:
+    """(P, 4): x1, y1, x2, y2 of the heads."""
+    try:
+        return np.array([[p.x1, p.y1, p.x2, p.y2] for p in people], np.float64)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise BadData(f"{where}: a person has no head box of four numbers") from error
+
+
 def _labelled(person: Any) -> bool:
     fields = (getattr(person, name, None) for name in ("annopoints", "scale", "objpos"))
     return all(field is not None and np.size(field) > 0 for field in fields)
@@ -164,7 +174,9 @@ def _several(holder: Any, field: str) -> list[Any]:
 
 def _head_sizes(path: Path) -> F32:
     """(N,) from `headboxes_src` (2 corners, x and y, N)."""
-    boxes = np.asarray(read_variable(path, "headboxes_src", squeeze=False), np.float64).reshape(
-        2, 2, -1
-    )
+    given = read_variable(path, "headboxes_src", squeeze=False)
+    try:
+        boxes = np.asarray(given, np.float64).reshape(2, 2, -1)
+    except (TypeError, ValueError) as error:
+        raise BadData(f"{path}: headboxes_src is not (2, 2, N) numbers") from error
     return np.asarray(HEAD_SHARE * np.linalg.norm(boxes[1] - boxes[0], axis=0), np.float32)

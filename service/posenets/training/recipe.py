@@ -162,13 +162,19 @@ def find_recipe(name: str) -> Path:
 def read_recipe(path: Path) -> PoseRecipe | DetectionRecipe:
     """Read and check a recipe; `task` says which kind. Raises BadRecipe."""
     try:
-        return RECIPE.validate_python(tomllib.loads(path.read_text(encoding="utf-8")))
+        recipe = RECIPE.validate_python(tomllib.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         raise BadRecipe(f"{path}: {first_fault(error)}") from error
     except OSError as error:
         raise BadRecipe(f"{path}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:  # not UTF-8, or not TOML
         raise BadRecipe(f"{path}: not a TOML file ({error})") from error
+    if recipe.epochs and recipe.examples:
+        raise BadRecipe(f"{path}: examples and epochs both say how long; leave one out")
+    late = [milestone for milestone in recipe.milestones if milestone >= recipe.length]
+    if late:
+        raise BadRecipe(f"{path}: milestones: {late[0]:g} is not before the end, {recipe.length:g}")
+    return recipe
 
 
 def first_fault(error: ValidationError) -> str:

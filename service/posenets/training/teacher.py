@@ -46,6 +46,7 @@ class HeatmapTeacher:
                 "(n, 3, height, width), height and width as fixed numbers"
             )
         size_wh = (int(size_hw[1]), int(size_hw[0]))
+        self._batch = given.shape[0] if isinstance(given.shape[0], int) else None
         self._input = given.name
         self._preprocess = Preprocess(size_wh, "rgb", _IMAGENET_MEAN, _IMAGENET_STD)
         self._scale, self._offset = None, (0.0, 0.0)
@@ -92,6 +93,14 @@ class HeatmapTeacher:
         if not np.array_equal(to_input, np.eye(2, 3)):
             middles_bgr = np.stack([cv2.warpAffine(m, to_input, size_wh) for m in middles_bgr])
         tensor = normalize(middles_bgr, self._preprocess)
+        if self._batch is None:
+            return self._run(tensor)
+        short = -len(tensor) % self._batch
+        padded = np.concatenate([tensor, np.zeros((short, *tensor.shape[1:]), np.float32)])
+        parts = np.split(padded, len(padded) // self._batch)
+        return np.concatenate([self._run(part) for part in parts])[: len(tensor)]
+
+    def _run(self, tensor: F32) -> F32:
         return np.asarray(self._session.run(None, {self._input: tensor})[0], np.float32)
 
 

@@ -62,3 +62,12 @@ def test_a_key_in_the_place_of_its_hash_is_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("POSEGATE_API_KEY_SHA256", "first")
     with pytest.raises(BadOption, match="sha256sum"):
         load_settings()
+
+
+@pytest.mark.parametrize("value", ["", "-", " , ", "  -\n"])
+def test_a_variable_that_holds_no_key_does_not_open_the_service(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("POSEGATE_API_KEY_SHA256", value)
+    with pytest.raises(BadOption, match="holds no key"):
+        load_settings()
