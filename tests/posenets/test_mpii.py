@@ -1,6 +1,7 @@
 """MPII's two label forms -> records: posenets.training.mpii."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,15 @@ def person(made: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_mat(folder: Path) -> Path:
-    """Two people, one, a person without joints, nobody at all, and a test photo."""
+def write_mat(folder: Path, **second: Any) -> Path:
+    """Two people, one, a person without joints, nobody at all, and a test photo.
+
+    `second` changes fields of the second photo's person.
+    """
     head_only = dict(zip(("x1", "y1", "x2", "y2"), HEAD, strict=True)) | {"annopoints": []}
     photos = [
         ("a.jpg", [person(ENTRIES[0]), person(ENTRIES[2]), head_only]),
-        ("b.jpg", [person(ENTRIES[1])]),
+        ("b.jpg", [person(ENTRIES[1]) | second]),
         ("none.jpg", []),
         ("test.jpg", [person(ENTRIES[1])]),
     ]
@@ -165,6 +169,22 @@ def test_head_boxes_of_another_form_are_named(folder: Path, boxes: object) -> No
     labels = write_json(folder, ENTRIES)
     with pytest.raises(BadData, match=r"gt_valid\.mat: headboxes_src is not \(2, 2, N\) numbers"):
         list(read_mpii_json(labels, heads=folder / "gt_valid.mat"))
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        ({"x1": "left"}, "image b.jpg: a person has no head box of four numbers"),
+        ({"y2": []}, "image b.jpg: a person has no head box of four numbers"),
+        ({"scale": -2.0}, "image b.jpg: scale is not above 0"),
+    ],
+)
+def test_bad_people_of_the_release_are_named(
+    folder: Path, second: dict[str, Any], words: str
+) -> None:
+    labels = write_mat(folder, **second)
+    with pytest.raises(BadData, match=rf"^{re.escape(str(labels))}: {words}$"):
+        list(read_mpii_mat(labels))
 
 
 def test_other_files_are_refused(folder: Path) -> None:

@@ -55,8 +55,9 @@ def read_lsp(labels: Path) -> Iterator[LabelledImage]:
 
 def _read_joints(labels: Path) -> tuple[F32, str]:
     """(N, 14, 3) with x, y from 0 and v of 0 or 2, and the name of the set."""
+    given = read_variable(labels, "joints", squeeze=False)
     try:
-        joints = np.asarray(read_variable(labels, "joints", squeeze=False), np.float32)
+        joints = np.asarray(given, np.float32)
     except (TypeError, ValueError) as error:
         raise BadData(f"{labels}: joints is not (3, 14, N) or (14, 3, N) numbers") from error
     if joints.ndim == 3 and joints.shape[:2] == (3, JOINTS):

@@ -87,6 +87,8 @@ def read_mpii_mat(labels: Path, *, train: bool | None = True) -> Iterator[Labell
             keypoints = np.stack([_points(person) for person in people])
             boxes = _boxes(centres, scales)
             yield _record(labels, name, keypoints, boxes, sizes.astype(np.float32))
+    except BadData:
+        raise
     except (AttributeError, TypeError, ValueError, IndexError) as error:
         raise BadData(f"{labels}: not MPII's RELEASE structure ({error!r})") from error
 
