@@ -241,10 +241,11 @@ async def test_networks_that_are_not_required_fail_their_own_requests_only(
 
 
 async def test_a_network_that_is_not_required_may_fit_later(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    add_copy(settings.model_repository, "late")
-    pipeline = build_pipeline(settings, Metrics())
+    repository = make_repository(tmp_path)
+    add_copy(repository, "late")
+    pipeline = build_pipeline(Settings(model_repository=repository, model=POSE_NAME), Metrics())
     monkeypatch.setattr(pipeline, "_required", [DETECTOR_NAME, POSE_NAME])
     monkeypatch.setattr("posegate.pipeline.RETRY_OTHER_S", 0.01)
     network = pipeline._networks["late"]

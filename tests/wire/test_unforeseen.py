@@ -37,8 +37,11 @@ class ScriptedPipeline:
     def ready(self) -> str | None:
         return self.not_ready
 
-    def _networks_for(self, _: EstimateOptions) -> list[Any]:
-        return [SimpleNamespace(ready=self.ready)]
+    def _networks_for(self, _: EstimateOptions) -> list[str]:
+        return ["scripted"]
+
+    def _reasons(self, _: list[str]) -> str | None:
+        return self.not_ready
 
     check = Pipeline.check
 
