@@ -55,7 +55,11 @@ from posenets.training.start import (
 
 CPU = torch.device("cpu")
 RECIPES = sorted((Path(__file__).parents[2] / "service/posenets/recipes").glob("*.toml"))
-STARTS = sorted((Path(__file__).parents[2] / "model_repository").glob("*/training.pt"))
+ROOT = Path(__file__).parents[2]
+STARTS = [
+    *sorted((ROOT / "model_repository").glob("*/training.pt")),
+    *sorted((ROOT / "unfinished").glob("*.pt")),
+]
 
 
 class _TinyNet(nn.Sequential):
@@ -449,7 +453,7 @@ def test_sparsity_without_nam_and_foreign_joints_are_refused(cached: Path, tmp_p
         trainer(_recipe(4).model_copy(update={"network": "nosuch"}))
 
 
-@pytest.mark.parametrize("start", STARTS, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("start", STARTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_training_goes_on_from_what_is_shipped(
     cached: Path, coco_folder: Path, tmp_path: Path, start: Path
 ) -> None:
