@@ -60,11 +60,10 @@ class EstimateOptions:
     def given_boxes(self, image: Image) -> Boxes:
         """The given boxes that touch the picture, each with score 1."""
         assert self.boxes_xywh is not None
-        xywh = self.boxes_xywh
-        xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+        given = Boxes.from_xywh(self.boxes_xywh, np.ones(len(self.boxes_xywh), np.float32))
         last = np.array([image.width - 1, image.height - 1], np.float32)
-        touches = ((xyxy[:, :2] <= last) & (xyxy[:, 2:] >= 0)).all(axis=1)
-        return Boxes(xyxy[touches], np.ones(np.count_nonzero(touches), np.float32))
+        touches = ((given.xyxy[:, :2] <= last) & (given.xyxy[:, 2:] >= 0)).all(axis=1)
+        return Boxes(given.xyxy[touches], given.scores[touches])
 
 
 def _check_fraction(name: str, value: float) -> None:

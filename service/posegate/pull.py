@@ -5,7 +5,6 @@ reader of the repository sees the whole network or nothing. A download that is c
 as `<name>.part` and goes on where it stopped.
 """
 
-import asyncio
 import contextlib
 import lzma
 import shutil
@@ -16,9 +15,8 @@ from pathlib import Path
 
 import httpx
 
-from posegate.backends.onnx import OnnxBackend
+from posegate.backends.onnx import refuse_misfit
 from posegate.backends.triton_config import write_config
-from posegate.backends.workers import Workers
 from posegate.catalog import CARD_NAME, ONNX_NAME, Model, load_card, sha256_of
 from posegate.errors import PosegateError
 from posegate.published import Published
@@ -69,7 +67,7 @@ def pull(
         with _removed_on_failure(folder, part if file is None else None):
             _unpack(network, file or part, folder / ONNX_NAME)
             model = _describe(network, folder, expected=sha256 or network.sha256)
-            asyncio.run(_check_network(model))
+            refuse_misfit(model)
             folder.rename(target)
         part.unlink(missing_ok=True)
     except OSError as error:
@@ -193,14 +191,3 @@ def _describe(network: Published, folder: Path, *, expected: str | None) -> Mode
     model = Model(card, folder)
     write_config(model)
     return model
-
-
-async def _check_network(model: Model) -> None:
-    """Load and run it once, as the service will; BadCard when it is not what its card says."""
-    workers = Workers(1)
-    backend = OnnxBackend(model, workers=workers)
-    try:
-        await backend.start()
-        await backend.stop()
-    finally:
-        workers.close()

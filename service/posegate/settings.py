@@ -42,6 +42,11 @@ def _is_sha256(secret: SecretStr) -> SecretStr:
 Sha256 = Annotated[SecretStr, AfterValidator(_is_sha256)]
 
 
+def _parts(text: str) -> tuple[str, ...]:
+    """A lone dash is what `sha256sum` puts behind the hash of its standard input."""
+    return tuple(part for part in text.replace(",", " ").split() if part != "-")
+
+
 def cores() -> int:
     """How many cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -142,18 +147,13 @@ class Settings(BaseSettings):
     @field_validator("triton_urls", "api_key_sha256", mode="before")
     @classmethod
     def _split_list(cls, value: Any) -> Any:
-        """A lone dash is what `sha256sum` puts behind the hash of its standard input."""
-        return (
-            tuple(part for part in value.replace(",", " ").split() if part != "-")
-            if isinstance(value, str)
-            else value
-        )
+        return _parts(value) if isinstance(value, str) else value
 
     @field_validator("api_key_sha256", mode="before")
     @classmethod
     def _given_keys_are_some(cls, value: Any) -> Any:
         """A variable that a script left empty by mistake must not open the service."""
-        if isinstance(value, str) and not value.replace(",", " ").replace("-", " ").strip():
+        if isinstance(value, str) and not _parts(value):
             raise ValueError("holds no key; leave it out where everybody may call")
         return value
 

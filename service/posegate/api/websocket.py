@@ -36,7 +36,8 @@ class _Connection(ServerProtocol):
             max_size=MESSAGE_ROOM * max_body_bytes, logger=logging.getLogger("uvicorn.error")
         )
         self._max_body_bytes = max_body_bytes
-        self.problem: Problem | None = None
+        self.problem = INTERNAL
+        self.refusal: Response | None = None
         self.request_id = chosen_id("")
 
     def fail(self, code: CloseCode | int, reason: str = "") -> None:
@@ -49,11 +50,11 @@ class _Connection(ServerProtocol):
         """`text` may quote a header, and a header may hold a key: it is not passed on."""
         self.problem = _refusal(HTTPStatus(status))
         document = self.problem.document(self.request_id)
-        response = super().reject(status, json.dumps(document))
-        del response.headers["Content-Type"]
-        response.headers["Content-Type"] = MEDIA_TYPE
-        response.headers["X-Request-Id"] = self.request_id
-        return response
+        self.refusal = super().reject(status, json.dumps(document))
+        del self.refusal.headers["Content-Type"]
+        self.refusal.headers["Content-Type"] = MEDIA_TYPE
+        self.refusal.headers["X-Request-Id"] = self.request_id
+        return self.refusal
 
 
 class FrameProtocol(WebSocketsSansIOProtocol):
@@ -75,7 +76,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             return
         self._refused = True
         if not self.handshake_initiated:
-            answer = self.conn.reject(_status_of(self.conn), "")
+            answer = self.conn.refusal or self.conn.reject(HTTPStatus.BAD_REQUEST, "")
             self.handshake_complete = self.close_sent = True
             self.transport.write(answer.serialize())
             self.transport.close()
@@ -88,16 +89,14 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             self.handshake_complete = True
 
     def _record(self) -> None:
-        problem = self.conn.problem
-        assert problem is not None, "a refused handshake was answered"
         record(
             self.metrics,
             face="websocket",
             method="MALFORMED",
             route=UNMATCHED,
-            code=str(problem.status),
+            code=str(self.conn.problem.status),
             seconds=0.0,
-            problems=[problem],
+            problems=[self.conn.problem],
             request_id=self.conn.request_id,
         )
 
@@ -109,11 +108,6 @@ def taking(max_body_bytes: int, metrics: Metrics) -> type[FrameProtocol]:
     """
     own = {"max_body_bytes": max_body_bytes, "metrics": metrics}
     return type("FrameProtocol", (FrameProtocol,), own)
-
-
-def _status_of(connection: _Connection) -> int:
-    """The status that was chosen for bytes that are no whole request, if one was."""
-    return connection.problem.status if connection.problem else HTTPStatus.BAD_REQUEST
 
 
 def _refusal(status: HTTPStatus) -> Problem:

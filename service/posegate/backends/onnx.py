@@ -72,7 +72,7 @@ def expected_shapes(card: ModelCard, batch: int) -> tuple[tuple[int | None, ...]
 
 
 def refuse_misfit(model: Model) -> None:
-    """Raises BadCard where the network's file is not what its card says."""
+    """Load and run it once, as the service will; BadCard where it is not what its card says."""
     _open_checked(model)
 
 

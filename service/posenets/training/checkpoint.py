@@ -44,13 +44,15 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except (OSError, RuntimeError) as error:  # torch says RuntimeError where a disk is full
+    except (OSError, RuntimeError) as error:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename:
-            raise
-        why = error.strerror if isinstance(error, OSError) else "no room for it?"
-        raise OSError(errno.ENOSPC, f"cannot be written ({why or error})", str(path)) from error
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        why = (
+            "cannot be written (no room for it?)"  # where a disk is full torch says something else
+        )
+        raise OSError(errno.ENOSPC, why, str(path)) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -95,6 +97,24 @@ def recipe_in(state: dict[str, Any], path: Path) -> PoseRecipe | DetectionRecipe
         return RECIPE.validate_json(_field(state, "recipe", path))
     except ValidationError as error:
         raise BadCheckpoint(f"{path}: field 'recipe': {first_fault(error)}") from error
+
+
+def check_moments(optimiser: torch.optim.Optimizer, path: Path, *, begun: bool) -> None:
+    """What torch does not look at: moments of another shape, or none although the run has `begun`.
+
+    Raises BadCheckpoint.
+    """
+    if begun and not optimiser.state:
+        raise BadCheckpoint(f"{path}: field optimiser: no moments of its weights")
+    if any("share" not in group for group in optimiser.param_groups):
+        raise BadCheckpoint(f"{path}: field 'share' is missing; not made by train")
+    for weight, moments in optimiser.state.items():
+        for name, moment in moments.items():
+            if name != "step" and moment.shape != weight.shape:
+                raise BadCheckpoint(
+                    f"{path}: field optimiser: {name} is {tuple(moment.shape)} where its weight is "
+                    f"{tuple(weight.shape)}"
+                )
 
 
 def refuse_other_run(state: dict[str, Any], recipe: Recipe, path: Path) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from posenets.training.ahead import ahead
 from posenets.training.checkpoint import (
     BadCheckpoint,
+    check_moments,
     fit_weights,
     load_checkpoint,
     not_finite,
@@ -130,45 +131,23 @@ class Trainer(Generic[Batch]):
         try:
             fit_weights(self.network, weights_in(state, path, "network"), path)
             fit_weights(self.ema, weights_in(state, path, "ema"), path)
+            self.progress = _progress_in(state, path)
             self.optimiser.load_state_dict(state["optimiser"])
+            check_moments(self.optimiser, path, begun=self.progress.steps > 0)
             self.task.set_random_state(state["random"])
             self._random = state["random"]
-            self.progress = Done(**state["progress"])
-            self._check_moments(path)
-            self._heed_the_best()
         except KeyError as error:
             raise BadCheckpoint(f"{path}: field {error} is missing; not made by train") from error
         except BadCheckpoint:
             raise
-        except ValidationError as error:
-            raise BadCheckpoint(
-                f"{path}: not a checkpoint of this recipe: progress: {first_fault(error)}"
-            ) from error
         except (ValueError, TypeError, RuntimeError, AttributeError) as error:
             raise BadCheckpoint(f"{path}: not a checkpoint of this recipe: {error}") from error
+        if self.best.exists():  # it is kept before the run knows of it: a kill comes in between
+            kept = _progress_in(load_checkpoint(self.best), self.best)
+            self.progress.best_ap = max(self.progress.best_ap, kept.best_ap)
         if self.rank:
             self.task.reseed(self.progress.seen + self.rank)
         return True
-
-    def _check_moments(self, path: Path) -> None:
-        """What torch does not look at: moments that are lacking or of another shape."""
-        if self.progress.steps and not self.optimiser.state:
-            raise BadCheckpoint(f"{path}: field optimiser: no moments of its weights")
-        for group in self.optimiser.param_groups:
-            group["share"]
-            for weight in group["params"]:
-                for name, moment in self.optimiser.state.get(weight, {}).items():
-                    if name != "step" and moment.shape != weight.shape:
-                        raise BadCheckpoint(
-                            f"{path}: field optimiser: {name} is {tuple(moment.shape)} where its "
-                            f"weight is {tuple(weight.shape)}"
-                        )
-
-    def _heed_the_best(self) -> None:
-        """The best is kept before the run knows of it: a kill in between must not lose it."""
-        if self.best.exists():
-            kept = Done(**load_checkpoint(self.best)["progress"])
-            self.progress.best_ap = max(self.progress.best_ap, kept.best_ap)
 
     def run(
         self,
@@ -351,3 +330,17 @@ class Trainer(Generic[Batch]):
             batch, count = self.task.draw(seen)
             seen += count * self.processes
             yield batch, count, self.task.random_state()
+
+
+def _progress_in(state: Mapping[str, Any], path: Path) -> Done:
+    """What a checkpoint's run had done; raises BadCheckpoint."""
+    try:
+        return Done(**state["progress"])
+    except KeyError as error:
+        raise BadCheckpoint(f"{path}: field {error} is missing; not made by train") from error
+    except ValidationError as error:
+        raise BadCheckpoint(
+            f"{path}: not a checkpoint of this recipe: progress: {first_fault(error)}"
+        ) from error
+    except TypeError as error:
+        raise BadCheckpoint(f"{path}: not a checkpoint of this recipe: {error}") from error
