@@ -183,6 +183,13 @@ def test_a_kill_amid_the_saves_of_a_best_does_not_lose_it(cached: Path, tmp_path
     assert load_checkpoint(tmp_path / "run.best.pt")["progress"]["best_ap"] == 0.5
 
 
+def test_a_foreign_best_is_named_by_its_own_file(cached: Path, tmp_path: Path) -> None:
+    _trainer(cached, tmp_path / "run.pt", _recipe(4)).run()
+    save_checkpoint(tmp_path / "run.best.pt", {"ema": {}})
+    with pytest.raises(BadCheckpoint, match=r"run\.best\.pt: field 'progress' is missing"):
+        _trainer(cached, tmp_path / "run.pt", _recipe(4)).resume()
+
+
 def test_a_full_disk_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run.pt"
     save_checkpoint(path, {"weights": torch.zeros(3)})
