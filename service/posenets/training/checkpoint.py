@@ -49,10 +49,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             part.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(path)) from error
-        why = (
-            "cannot be written (no room for it?)"  # where a disk is full torch says something else
-        )
-        raise OSError(errno.ENOSPC, why, str(path)) from error
+        # what torch says of a full disk does not name it
+        raise OSError(errno.ENOSPC, "cannot be written (no room for it?)", str(path)) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
