@@ -69,7 +69,7 @@ class MadeServers:
 @pytest.fixture
 def servers(repository: Path) -> MadeServers:
     config = text_format.Parse(
-        render_config(load_catalog(repository).models[POSE_NAME].card), ModelConfig()
+        render_config(load_catalog(repository).models[POSE_NAME]), ModelConfig()
     )
     config.max_batch_size = MAX_BATCH
     return MadeServers(config)

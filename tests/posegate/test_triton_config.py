@@ -1,12 +1,16 @@
 """config.pbtxt says what the card says, in words that Triton's own parser takes."""
 
+import hashlib
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 
-from fakes import DETECTOR_NAME, POSE_NAME
+from fakes import DETECTOR_NAME, POSE_NAME, make_repository
 from posegate.backends.triton_config import render_config, write_configs
-from posegate.catalog import CONFIG_NAME, load_catalog
+from posegate.catalog import CONFIG_NAME, Model, load_catalog
 
 SHIPPED = Path(__file__).parents[2] / "model_repository"
 
@@ -18,7 +22,7 @@ def parsed(text: str):
 
 
 def test_pose_network(repository: Path):
-    config = parsed(render_config(load_catalog(repository).models[POSE_NAME].card))
+    config = parsed(render_config(load_catalog(repository).models[POSE_NAME]))
     assert config.name == POSE_NAME
     assert [tuple(tensor.dims) for tensor in config.input] == [(3, 64, 48)]
     assert [tuple(tensor.dims) for tensor in config.output] == [(17, 16, 12)]
@@ -28,23 +32,57 @@ def test_pose_network(repository: Path):
     assert [one.batch_size for one in config.model_warmup] == [1, 8]
 
 
-def test_detector_outputs_vary_in_length(repository: Path):
-    config = parsed(render_config(load_catalog(repository).models[DETECTOR_NAME].card))
-    assert [(one.name, tuple(one.dims)) for one in config.output] == [
-        ("boxes", (-1, 4)),
-        ("scores", (-1,)),
-    ]
+def told_by_file(path: Path) -> dict[str, tuple[int, ...]]:
+    """Sizes behind the batch axis as Triton's ONNX Runtime reads them, -1 where they are open."""
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return {
+        one.name: tuple(size if isinstance(size, int) else -1 for size in one.shape[1:])
+        for one in session.get_outputs()
+    }
+
+
+def test_outputs_have_the_very_sizes_of_the_file(repository: Path):
+    """Triton's ONNX Runtime refuses -1 for a size that the file tells."""
+    model = load_catalog(repository).models[DETECTOR_NAME]
+    config = parsed(render_config(model))
+    told = {one.name: tuple(one.dims) for one in config.output}
+    assert told == told_by_file(model.onnx_path) == {"boxes": (3, 4), "scores": (3,)}
+
+
+def test_a_size_that_the_file_leaves_open_stays_open(tmp_path: Path):
+    model = load_catalog(make_repository(tmp_path)).models[DETECTOR_NAME]
+    network = onnx.load(model.onnx_path)
+    for node in network.graph.node:
+        node.output[:] = ["all_boxes" if name == "boxes" else name for name in node.output]
+    for name, value in {"first": [0], "axis": [1], "whole": [1]}.items():
+        network.graph.initializer.append(
+            onnx.numpy_helper.from_array(np.array(value, np.int64), name)
+        )
+    network.graph.node.extend(
+        [
+            onnx.helper.make_node("ReduceSum", ["scores"], ["sum"], keepdims=0),
+            onnx.helper.make_node("Cast", ["sum"], ["count"], to=onnx.TensorProto.INT64),
+            onnx.helper.make_node("Reshape", ["count", "whole"], ["last"]),
+            onnx.helper.make_node("Slice", ["all_boxes", "first", "last", "axis"], ["boxes"]),
+        ]
+    )
+    network.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "found"
+    onnx.save(network, model.onnx_path)
+    card = model.card.model_copy(
+        update={"sha256": hashlib.sha256(model.onnx_path.read_bytes()).hexdigest()}
+    )
+    config = parsed(render_config(Model(card, model.folder)))
+    told = {one.name: tuple(one.dims) for one in config.output}
+    assert told == told_by_file(model.onnx_path) == {"boxes": (-1, 4), "scores": (3,)}
 
 
 def test_no_platform_is_named_so_that_the_file_decides(repository: Path):
     for model in load_catalog(repository).models.values():
-        config = parsed(render_config(model.card))
+        config = parsed(render_config(model))
         assert (config.platform, config.backend) == ("", "")
 
 
 def test_every_card_gets_its_file(tmp_path: Path):
-    from fakes import make_repository
-
     repository = make_repository(tmp_path)
     written = write_configs(repository)
     assert written == [repository / name / CONFIG_NAME for name in (DETECTOR_NAME, POSE_NAME)]
@@ -55,4 +93,6 @@ def test_shipped_files_are_those_of_their_cards():
     for model in load_catalog(SHIPPED).models.values():
         for form in filter(None, (model, model.decoded)):
             text = (form.folder / CONFIG_NAME).read_text(encoding="utf-8")
-            assert text == render_config(form.card), "write it anew (triton_config)"
+            assert text == render_config(form), "write it anew (triton_config)"
+            outputs = {one.name: tuple(one.dims) for one in parsed(text).output}
+            assert outputs == told_by_file(form.onnx_path)

@@ -57,7 +57,7 @@ def make_triton_repository(
         for form in filter(None, (model, model.decoded)):
             version = target / form.name / "1"
             version.mkdir(parents=True)
-            (target / form.name / "config.pbtxt").write_text(change(render_config(form.card)))
+            (target / form.name / "config.pbtxt").write_text(change(render_config(form)))
             shutil.copy2(Path(__file__).with_name("served_model.py"), version / "model.py")
             shutil.copy2(form.onnx_path, target / form.name / "network.onnx")
     return target

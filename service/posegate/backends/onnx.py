@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import sys
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -56,6 +57,14 @@ class OnnxBackend:
         _give_back_freed_memory()
 
 
+@dataclass(frozen=True, slots=True)
+class GraphOutput:
+    """An output's sizes behind the batch axis, None where the file leaves them open, and kind."""
+
+    shape: tuple[int | None, ...]
+    half: bool = False
+
+
 def expected_shapes(card: ModelCard, batch: int) -> tuple[tuple[int | None, ...], ...]:
     """Shape of each output of the graph as the card promises it; None where it does not say."""
     joints = len(card.keypoints)
@@ -76,13 +85,21 @@ def refuse_misfit(model: Model) -> None:
     _open_checked(model)
 
 
-def half_outputs(model: Model) -> frozenset[str]:
-    """Names of the outputs that leave the network's file as float16; raises BadCard."""
+def graph_outputs(model: Model) -> dict[str, GraphOutput]:
+    """The card's outputs as the network's file tells them; raises BadCard."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    outputs = _open(model, options).get_outputs()
-    return frozenset(node.name for node in outputs if node.type == "tensor(float16)")
+    session = _open(model, options)
+    _check_names(session, model)
+    nodes = {node.name: node for node in session.get_outputs()}
+    return {
+        name: GraphOutput(
+            tuple(size if isinstance(size, int) else None for size in nodes[name].shape[1:]),
+            half=nodes[name].type == "tensor(float16)",
+        )
+        for name in model.card.output.names
+    }
 
 
 def _open_checked(model: Model) -> ort.InferenceSession:

@@ -6,10 +6,9 @@ repository: `python -m posegate.backends.triton_config model_repository`.
 """
 
 import sys
-from collections.abc import Collection
 from pathlib import Path
 
-from posegate.backends.onnx import expected_shapes, half_outputs
+from posegate.backends.onnx import graph_outputs
 from posegate.card import ModelCard
 from posegate.catalog import CONFIG_NAME, Model, load_catalog
 
@@ -28,21 +27,23 @@ def write_configs(repository: Path) -> list[Path]:
 
 
 def write_config(model: Model) -> Path:
-    """Write the network's `config.pbtxt`; its ONNX file says which outputs are halves."""
+    """Write the network's `config.pbtxt`; raises BadCard where its file is not the card's."""
     path = model.folder / CONFIG_NAME
-    path.write_text(render_config(model.card, half=half_outputs(model)), encoding="utf-8")
+    path.write_text(render_config(model), encoding="utf-8")
     return path
 
 
-def render_config(card: ModelCard, *, half: Collection[str] = ()) -> str:
-    """Text of the network's `config.pbtxt`; sizes without the batch axis, -1 where they vary.
+def render_config(model: Model) -> str:
+    """Text of the network's `config.pbtxt`, all sizes without the batch axis.
 
-    The outputs named in `half` are float16, all else is float32.
+    Triton's ONNX Runtime takes an output only with the very sizes of the file, and -1 only where
+    the file leaves one open. Raises BadCard where the file is not the card's.
     """
+    card = model.card
     _, height, width = card.input_shape
     outputs = ",\n".join(
-        _tensor(name, shape[1:], "FP16" if name in half else "FP32")
-        for name, shape in zip(card.output.names, expected_shapes(card, 1), strict=True)
+        _tensor(name, output.shape, "FP16" if output.half else "FP32")
+        for name, output in graph_outputs(model).items()
     )
     warm_up = ",\n".join(_warm_up(card, batch) for batch in WARM_UP_BATCHES)
     return f"""\
