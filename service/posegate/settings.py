@@ -79,7 +79,9 @@ class Settings(BaseSettings):
 
     backend: Literal["onnx", "triton"] = Field("onnx", description="what runs the networks")
     triton_urls: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("127.0.0.1:8001",), description="gRPC addresses host:port of Triton, comma-separated"
+        ("127.0.0.1:8001",),
+        description="gRPC addresses host:port of Triton, comma-separated; each address behind a "
+        "name is a server of its own",
     )
     triton_in_flight: Count = Field(64, description="most requests to Triton per network at a time")
     triton_shared_memory: Literal["off", "system", "cuda"] = Field(

@@ -6,7 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from fakes import POSE_NAME
+from posegate.backends import triton_servers
 from posegate.build import running_pipeline
 from posegate.errors import PosegateError
 from posegate.pipeline import Pipeline
@@ -17,21 +20,30 @@ from triton_server.serving import TritonProcess, figure
 
 @asynccontextmanager
 async def behind_one_address(repository: Path, *servers: TritonProcess) -> AsyncIterator[Pipeline]:
-    """A started pipeline whose channel knows all servers and takes them in turn."""
-    url = "ipv4:" + ",".join(server.url for server in servers)
+    """A started pipeline that finds all servers by one name and takes them in turn."""
+
+    async def look_up(name: str) -> list[str]:
+        assert name == "tritons:8001"
+        return [server.url for server in servers]
+
     settings = Settings(
-        model_repository=repository, threads=2, backend="triton", triton_urls=(url,)
+        model_repository=repository, threads=2, backend="triton", triton_urls=("tritons:8001",)
     )
-    async with asyncio.timeout(240), running_pipeline(settings) as pipeline:
-        yield pipeline
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton_servers, "look_up", look_up)
+        async with asyncio.timeout(240), running_pipeline(settings) as pipeline:
+            yield pipeline
 
 
-async def keep_asking(pipeline: Pipeline, enough: asyncio.Event) -> list[PosegateError | None]:
+async def keep_asking(
+    pipeline: Pipeline, enough: asyncio.Event, *, patience_s: float | None = None
+) -> list[PosegateError | None]:
     """One outcome for every request: None, or why it failed."""
     outcomes: list[PosegateError | None] = []
     while not enough.is_set():
         try:
-            await pipeline.estimate(PHOTO, people(2))
+            deadline = None if patience_s is None else time.monotonic() + patience_s
+            await pipeline.estimate(PHOTO, people(2), deadline=deadline)
             outcomes.append(None)
         except PosegateError as error:
             outcomes.append(error)
@@ -70,6 +82,27 @@ async def test_no_request_fails_when_one_of_the_tritons_is_killed_and_comes_back
             outcomes = [outcome for caller in callers for outcome in await caller]
     assert len(outcomes) > 20
     assert [outcome for outcome in outcomes if outcome is not None] == []
+
+
+async def test_a_triton_that_hangs_is_passed_by(repository, triton, second_triton):
+    """Only what it was doing then fails: at most one call of each caller."""
+    async with behind_one_address(repository, triton, second_triton) as pipeline:
+        enough = asyncio.Event()
+        callers = [
+            asyncio.create_task(keep_asking(pipeline, enough, patience_s=3.0)) for _ in range(4)
+        ]
+        try:
+            await more_from(second_triton, 5)
+            second_triton.hang()
+            await more_from(triton, 60)
+            assert pipeline.ready() is None
+        finally:
+            second_triton.wake()
+            enough.set()
+            outcomes = [await caller for caller in callers]
+    for one in outcomes:
+        assert len(one) > 10
+        assert len([outcome for outcome in one if outcome is not None]) <= 1
 
 
 async def test_all_tritons_of_the_address_gone_is_said_and_mended(

@@ -1,16 +1,22 @@
-"""The Triton servers behind a gateway: one long-lived channel each, watched, taken in turn."""
+"""The Triton servers behind a gateway: one long-lived channel each, watched, taken in turn.
+
+A name may stand for several servers, and they come and go: each address behind it is a server of
+its own, so that one that hangs is passed by like one that has gone.
+"""
 
 import asyncio
 import contextlib
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import grpc
 import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
+from posegate.backends.triton_addresses import look_up
 from posegate.backends.triton_memory import SharedMemory, refusal
 from posegate.backends.triton_shared import SharedTensors
 from posegate.backends.triton_transfer import QUEUE_FULL, Messages, Tensors, Transfer
@@ -21,15 +27,15 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.25
 POLL_TIMEOUT_S = 0.6
+LOOK_UP_S = 5.0
 ATTEMPTS = 2
 MOST_SAID = 300
 """Characters of Triton's own reason that are passed on."""
 CHANNEL_ARGUMENTS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # An address may be a headless Kubernetes Service, thus several servers.
+    # It connects again by itself, where the default waits to be asked.
     ("grpc.lb_policy_name", "round_robin"),
-    ("grpc.dns_min_time_between_resolutions_ms", 5000),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -56,31 +62,36 @@ class TritonServers:
 
         With shared `memory` at most `max_in_flight` requests to a server and network use it.
         """
-        self._servers = [_Server(url, models, memory, max_in_flight) for url in urls]
+        self._make_server = partial(
+            _Server, models=models, memory=memory, max_in_flight=max_in_flight
+        )
         self._call_limit_s = call_limit_s
         self._turn = 0
-        self._watchers: list[asyncio.Task[None]] = []
+        self._servers: dict[str, _Server] = {}
+        self._named: dict[str, list[str]] = {url: [] for url in urls}
+        self._unnamed: dict[str, str] = {url: f"{url} was not looked up yet" for url in urls}
+        self._seekers: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Open the channels and watch them; a second call does nothing."""
-        if not self._watchers:
-            for server in self._servers:
-                server.open()
-            self._watchers = [asyncio.create_task(server.watch()) for server in self._servers]
+        """Look for the servers and watch them; a second call does nothing."""
+        if not self._seekers:
+            self._seekers = [asyncio.create_task(self._seek(url)) for url in self._named]
 
     async def stop(self) -> None:
         """Close the channels; a second call does nothing."""
-        watchers, self._watchers = self._watchers, []
-        for watcher in watchers:
-            watcher.cancel()
-        await asyncio.gather(*watchers, return_exceptions=True)
-        if watchers:
-            await asyncio.gather(*(server.close() for server in self._servers))
+        seekers, self._seekers = self._seekers, []
+        for seeker in seekers:
+            seeker.cancel()
+        await asyncio.gather(*seekers, return_exceptions=True)
+        if seekers:
+            await asyncio.gather(*(server.close() for server in self._servers.values()))
 
     def ready(self, model: str) -> str | None:
         """None when at least one server can run the network, else every server's reason."""
-        reasons = [server.reasons[model] for server in self._servers]
-        return None if None in reasons else "; ".join(filter(None, reasons))
+        reasons = [server.reasons[model] for server in self._servers.values()]
+        if None in reasons:
+            return None
+        return "; ".join([*filter(None, reasons), *self._unnamed.values()])
 
     async def until_ready(self, model: str) -> None:
         """Wait for as long as it takes a server to have the network.
@@ -89,7 +100,8 @@ class TritonServers:
         """
         told = None
         while (reason := self.ready(model)) is not None:
-            if all(refusals := [server.refusal for server in self._servers]):
+            refusals = [server.refusal for server in self._servers.values()]
+            if refusals and all(refusals):
                 raise BadOption("; ".join(filter(None, refusals)))
             if reason != told:
                 log.warning("waiting for triton: %s", reason)
@@ -119,7 +131,7 @@ class TritonServers:
             if time.monotonic() >= deadline:
                 break
             try:
-                return await server.transfer.infer(server.client, tensors, crops, deadline=deadline)
+                return await server.infer(tensors, crops, deadline=deadline)
             except InferenceServerException as error:
                 failure = _posegate_error(error, model, deadline)
                 if not isinstance(failure, BackendDown):
@@ -130,12 +142,41 @@ class TritonServers:
         raise DeadlineExceeded(f"the deadline passed before network {model} answered")
 
     def _in_turn(self, model: str) -> list["_Server"]:
-        ready = [server for server in self._servers if server.reasons[model] is None]
+        ready = [one for one in self._servers.values() if one.reasons[model] is None]
         if not ready:
             raise BackendDown(f"Triton is not ready: {self.ready(model)}", retry_after_s=1.0)
         self._turn += 1
         first = self._turn % len(ready)
         return ([*ready[first:], *ready[:first]] * ATTEMPTS)[:ATTEMPTS]
+
+    async def _seek(self, url: str) -> None:
+        """Keep a server for every address that the name stands for."""
+        while True:
+            try:
+                await self._look_up(url)
+                await self._let_go()
+            except Exception:  # nobody would look again, and no new server would be found
+                log.exception("%s could not be looked up, it is tried again", url)
+            await asyncio.sleep(LOOK_UP_S)
+
+    async def _look_up(self, url: str) -> None:
+        try:
+            self._named[url] = await look_up(url)
+        except (OSError, UnicodeError) as error:  # those that were found before may serve still
+            self._unnamed[url] = f"{url} is no name that can be looked up ({error})"
+            return
+        self._unnamed.pop(url, None)
+        for address in self._named[url]:
+            if address not in self._servers:
+                server = self._servers[address] = self._make_server(address)
+                server.open(authority=url.removeprefix("dns:///"))
+
+    async def _let_go(self) -> None:
+        """Close the servers that no name stands for any more, once they have nothing to do."""
+        named = {address for addresses in self._named.values() for address in addresses}
+        for address in self._servers.keys() - named:
+            if self._servers[address].is_idle():
+                await self._servers.pop(address).close()
 
 
 class _Server:
@@ -151,20 +192,41 @@ class _Server:
         self.reasons: dict[str, str | None] = dict.fromkeys(models, f"{url} was not asked yet")
         self.refusal: str | None = None
         self.client: Any = None
-        self.transfer: Transfer = (
+        self._transfer: Transfer = (
             Messages() if memory is None else SharedTensors(memory, max_slots=max_in_flight)
         )
         self._memory = memory
         self._unsure: str | None = None
+        self._calls = 0
+        self._watcher: asyncio.Task[None] | None = None
 
-    def open(self) -> None:
-        self.client = triton.InferenceServerClient(self.url, channel_args=CHANNEL_ARGUMENTS)
+    def open(self, *, authority: str) -> None:
+        """Connect and watch; proxies on the way see `authority`, the name it was found by."""
+        self.client = triton.InferenceServerClient(
+            self.url, channel_args=(*CHANNEL_ARGUMENTS, ("grpc.default_authority", authority))
+        )
+        self._watcher = asyncio.create_task(self.watch())
 
     async def close(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
         self.reasons = dict.fromkeys(self.reasons, f"{self.url} is closed")
-        await self.transfer.close(self.client)
+        await self._transfer.close(self.client)
         with contextlib.suppress(grpc.RpcError):
             await self.client.close()
+
+    def is_idle(self) -> bool:
+        """Not up, and no call waits for it."""
+        return not self._is_up() and not self._calls
+
+    async def infer(self, tensors: Tensors, crops: F32, *, deadline: float) -> tuple[F32, ...]:
+        """As Transfer.infer."""
+        self._calls += 1
+        try:
+            return await self._transfer.infer(self.client, tensors, crops, deadline=deadline)
+        finally:
+            self._calls -= 1
 
     async def watch(self) -> None:
         while True:
@@ -179,11 +241,11 @@ class _Server:
             await self._offer(self._memory)
         await asyncio.gather(*map(self._check, self.reasons))
         if self._is_up():
-            await self.transfer.tidy(self.client)
+            await self._transfer.tidy(self.client)
 
     async def _offer(self, memory: SharedMemory) -> None:
         """A server that is new, or new again, is asked whether it takes shared memory."""
-        self.transfer.lost()
+        self._transfer.lost()
         try:
             self.refusal = await refusal(self.client, memory, self.url)
             self._unsure = None
