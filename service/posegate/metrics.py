@@ -23,6 +23,7 @@ DROP_REASONS = ("busy", "rate")
 
 REFUSALS = (
     *SLUGS, "internal", "bad-request", "not-found", "method-not-allowed", "upgrade-required",
+    "request-timeout", "request-header-fields-too-large", "uri-too-long",
 )  # fmt: skip
 """Slugs of the problems a request can end in: the contract's, those of HTTP itself, and the one of
 faults nobody foresaw."""

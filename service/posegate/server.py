@@ -46,7 +46,6 @@ BACKLOG = 4096
 ACCEPTS = 8
 """Connections taken per turn of the event loop, each through a handle of its own on the one socket:
 libuv takes one per handle and turn, and in a busy service callers waited seconds to be let in."""
-KEEP_ALIVE_S = 30
 REFRESH_S = 1.0
 CLOSING_S = 3.0
 UNREAD_ROOM_S = 5.0
@@ -252,7 +251,7 @@ def _http_config(app: FastAPI, settings: Settings, tls: Tls | None, door: Door) 
         access_log=False,
         server_header=False,
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=round(settings.request_timeout_s) + 1,
     )
 

@@ -118,6 +118,9 @@ class Settings(BaseSettings):
     )
     max_people: Count = Field(100, description="most people answered per picture")
     request_timeout_s: Seconds = 30.0
+    keep_alive_s: Count = Field(
+        30, description="longest time between two requests, and for a request's head to come"
+    )
 
     workers: Count = Field(
         1, description="processes that serve; they share the threads, other limits hold for each"

@@ -49,7 +49,8 @@ def kinds(error: type[PosegateError]) -> set[type[PosegateError]]:
 
 def test_counters_by_reason_begin_at_zero_for_every_reason() -> None:
     slugs = {status_of(kind("x")).slug for kind in kinds(PosegateError)} | {INTERNAL.slug}
-    slugs |= {problem_of(HTTPException(status)).slug for status in (400, 404, 405, 426)}
+    of_http = (400, 404, 405, 408, 414, 426, 431)
+    slugs |= {problem_of(HTTPException(status)).slug for status in of_http}
     assert set(REFUSALS) == slugs
     assert set(messages.DROP_REASONS) == set(DROP_REASONS)
     registry = Metrics().registry

@@ -31,6 +31,16 @@ def tight_service(repository: Path, tmp_path_factory: pytest.TempPathFactory) ->
         yield running
 
 
+@pytest.fixture(scope="session")
+def impatient_service(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """A head must come within a second."""
+    log = tmp_path_factory.mktemp("impatient") / "log"
+    with running_service(repository, log, keep_alive_s=1) as running:
+        yield running
+
+
 @pytest.fixture
 def client(service: Service) -> Iterator[httpx.Client]:
     with service.client() as client:

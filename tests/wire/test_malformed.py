@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from contextlib import suppress
 
 import pytest
@@ -113,6 +114,41 @@ def test_a_connection_may_break_after_good_requests(service: Service):
         received = read_all(connection)
     assert received.startswith(b"HTTP/1.1 200 ")
     assert received.count(b"HTTP/1.1 400 ") == 1
+
+
+def test_a_head_has_to_come_to_its_end(impatient_service: Service):
+    """Neither a part of it, nor silence, nor a drop now and then holds a connection for ever."""
+    asked = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    reason = 'posegate_rejected_total{reason="request-timeout"} '
+    before = float(impatient_service.metrics().split(reason)[1].split()[0])
+    with impatient_service.connect() as connection:
+        connection.sendall(asked + b"GET /li")
+        received = read_all(connection)
+    assert received.startswith(b"HTTP/1.1 200 ")
+    head, _, content = received.partition(b"HTTP/1.1 408 ")[2].partition(b"\r\n\r\n")
+    assert b"application/problem+json" in head
+    assert json.loads(content)["type"] == "request-timeout"
+    assert "keep_alive_s" in json.loads(content)["detail"]
+    assert float(impatient_service.metrics().split(reason)[1].split()[0]) == before + 1
+    with impatient_service.connect() as connection:
+        assert read_all(connection) == b""
+    with impatient_service.connect() as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\n")
+        began = time.monotonic()
+        with suppress(OSError):
+            while time.monotonic() < began + 10:
+                time.sleep(0.1)
+                connection.sendall(b"X: y\r\n")
+        assert time.monotonic() < began + 10
+    with impatient_service.connect() as connection:
+        for _ in range(4):
+            connection.sendall(asked)
+            time.sleep(0.7)
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        connection.sendall(b"POST /v1/poses HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        time.sleep(1.5)
+        connection.sendall(b"no image!")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 415 ")
 
 
 UPGRADE = b"Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"

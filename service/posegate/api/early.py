@@ -5,9 +5,11 @@ more requests than can be served would starve those that are. While every slot i
 to be by a request let in a moment ago, a request for poses is therefore answered from the bytes of
 its head alone. Its body is read to the end and thrown away: the connection stays good for the next
 request, and nobody is reset while sending.
-What is no HTTP at all is refused here as well, as a problem that is counted and logged.
+What is no HTTP at all is refused here as well, as a problem that is counted and logged, and so is a
+head that does not come to its end: uvicorn gives it for ever.
 """
 
+import asyncio
 import json
 import re
 import sys
@@ -22,7 +24,7 @@ from posegate.api.envelope import UNMATCHED
 from posegate.api.exchange import chosen_id, record
 from posegate.api.keys import ApiKeys
 from posegate.api.limits import Slots
-from posegate.api.malformed import malformed
+from posegate.api.malformed import late, malformed
 from posegate.api.problems import LINGER_S, MEDIA_TYPE, Problem, problem_of
 from posegate.errors import Unauthenticated
 from posegate.metrics import Metrics
@@ -87,9 +89,9 @@ class Door:
         answer = self._answer(self._crowded, "POST", route, request_id, closes)
         return Refused(answer, found.end(), int(length), closes)
 
-    def refuse_malformed(self, error: BaseException | None) -> bytes:
-        """The answer to bytes that h11 refused with `error`."""
-        return self._answer(malformed(error), "MALFORMED", UNMATCHED, chosen_id(""), closes=True)
+    def refuse_malformed(self, problem: Problem) -> bytes:
+        """The answer to bytes that are no request."""
+        return self._answer(problem, "MALFORMED", UNMATCHED, chosen_id(""), closes=True)
 
     @cached_property
     def _crowded(self) -> Problem:
@@ -136,6 +138,24 @@ class EarlyProtocol(H11Protocol):
         super().__init__(*arguments, **options)
         self._unread = 0
         self._closes = False
+        self._head_due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget_head()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._is_answering():
+            self._await_head()
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        self._forget_head()
+        super().handle_websocket_upgrade(event)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of one or more requests, or of a part of one.
@@ -150,6 +170,8 @@ class EarlyProtocol(H11Protocol):
                 skipped = min(refused.head + refused.body, len(data))
             if not skipped:
                 super().data_received(data)
+                if self._is_answering():
+                    self._forget_head()
                 if begins:
                     self.door.slots.expect()  # after the task that takes the slot was scheduled
                 return
@@ -175,7 +197,10 @@ class EarlyProtocol(H11Protocol):
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.close()
             return
-        self.transport.write(self.door.refuse_malformed(sys.exception()))
+        self._end(malformed(sys.exception()))
+
+    def _end(self, problem: Problem) -> None:
+        self.transport.write(self.door.refuse_malformed(problem))
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._unread = self.door.max_body_bytes
@@ -184,13 +209,32 @@ class EarlyProtocol(H11Protocol):
 
     def _refuse(self, refused: Refused) -> None:
         """Answer; what is left of the body and the next head have the keep-alive time to come."""
-        self._unset_keepalive_if_required()
-        self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
-        )
+        self._await_head()
         self.transport.write(refused.answer)
         self._unread = refused.head + refused.body
         self._closes = refused.closes
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _await_head(self) -> None:
+        """The next request's head has the keep-alive time to come, as a whole."""
+        self._unset_keepalive_if_required()
+        self._forget_head()
+        if not self.transport.is_closing():
+            self._head_due = self.loop.call_later(self.timeout_keep_alive, self._give_up)
+
+    def _forget_head(self) -> None:
+        if self._head_due is not None:
+            self._head_due.cancel()
+            self._head_due = None
+
+    def _give_up(self) -> None:
+        """Close, and say why where a part of a head has come."""
+        if self.conn.trailing_data[0] and self.conn.our_state is h11.IDLE:
+            self._end(late(self.timeout_keep_alive))
+        else:
+            self.transport.close()
 
 
 def behind(door: Door) -> type[EarlyProtocol]:

@@ -1,4 +1,4 @@
-"""Bytes that are no request of HTTP/1.1 -> the problem that is told about them.
+"""Bytes that are no request of HTTP/1.1, or not yet -> the problem that is told about them.
 
 What h11 says of them may quote a header, and a header may hold a key: only its first words are
 looked at, and none of them are shown or logged.
@@ -30,3 +30,9 @@ def malformed(error: BaseException | None) -> Problem:
     words = str(error).lower()
     reason = next((told for start, told in REASONS.items() if words.startswith(start)), ENCODE)
     return Problem("bad-request", "Bad Request", 400, f"this is no HTTP/1.1 request: {reason}")
+
+
+def late(limit_s: float) -> Problem:
+    """The problem of a request whose head did not come to its end in time."""
+    detail = f"the request's head did not come within {limit_s:g} s (keep_alive_s); send it at once"
+    return Problem("request-timeout", "Request Timeout", 408, detail)

@@ -149,7 +149,7 @@ def _one_validation(item: Mapping[str, Any]) -> str:
 
 
 def _routing_problem(error: HTTPException) -> Problem:
-    phrase = HTTPStatus(error.status_code).phrase
+    phrase = HTTPStatus(error.status_code).phrase.replace("Request-URI", "URI")  # Python < 3.13
     slug = phrase.lower().replace(" ", "-")
     headers = dict(error.headers or {})
     if "Allow" in headers:
