@@ -51,8 +51,12 @@ class RateCap:
         """Whether a frame may come now; if so, it counts."""
         if self.wait_s(now) > 0:
             return False
-        self._due = max(self._due, now - BURST_S) + self._interval_s
+        self.count(now)
         return True
+
+    def count(self, now: float) -> None:
+        """A frame has come."""
+        self._due = max(self._due, now - BURST_S) + self._interval_s
 
     def wait_s(self, now: float) -> float:
         """Seconds until the next frame may come."""
@@ -149,7 +153,7 @@ class FrameQueue:
         self._changed.set()
 
     async def _held_up(self, frame: Frame) -> None:
-        self._rate.admits(frame.arrived)
+        self._rate.count(frame.arrived)  # even where a timer woke its sender a moment too early
         await asyncio.sleep(self._rate.wait_s(time.monotonic()))
         while self._waiting:
             await self._change()

@@ -84,7 +84,8 @@ def _check_boxes(boxes_xywh: F32, max_people: int) -> None:
     if len(boxes_xywh) > max_people:
         given = len(boxes_xywh)
         raise BadOption(
-            f"{given} boxes were given; max_people allows {max_people}: ask for max_people={given}"
+            f"{given} boxes were given; max_people allows {max_people}: ask for max_people={given} "
+            "if the service allows so many, else send fewer at a time"
         )
     if not (np.abs(boxes_xywh) < 1e6).all():
         raise BadOption("boxes must hold finite numbers below a million; one of them does not")

@@ -70,14 +70,13 @@ def as_query(options: EstimateOptions) -> Document:
 
 
 def poses_of(document: Document, *, keypoints: str = "keypoints") -> Poses:
-    """The people of a `Poses` document; a joint that it leaves out has score 0.
+    """The people of a `Poses` document, joints in its order; one that a person lacks has score 0.
 
     `keypoints` names the field: `keypoints` or `smoothed`.
     """
     people = document["people"]
-    names = tuple(people[0]["keypoints"]) if people else COCO_KEYPOINTS
-    if not set(names) - set(COCO_KEYPOINTS):
-        names = COCO_KEYPOINTS
+    named = dict.fromkeys(name for person in people for name in person["keypoints"])
+    names = tuple(named) or COCO_KEYPOINTS
     nowhere = [0.0, 0.0, 0.0]
     rows = [[person[keypoints].get(name, nowhere) for name in names] for person in people]
     joints = np.array(rows, np.float32).reshape(len(people), len(names), 3)

@@ -231,5 +231,7 @@ class _Stream:
             )
         elif isinstance(event, Dropped):
             self._metrics.frames_dropped.labels(reason=event.reason).inc()
-        elif isinstance(event.error, PosegateError):
-            self._metrics.rejected.labels(reason=status_of(event.error).slug).inc()
+        else:
+            error = event.error
+            slug = status_of(error).slug if isinstance(error, PosegateError) else "internal"
+            self._metrics.rejected.labels(reason=slug).inc()

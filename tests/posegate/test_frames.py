@@ -1,10 +1,13 @@
 """Who is estimated, who waits, who is dropped: posegate.frames."""
 
 import asyncio
+import time
 from typing import cast
 
+import pytest
+
 from posegate.errors import BadImage, BadOption, TooLarge
-from posegate.frames import Frame, FrameQueue, Outcome, RateCap
+from posegate.frames import BURST_S, Frame, FrameQueue, Outcome, RateCap
 from posegate.pipeline import Estimate
 from posegate.stages import StageClock
 
@@ -163,6 +166,27 @@ def test_rate_cap_allows_a_short_burst_and_the_rate_in_the_long_run():
     admitted = sum(cap.admits(moment / 100) for moment in range(1000))
     assert 98 <= admitted <= 104
     assert cap.wait_s(100.0) == 0
+
+
+def test_the_sender_is_held_to_the_rate_though_timers_wake_early():
+    """Those of uvloop, which serves, are of whole milliseconds."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def send(count: int) -> float:
+        async def at_once(data: bytes, *_: object) -> bytes:
+            return data
+
+        frames = queue(at_once, live=False, max_fps=400)
+        reading = asyncio.create_task(outcomes(frames))
+        began = time.monotonic()
+        for _ in range(count):
+            await frames.offer(b"frame")
+        frames.end()
+        await reading
+        return time.monotonic() - began
+
+    burst = round(400 * BURST_S)
+    assert uvloop.run(send(burst + 120)) >= 119 / 400
 
 
 def test_a_settled_frame_lets_its_bytes_go():

@@ -63,6 +63,19 @@ async def test_frames_become_results_and_are_counted(streams: Streams, metrics: 
     assert "queue" in stages and sum(stages.values()) <= events[0].age_ms
 
 
+async def test_faults_that_nobody_foresaw_are_counted(
+    streams: Streams, pipeline: Pipeline, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("nobody foresaw this")
+
+    monkeypatch.setattr(pipeline, "estimate", fail)
+    events = Events()
+    await streams.run(given(EVERY, PHOTO, PHOTO), events.send)
+    assert [type(event) for event in events] == [Failed, Failed, Summary]
+    assert metrics.registry.get_sample_value("posegate_rejected_total", {"reason": "internal"}) == 2
+
+
 @pytest.mark.parametrize("track", [False, True])
 async def test_the_wait_for_a_slow_reader_is_queueing(streams: Streams, track: bool) -> None:
     clocks: list[StageClock] = []

@@ -1,6 +1,7 @@
 """posegate.client against a real service: both wires, one document; streams; retries."""
 
 import asyncio
+import hashlib
 import io
 import signal
 import socket
@@ -162,6 +163,19 @@ def test_a_stream_left_early_is_closed(client: Client):
     assert client.estimate(SMALL)["model"] == POSE_NAME
 
 
+@pytest.mark.parametrize("mode", ["live", "every"])
+def test_leaving_a_stream_of_large_frames_takes_no_time(client: Client, mode: str):
+    """Frames that lie on the way, and events that nobody read, hold up nobody."""
+    noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
+    frame = encode(noise, ".jpg")
+    events = client.stream(iter(lambda: frame, None), mode=mode)
+    for _ in range(20):
+        next(events)
+    began = time.monotonic()
+    events.close()
+    assert time.monotonic() - began < 5
+
+
 def test_an_interrupted_stream_is_closed(client: Client):
     closing = threading.Event()
 
@@ -302,8 +316,6 @@ async def test_only_what_is_retryable_is_tried_again(monkeypatch: pytest.MonkeyP
 
 
 def test_the_api_key_is_sent_on_every_wire(repository: Path, tmp_path: Path):
-    import hashlib
-
     known = hashlib.sha256(b"secret").hexdigest()
     with running_service(repository, tmp_path / "log", api_key_sha256=known) as service:
         for address in urls(service).values():
@@ -315,6 +327,23 @@ def test_the_api_key_is_sent_on_every_wire(repository: Path, tmp_path: Path):
                     client.estimate(SMALL)
                 with pytest.raises(Unauthenticated):
                     list(client.stream([SMALL]))
+
+
+def test_keys_of_any_letters_are_sent_as_utf_8(repository: Path, tmp_path: Path):
+    known = hashlib.sha256("schlüssel".encode()).hexdigest()
+    with running_service(repository, tmp_path / "log", api_key_sha256=known) as service:
+        with Client(service.url, api_key="schlüssel\n", timeout_s=60) as client:
+            assert client.estimate(SMALL)["model"] == POSE_NAME
+            assert list(client.stream([SMALL], mode="every"))[-1]["results"] == 1
+        with pytest.raises(BadOption, match="ASCII"):
+            Client(urls(service)["grpc"], api_key="schlüssel")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "grpc://127.0.0.1:1"])
+def test_a_key_that_no_header_can_hold_is_refused_without_showing_it(url: str):
+    with pytest.raises(BadOption, match="line break") as refused:
+        Client(url, api_key="se\ncret")
+    assert "cret" not in refused.value.detail
 
 
 def test_another_service_is_told_apart():

@@ -12,7 +12,15 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.frames import CloseCode
 
 from posegate.client.tls import Tls
-from posegate.client.transport import Document, Frames, each, error_of, failure, unreachable
+from posegate.client.transport import (
+    Document,
+    Frames,
+    bearer,
+    each,
+    error_of,
+    failure,
+    unreachable,
+)
 from posegate.errors import PosegateError, TooLarge
 
 END = json.dumps({"end": True})
@@ -23,11 +31,13 @@ class HttpTransport:
 
     def __init__(self, url: str, api_key: str | None, tls: Tls | None) -> None:
         self._url = url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        key = bearer(api_key)
+        as_bytes = key and key.encode().decode("latin-1")  # one character for each byte of UTF-8
+        self._headers = {"Authorization": as_bytes} if as_bytes else {}
         self._ssl = tls.context() if tls else None
         self._client = httpx.AsyncClient(
             base_url=self._url,
-            headers=self._headers,
+            headers=httpx.Headers(self._headers, encoding="latin-1"),
             verify=self._ssl or True,
             timeout=None,  # noqa: S113  httpx bounds each step of a call, and the caller the whole
         )
@@ -47,13 +57,15 @@ class HttpTransport:
         socket = await self._connect()
         sending = asyncio.create_task(_send(socket, frames, options))
         sending.add_done_callback(lambda task: socket.transport.abort() if failure(task) else None)
+        complete = False
         try:
             while True:
                 event: Document = json.loads(await socket.recv())
                 if event["event"] == "error" and event["frame"] is None:
                     raise error_of(event["type"], event["detail"])
+                complete = event["event"] == "summary"
                 yield event
-                if event["event"] == "summary":
+                if complete:
                     return
         except ConnectionClosed as error:
             if (reason := failure(sending)) is not None:
@@ -64,6 +76,8 @@ class HttpTransport:
         finally:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
+            if not complete:  # frames on their way would hold up the closing handshake
+                socket.transport.abort()
             await socket.close()
 
     async def close(self) -> None:

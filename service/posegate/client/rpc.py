@@ -21,8 +21,8 @@ from posegate.client.messages import (
     stream_options,
 )
 from posegate.client.tls import Tls
-from posegate.client.transport import Document, Frames, each, error_of, failure
-from posegate.errors import PosegateError
+from posegate.client.transport import Document, Frames, bearer, each, error_of, failure
+from posegate.errors import BadOption, PosegateError
 
 UNLIMITED = -1
 """The service judges how large a picture may be, not this client."""
@@ -43,7 +43,10 @@ class GrpcTransport:
     """Talks to a grpc:// or grpcs:// address."""
 
     def __init__(self, address: str, api_key: str | None, tls: Tls | None) -> None:
-        self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
+        key = bearer(api_key)
+        if key is not None and not key.isascii():
+            raise BadOption("gRPC takes API keys of ASCII only; call this service over HTTP")
+        self._metadata = (("authorization", key),) if key else ()
         options = (
             ("grpc.max_send_message_length", UNLIMITED),
             ("grpc.max_receive_message_length", UNLIMITED),

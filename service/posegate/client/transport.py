@@ -57,6 +57,18 @@ class Transport(Protocol):
         ...
 
 
+def bearer(api_key: str | None) -> str | None:
+    """What the key is sent as, without the line's end of the file it may come from.
+
+    Raises BadOption where no header can hold it.
+    """
+    if api_key is None or not (key := api_key.strip()):
+        return None
+    if not key.isprintable():
+        raise BadOption("the API key holds a line break or another control character")
+    return f"Bearer {key}"
+
+
 def error_of(slug: str, detail: str, retry_after_s: float | None = None) -> PosegateError:
     """The error that the service meant; `retry_after_s` is set where trying again makes sense."""
     return BY_SLUG.get(slug, PosegateError)(detail, retry_after_s=retry_after_s)
