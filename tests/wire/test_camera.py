@@ -1,5 +1,7 @@
 """The page's camera mode in a real browser, with the browser's own made camera."""
 
+import itertools
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -12,11 +14,7 @@ from wire.test_page import CHROMIUM, FLAGS, canvas_pixels, sync_api
 pytestmark = pytest.mark.skipif(
     shutil.which(CHROMIUM or "") is None, reason="chromium is not installed"
 )
-CAMERA_FLAGS = [
-    *FLAGS,
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-]
+CAMERA_FLAGS = [*FLAGS, "--use-fake-device-for-media-stream"]
 
 
 @pytest.fixture
@@ -72,6 +70,18 @@ def test_a_stream_that_is_refused_gives_the_camera_back(page: "sync_api.Page"):
     sync_api.expect(page.locator("#camera")).to_have_text("Use the camera")
 
 
+def test_a_camera_that_goes_away_ends_the_stream(page: "sync_api.Page"):
+    sent: list[str | bytes] = []
+    page.on("websocket", lambda socket: socket.on("framesent", lambda frame: sent.append(frame)))
+    page.locator("#camera").click()
+    sync_api.expect(page.locator("#summary")).to_contain_text("2 people")
+    page.context.clear_permissions()
+    sync_api.expect(page.locator("#problem")).to_contain_text("permission was withdrawn")
+    sync_api.expect(page.locator("#camera")).to_have_text("Use the camera")
+    page.wait_for_timeout(500)
+    assert sent[-1] == '{"end":true}'
+
+
 def test_a_problem_of_one_frame_does_not_stay(page: "sync_api.Page"):
     page.locator("#camera").click()
     sync_api.expect(page.locator("#summary")).to_contain_text("2 people")
@@ -85,3 +95,51 @@ def test_a_photo_ends_the_camera(page: "sync_api.Page", photo: bytes):
     page.set_input_files("#file", {"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": photo})
     sync_api.expect(page.locator("#summary")).to_contain_text("2 people in 160")
     sync_api.expect(page.locator("#camera")).to_have_text("Use the camera")
+
+
+def test_a_stream_leaves_the_keyboard_and_screen_readers_in_peace(page: "sync_api.Page"):
+    page.locator("#camera").click()
+    sync_api.expect(page.locator("#summary")).to_contain_text("2 people")
+    person = page.locator("#people li").last
+    person.focus()
+    assert writes(page, "#summary")[0] == 0
+    sync_api.expect(person).to_be_focused()
+
+
+def test_people_who_come_and_go_at_each_frame_are_told_of_once_a_second(page: "sync_api.Page"):
+    person = {"id": 1, "score": 0.9, "box": [1, 1, 9, 9], "keypoints": {}, "smoothed": {}}
+    facts = {"model": "made", "image": {"width": 640, "height": 480}, "stages_ms": {}}
+    frames = itertools.count()
+
+    def answer(socket: "sync_api.WebSocketRoute", message: str | bytes) -> None:
+        if isinstance(message, bytes):
+            frame = next(frames)
+            people = [person] * (1 + frame % 2)
+            result = {"event": "result", "frame": frame, "age_ms": 1, "total_ms": 1}
+            socket.send(json.dumps(result | facts | {"people": people}))
+
+    page.route_web_socket(
+        "**/v1/stream", lambda socket: socket.on_message(lambda message: answer(socket, message))
+    )
+    page.locator("#camera").click()
+    sync_api.expect(page.locator("#summary")).to_contain_text("in 640")
+    told, seconds = writes(page, "#summary")
+    assert told <= seconds + 1
+
+
+def writes(page: "sync_api.Page", element: str) -> tuple[int, float]:
+    """How often an element is written during 20 of the camera's frames, and their seconds."""
+    return page.evaluate(
+        """(element) => new Promise((resolve) => {
+            const begun = performance.now();
+            const count = { [element]: 0, "#live": 0 };
+            for (const name of Object.keys(count)) {
+                new MutationObserver(() => {
+                    count[name] += 1;
+                    if (count["#live"] < 20) return;
+                    resolve([count[element], (performance.now() - begun) / 1000]);
+                }).observe(document.querySelector(name), { childList: true });
+            }
+        })""",
+        element,
+    )

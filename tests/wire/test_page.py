@@ -1,8 +1,9 @@
 """The page in a real browser: a photo chosen, skeletons on the canvas, problems shown."""
 
 import hashlib
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -161,6 +162,33 @@ def test_an_answer_that_comes_late_is_not_the_next_photo_s(
     assert not page.locator("#people li").count()
 
 
+def test_the_former_answer_is_not_told_while_the_next_is_awaited(
+    page: "sync_api.Page", photo_file: Path
+):
+    choose(page, photo_file, words="2 people")
+    held: list[sync_api.Route] = []
+    page.route("**/v1/poses?*", lambda route: held.append(route))
+    page.locator("#decode").select_option("argmax")
+    summary = page.locator("#summary")
+    sync_api.expect(summary).to_have_text("Looking for people…")
+    page.evaluate("window.dispatchEvent(new Event('resize'))")
+    page.locator("#min_keypoint_score").fill("0.5")
+    assert summary.inner_text() == "Looking for people…"
+    held[0].continue_()
+    sync_api.expect(summary).to_contain_text("2 people")
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda file: os.utime(file, (0, 0))])
+def test_a_photo_that_is_gone_is_told_from_a_service_that_is(
+    page: "sync_api.Page", photo_file: Path, change: Callable[[Path], None]
+):
+    choose(page, photo_file, words="2 people")
+    change(photo_file)
+    page.locator("#decode").select_option("argmax")
+    sync_api.expect(page.locator("#problem")).to_contain_text("can no longer be read")
+    assert page.locator("#summary").inner_text() == "No answer."
+
+
 def test_the_same_photo_can_be_chosen_again(page: "sync_api.Page", photo_file: Path):
     choose(page, photo_file, words="2 people")
     with page.expect_file_chooser():
@@ -185,6 +213,16 @@ def test_people_are_shown_to_the_keyboard_too(page: "sync_api.Page", photo_file:
     assert (canvas_pixels(page) != plain).any()
     page.locator("#people li").first.blur()
     assert (canvas_pixels(page) == plain).all()
+
+
+def test_the_focus_stays_where_it_is_when_the_window_is_resized(
+    page: "sync_api.Page", photo_file: Path
+):
+    choose(page, photo_file, words="2 people")
+    person = page.locator("#people li").last
+    person.focus()
+    page.evaluate("window.dispatchEvent(new Event('resize'))")
+    sync_api.expect(person).to_be_focused()
 
 
 def test_a_service_with_keys_is_given_one(
@@ -213,6 +251,27 @@ def test_a_service_with_keys_is_given_one(
         assert page.evaluate("localStorage.length + sessionStorage.length") == 0
         page.reload()
         sync_api.expect(problem).to_contain_text("API key needed")
+
+
+def test_a_key_may_hold_any_letter(
+    browser: "sync_api.Browser", repository: Path, photo_file: Path, tmp_path: Path
+):
+    key = "ключ à"  # the last of its UTF-8 bytes is a space in Latin-1
+    known = hashlib.sha256(key.encode()).hexdigest()
+    with (
+        running_service(repository, tmp_path / "log", api_key_sha256=known) as service,
+        opened(browser, service) as page,
+    ):
+        problem = page.locator("#problem")
+        sync_api.expect(problem).to_contain_text("API key needed")
+        page.locator("#key").fill("half\x01key")
+        page.locator("#key").press("Enter")
+        sync_api.expect(problem).to_contain_text("control characters")
+        page.locator("#key").fill(f" {key}\t")
+        page.locator("#key").press("Enter")
+        sync_api.expect(page.locator("#model")).to_have_value(POSE_NAME)
+        choose(page, photo_file, words="2 people")
+        assert problem.is_hidden()
 
 
 def test_no_key_is_asked_for_where_none_is_needed(page: "sync_api.Page"):

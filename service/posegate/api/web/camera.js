@@ -20,6 +20,7 @@ export class Camera {
   async start(options) {
     if (!navigator.mediaDevices) throw new Error("The browser gives cameras to https or localhost pages only.");
     this.media = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: FRAME_WIDTH } } });
+    for (const track of this.media.getTracks()) track.addEventListener("ended", () => this.lost());
     this.video = Object.assign(document.createElement("video"), { srcObject: this.media, muted: true, playsInline: true });
     await this.video.play();
     if (this.over) return this.release(); // stopped while the browser was asking
@@ -38,6 +39,12 @@ export class Camera {
     this.release();
     if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify({ end: true }));
     else this.socket?.close();
+  }
+
+  // Its last picture would be streamed for ever.
+  lost() {
+    this.stop();
+    this.onProblem({ title: "The camera is gone", detail: "It was unplugged, or its permission was withdrawn. Start it again once it is back." });
   }
 
   release() {

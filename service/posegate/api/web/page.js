@@ -1,16 +1,18 @@
 // Photo or camera -> request -> answer on the page.
 
 import { Camera } from "/web/camera.js";
-import { drawScene, jointAt, personColor, shownJoints } from "/web/skeleton.js";
+import { showPeople, showStages } from "/web/lists.js";
+import { drawScene, jointAt } from "/web/skeleton.js";
 
 const byId = (id) => document.getElementById(id);
 const canvas = byId("canvas");
 const context = canvas.getContext("2d");
 const QUERY = ["model", "detector", "decode", "min_score"];
 const MAX_CANVAS_HEIGHT = 0.72;
+const SUMMARY_MS = 1000;
 
 // `turn` numbers the requests, so that a late answer never replaces a newer one.
-const state = { photo: null, picture: null, answer: null, active: -1, scale: 1, turn: 0, camera: null, key: null };
+const state = { photo: null, picture: null, answer: null, active: -1, scale: 1, turn: 0, camera: null, key: null, summed: 0 };
 
 byId("file").addEventListener("change", (event) => choose(event.target.files[0]));
 byId("file").addEventListener("click", (event) => { event.target.value = ""; }); // the same photo again is a choice too
@@ -99,6 +101,7 @@ function showLive(picture, answer, { fps, age, drops }) {
   byId("problem").hidden = true;
   byId("live").hidden = false;
   byId("live").textContent = `${fps.toFixed(1)} frames/s, age ${age.toFixed(0)} ms, ${drops} dropped`;
+  summarize();
   show();
 }
 
@@ -137,6 +140,7 @@ async function estimate() {
   byId("view").classList.remove("busy");
   state.answer = outcome.answer ?? null;
   showProblem(outcome.problem);
+  if (state.answer) summarize();
   show();
 }
 
@@ -149,7 +153,11 @@ async function request(url, { headers, ...options } = {}) {
     const content = await response.json();
     return response.ok ? { answer: content } : { problem: content };
   } catch (error) {
-    return { problem: { title: "No answer from the service", detail: String(error.message ?? error) } };
+    const unreadable = await options.body?.slice(0, 1).arrayBuffer().then(() => false, () => true);
+    const problem = unreadable
+      ? { title: "The photo can no longer be read", detail: "Its file was changed or removed; choose it again." }
+      : { title: "No answer from the service", detail: String(error.message ?? error) };
+    return { problem };
   }
 }
 
@@ -178,48 +186,20 @@ function show() {
     return;
   }
   const count = answer.people.length;
-  byId("summary").textContent = `${count === 1 ? "1 person" : `${count} people`} in ${answer.image.width} × ` +
-    `${answer.image.height} px, ${answer.total_ms.toFixed(1)} ms in ${answer.model}`;
   canvas.setAttribute("aria-label", `Photo with ${count} skeleton${count === 1 ? "" : "s"}`);
-  showStages(answer);
-  showPeople(answer, minimum);
+  showStages(byId("stages"), answer);
+  showPeople(byId("people"), answer, { minimum, highlight });
 }
 
-function showStages({ stages_ms: stages, total_ms: total }) {
-  const table = byId("stages");
-  table.tBodies[0].replaceChildren(...Object.entries(stages).map(([stage, ms]) => {
-    const bar = Object.assign(document.createElement("meter"), { max: total, value: ms });
-    bar.setAttribute("aria-label", `${stage}, share of the total`);
-    return row(stage, ms.toFixed(1), bar);
-  }));
-  table.deleteTFoot();
-  table.createTFoot().append(row("total", total.toFixed(1), ""));
-}
-
-function row(...cells) {
-  const line = document.createElement("tr");
-  for (const cell of cells) line.insertCell().append(cell);
-  return line;
-}
-
-function showPeople({ people }, minimum) {
-  byId("people").replaceChildren(...people.map((person, index) => {
-    const item = document.createElement("li");
-    const joints = Object.keys(shownJoints(person, minimum)).length;
-    const dot = document.createElement("canvas");
-    Object.assign(dot, { width: 12, height: 12 });
-    const brush = dot.getContext("2d");
-    brush.fillStyle = personColor(index);
-    brush.fillRect(0, 0, 12, 12);
-    dot.setAttribute("aria-hidden", "true");
-    dot.className = "dot";
-    item.append(dot, `score ${person.score.toFixed(2)}, ${joints} of ${Object.keys(person.keypoints).length} joints shown`);
-    item.tabIndex = 0;
-    for (const type of ["pointerenter", "focus"]) item.addEventListener(type, () => highlight(index));
-    for (const type of ["pointerleave", "blur"]) item.addEventListener(type, () => highlight(-1));
-    return item;
-  }));
-  if (!people.length) byId("people").append(Object.assign(document.createElement("li"), { className: "quiet", textContent: "nobody" }));
+// Screen readers speak every change: a stream's times are left to the table, and its people wait their turn.
+function summarize() {
+  const { people, image, total_ms: total, model } = state.answer;
+  const summary = byId("summary");
+  const found = `${people.length === 1 ? "1 person" : `${people.length} people`} in ${image.width} × ${image.height} px`;
+  const now = performance.now();
+  if (!state.photo && (summary.textContent === found || now - state.summed < SUMMARY_MS)) return;
+  state.summed = now;
+  summary.textContent = state.photo ? `${found}, ${total.toFixed(1)} ms in ${model}` : found;
 }
 
 function highlight(index) {
@@ -263,10 +243,15 @@ function showProblem(problem) {
   byId("summary").textContent = "No answer.";
 }
 
-// The key stays in this page's memory.
+// The key stays in this page's memory, as its UTF-8 bytes: fetch sends one byte for each character.
 async function useKey(event) {
   event.preventDefault();
-  state.key = byId("key").value.trim();
+  const key = byId("key").value.trim();
+  if (/[\0-\x08\n-\x1f\x7f]/.test(key)) {
+    showProblem({ title: "This key cannot be sent", detail: "It holds control characters, which no HTTP header may." });
+    return;
+  }
+  state.key = String.fromCharCode(...new TextEncoder().encode(key));
   showProblem(null);
   byId("summary").textContent = "No photo yet.";
   await listModels();
