@@ -9,7 +9,8 @@ import onnxruntime
 from posegate.tensorrt_tools import PlanFailed
 
 MADE_TRTEXEC = """#!{python}
-# Builds "plans" that hold the ONNX file, and runs them on ONNX Runtime.
+# Builds "plans" that hold the ONNX file, and runs them on ONNX Runtime. Where GIVES is set, that is
+# written in the place of every number: nan as C++ writes it.
 import json, os, sys
 import numpy, onnxruntime
 words = dict(word.lstrip("-").split("=", 1) for word in sys.argv[1:] if "=" in word)
@@ -31,10 +32,11 @@ else:
     crops = crops.reshape([int(size) for size in shape.split("x")])
     rows = [
         {{"name": node.name, "dimensions": "x".join(map(str, array.shape)),
-          "values": array.ravel().tolist()}}
+          "values": ["GIVES"] * array.size if "GIVES" in os.environ else array.ravel().tolist()}}
         for node, array in zip(session.get_outputs(), session.run(None, {{name: crops}}))
     ]
-    json.dump(rows, open(words["exportOutput"], "w"))
+    text = json.dumps(rows).replace('"GIVES"', os.environ.get("GIVES", ""))
+    open(words["exportOutput"], "w").write(text)
 """
 
 

@@ -52,8 +52,9 @@ class Prediction:
 def find_sources(patterns: Iterable[str]) -> list[Source]:
     """Pictures named by files, folders (searched deeply, by suffix) and globs, in that order.
 
-    A name that matches nothing and a folder without pictures stay in the list, so that they are
-    reported like any bad file. Two pictures never share an output.
+    A folder's hidden files and folders are left out. A name that matches nothing and a folder
+    without pictures stay in the list, so that they are reported like any bad file. Two pictures
+    never share an output.
     """
     return _told_apart([source for pattern in patterns for source in _sources_of(pattern)])
 
@@ -162,8 +163,8 @@ def _sources_of(pattern: str) -> list[Source]:
 def _found(pattern: str) -> list[Source]:
     path = Path(pattern)
     if path.is_dir():
-        found = sorted(filter(_is_picture, path.rglob("*")))
-        return [Source(p, p.relative_to(path).with_suffix("")) for p in found]
+        found = [(p, p.relative_to(path)) for p in sorted(filter(_is_picture, path.rglob("*")))]
+        return [Source(p, name.with_suffix("")) for p, name in found if not _is_hidden(name)]
     if path.exists() or not glob.has_magic(pattern):
         return [Source(path, Path(path.stem))]
     names = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  Path.glob takes no absolute
@@ -174,3 +175,8 @@ def _is_picture(path: Path) -> bool:
     """By its name; a link that leads nowhere counts, so that it is reported."""
     named = path.suffix.lower() in SUFFIXES and not path.name.endswith(DRAWN)
     return named and (path.is_file() or (path.is_symlink() and not path.exists()))
+
+
+def _is_hidden(name: Path) -> bool:
+    """By a dot, as .thumbnails and the folders behind the links of a mounted ConfigMap are."""
+    return any(part.startswith(".") for part in name.parts)

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from posegate.types import F32
 TRTEXEC_PLACES = ("/usr/src/tensorrt/bin", "/usr/local/tensorrt/bin", "/opt/tensorrt/bin")
 PRECISION_FLAGS = {"fp32": ("--noTF32",), "tf32": (), "fp16": ("--fp16",)}
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
+NOT_FINITE = {"nan": "NaN", "-nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+"""What C++ writes, and so trtexec, and what `json` reads."""
 
 
 class PlanFailed(Exception):
@@ -135,7 +137,7 @@ class Trtexec:
                 timeout_s=300,
             )
             try:
-                rows = json.loads(outputs.read_text(encoding="utf-8"))
+                rows = _read_json(outputs)
                 return {row["name"]: _array(row) for row in rows}
             except (OSError, ValueError, KeyError) as error:
                 raise PlanFailed(f"trtexec's outputs cannot be read: {error}") from error
@@ -169,6 +171,14 @@ def output_of(program: str, *arguments: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _read_json(path: Path) -> list[dict[str, Any]]:
+    """trtexec's JSON; strings are found too, so that names stay as they are."""
+    words = re.compile(r'"[^"]*"|-?(?:nan|inf)\b')
+    text = words.sub(lambda found: NOT_FINITE.get(found[0], found[0]), path.read_text("utf-8"))
+    rows: list[dict[str, Any]] = json.loads(text)
+    return rows
 
 
 def _array(row: dict[str, object]) -> F32:

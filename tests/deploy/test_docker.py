@@ -75,6 +75,15 @@ def test_a_gateway_full_of_the_largest_pictures_is_under_its_memory_limit(profil
     assert needed_bytes(gateway["environment"]) <= int(gibibytes) * 2**30
 
 
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.jetson.yaml"])
+def test_a_composed_gateway_has_as_long_to_stop_as_one_in_kubernetes(name: str):
+    _, deployment = yaml.safe_load_all((ROOT / "k8s" / "base" / "gateway.yaml").read_text())
+    grace_s = deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    services = yaml.safe_load((DOCKER / name).read_text())["services"]
+    gateways = [one for one in services.values() if one["image"].startswith("posegate:")]
+    assert {one["stop_grace_period"] for one in gateways} == {f"{grace_s}s"}
+
+
 def test_the_composition_with_a_gpu_asks_triton_and_is_watched():
     services = services_of("gpu")
     assert set(services) == {"gateway-gpu", "triton", "prometheus", "grafana"}

@@ -1,6 +1,7 @@
 """What schema checks do not see: selectors, limits, probes, names that must agree."""
 
 import re
+import shutil
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from deploy.memory import needed_bytes
-from deploy.tools import OVERLAYS, ROOT, objects, run
+from deploy.tools import OVERLAYS, ROOT, objects, rendered, run
 from posegate.api.rest import create_app
 from posegate.build import build_pipeline
 from posegate.catalog import load_catalog
@@ -56,6 +57,19 @@ def test_every_object_is_in_the_namespace(overlay):
     for each in objects(overlay):
         if each["kind"] != "Namespace":
             assert each["metadata"].get("namespace") == "posegate", each["metadata"]["name"]
+
+
+def test_another_namespace_is_one_line_of_an_overlay(overlay, tmp_path: Path):
+    """KEDA's queries, which name it, follow."""
+    shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+    path = tmp_path / "k8s" / "overlays" / overlay / "kustomization.yaml"
+    path.write_text(path.read_text().replace("namespace: posegate\n", "namespace: north\n"))
+    text = rendered(overlay, tmp_path / "k8s")
+    for each in yaml.safe_load_all(text):
+        meta = each["metadata"]
+        assert meta["name" if each["kind"] == "Namespace" else "namespace"] == "north"
+    named = re.findall(r'[{,]namespace="(\w+)"', text)
+    assert named == ["north"] * (3 if overlay == "gpu-keda" else 0)
 
 
 def test_every_selector_selects_a_pod(overlay):
@@ -188,7 +202,7 @@ def test_a_pod_outlives_its_last_request(overlay):
         (container,) = pod["spec"]["containers"]
         command = container["lifecycle"]["preStop"]["exec"]["command"]
         waits_s = int(re.search(r"(\d+)\)?$", command[-1])[1])
-        assert pod["spec"]["terminationGracePeriodSeconds"] >= waits_s + 30 + 2
+        assert pod["spec"]["terminationGracePeriodSeconds"] >= waits_s + 30 + 12
 
 
 def test_a_new_gateway_is_ready_before_an_old_one_goes(overlay):

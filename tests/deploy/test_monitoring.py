@@ -161,14 +161,18 @@ def test_an_idle_gateway_does_not_hide_what_waits_in_another(tmp_path: Path):
     check_samples(tmp_path, series, {adapter_query(adapter_rules()[0]): samples})
 
 
-def check_samples(tmp_path: Path, series: list[dict], asked: dict[str, list[dict]]) -> None:
-    """Each expression gives these samples after four minutes of the series."""
+def check_samples(
+    tmp_path: Path, series: list[dict], asked: dict[str, list[dict]], rules: dict | None = None
+) -> None:
+    """Each expression gives these samples after four minutes of the series, and of the rules."""
     tests = [
         {"expr": expression, "eval_time": "4m", "exp_samples": samples}
         for expression, samples in asked.items()
     ]
     test = {"interval": "15s", "input_series": series, "promql_expr_test": tests}
-    (tmp_path / "test.yaml").write_text(yaml.safe_dump({"tests": [test]}))
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules or {"groups": []}))
+    whole = {"rule_files": ["rules.yaml"], "tests": [test]}
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump(whole))
     run("promtool", "test", "rules", tmp_path / "test.yaml")
 
 
@@ -199,8 +203,54 @@ def test_every_alert_has_a_firing_test():
 
 
 def test_kubernetes_gets_the_same_rules():
-    custom = yaml.safe_load((COMPONENTS / "monitoring" / "rules.yaml").read_text())
-    assert custom["spec"] == yaml.safe_load(RULES.read_text())
+    assert cluster_rules() == yaml.safe_load(RULES.read_text())
+
+
+def cluster_rules() -> dict:
+    return yaml.safe_load((COMPONENTS / "monitoring" / "rules.yaml").read_text())["spec"]
+
+
+def test_every_sum_in_a_rule_keeps_namespaces_apart():
+    """Prometheus evaluates each namespace's copy of the rules over the series of all."""
+    over_all = r"(?<!:)\b(sum|min|max|avg|count)\b(?! by \((\w+, )*namespace\b)"
+    for group in cluster_rules()["groups"]:
+        for rule in group["rules"]:
+            assert not re.search(over_all, rule["expr"]), rule
+
+
+def test_alerts_are_about_one_namespace_however_well_another_does(tmp_path: Path):
+    """In south all of a few requests fail and gateways go; north answers very many."""
+    requests = 'posegate_request_seconds_count{route="/v1/poses"'
+    values = {
+        f'{requests},code="200",namespace="north"}}': "0+90000x20",
+        f'{requests},code="503",namespace="south"}}': "0+15x20",
+        'posegate_backend_up{namespace="north"}': "1x20",
+        'posegate_backend_up{namespace="south"}': "1x4 stale",
+    }
+    series = [{"series": name, "values": each} for name, each in values.items()]
+    firing_for = 'count by (alertname, namespace) (ALERTS{alertstate="firing"})'
+    ratio = "posegate:request_errors:ratio5m"
+    asked = {
+        firing_for: [
+            {"labels": f'{{alertname="{alert}",namespace="south"}}', "value": 1}
+            for alert in ("PosegateAbsent", "PosegateErrors")
+        ],
+        ratio: [
+            {"labels": f'{ratio}{{namespace="north"}}', "value": 0},
+            {"labels": f'{ratio}{{namespace="south"}}', "value": 1},
+        ],
+    }
+    check_samples(tmp_path, series, asked, cluster_rules())
+
+
+def test_every_panel_shows_the_chosen_namespace():
+    dashboard = json.loads(DASHBOARD.read_text())
+    (chosen,) = [one for one in dashboard["templating"]["list"] if one["name"] == "namespace"]
+    assert chosen["allValue"] == ".*", "compose has no namespaces"
+    of_chosen = re.escape('{namespace=~"$namespace"')
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            assert not re.search(rf"\b(posegate|nv)[_:][a-z0-9_:]++(?!{of_chosen})", target["expr"])
 
 
 def test_dashboard_panels_do_not_overlap():

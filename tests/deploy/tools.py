@@ -17,7 +17,7 @@ SOURCES = {
     "promtool": "Debian: prometheus",
     "prometheus": "Debian: prometheus",
     "docker-compose": "Debian: docker-compose",
-    "kubectl": "1.21 or newer; Debian 13: kubectl, else Kubernetes' own binary",
+    "kubectl": "1.22 or newer; Debian 13: kubectl, else Kubernetes' own binary",
 }
 
 
@@ -46,16 +46,16 @@ def run(name: str, *arguments: object, cwd: Path = ROOT) -> str:
 
 @cache
 def kubectl_is_too_old() -> bool:
-    """Whether it is older than 1.21, whose kustomize does not know components."""
+    """Whether it is older than 1.22, whose kustomize knows components and replacements."""
     version = json.loads(run("kubectl", "version", "--client", "--output=json"))["clientVersion"]
-    return (int(version["major"]), int(re.match(r"\d+", version["minor"])[0])) < (1, 21)
+    return (int(version["major"]), int(re.match(r"\d+", version["minor"])[0])) < (1, 22)
 
 
 @cache
-def rendered(overlay: str) -> str:
+def rendered(overlay: str, folder: Path = ROOT / "k8s") -> str:
     if kubectl_is_too_old():
         pytest.skip(f"kubectl is too old ({SOURCES['kubectl']})")
-    return run("kubectl", "kustomize", ROOT / "k8s" / "overlays" / overlay)
+    return run("kubectl", "kustomize", folder / "overlays" / overlay)
 
 
 def objects(overlay: str, *kinds: str) -> list[dict[str, Any]]:

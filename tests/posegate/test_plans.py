@@ -21,6 +21,7 @@ from posegate.plan_check import PlanCheck, compare, made_crops, onnx_outputs, ph
 from posegate.plan_files import read_record
 from posegate.plans import TARGETS, Limits, PlanBuilder
 from posegate.settings import Settings
+from posegate.tensorrt_tools import Trtexec
 
 
 @pytest.fixture
@@ -243,6 +244,51 @@ def test_the_command_builds_with_trtexec(machine, networks, tmp_path):
     assert "--fp16" in calls
     findings = {one.what: one for one in doctor.examine(Settings(model_repository=networks))}
     assert findings[f"plan of {POSE_NAME}"].verdict == "ok"
+
+
+# how C++, and so trtexec, writes what is no finite number
+@pytest.mark.parametrize("word", ["nan", "-nan", "inf", "-inf"])
+def test_a_plan_that_gives_no_numbers_is_refused_and_not_built_again(
+    machine, networks, tmp_path, monkeypatch, word
+):
+    monkeypatch.setenv("GIVES", word)
+    for _ in range(2):
+        result = build(networks, tmp_path, "--json")
+        (row,) = json.loads(result.stdout)
+        assert (result.exit_code, row["state"]) == (1, "refused")
+        assert "no finite numbers" in row["note"]
+    assert machine.read_text().count("--saveEngine") == 1
+
+
+def test_an_output_may_be_named_like_what_is_no_number(tmp_path):
+    program = tmp_path / "trtexec"
+    rows = '[{"name": "-nan, inf", "dimensions": "1x4", "values": [1, -nan, inf, -inf]}]'
+    writes = (
+        f"for word; do case $word in --exportOutput=*) echo '{rows}' > ${{word#*=}};; esac; done"
+    )
+    program.write_text(f"#!/bin/sh\n{writes}\n")
+    program.chmod(stat.S_IRWXU)
+    crops = np.zeros((1, 3, 2, 2), np.float32)
+    outputs = Trtexec(str(program)).run(tmp_path / "model.plan", "input", crops)
+    np.testing.assert_array_equal(outputs["-nan, inf"], [[1, np.nan, np.inf, -np.inf]])
+
+
+def test_photos_of_a_config_map_are_counted_once(machine, networks, tmp_path, monkeypatch):
+    """Kubernetes mounts a.png -> ..data/a.png, and ..data -> ..2025_01."""
+    mounted = tmp_path / "photos"
+    (mounted / "..2025_01").mkdir(parents=True)
+    (mounted / "..2025_01" / "a.png").write_bytes(encode(make_photo()))
+    (mounted / "..data").symlink_to("..2025_01")
+    (mounted / "a.png").symlink_to("..data/a.png")
+    taken = []
+
+    async def photo_crops(model, photos, settings):
+        taken.extend(photos)
+        return made_crops(model)
+
+    monkeypatch.setattr(cli_build, "photo_crops", photo_crops)
+    assert build(networks, tmp_path, "--photos", str(mounted)).exit_code == 0
+    assert taken == [mounted / "a.png"]
 
 
 def test_the_command_says_whether_crops_were_of_photos(machine, networks, tmp_path):

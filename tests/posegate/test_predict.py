@@ -151,6 +151,15 @@ def test_a_search_leaves_drawn_pictures_out_and_tells_of_broken_links(tmp_path: 
     assert outputs([str(tmp_path / "a.drawn.jpg")]) == ["a.drawn"]
 
 
+def test_what_is_hidden_in_a_folder_is_left_out_but_for_what_is_named(tmp_path: Path) -> None:
+    for name in ("a.jpg", "._a.jpg", ".thumbnails/a.jpg", "below/.small/b.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert outputs([str(tmp_path)]) == ["a"]
+    assert outputs([str(tmp_path / ".thumbnails")]) == ["a"]
+    assert outputs([str(tmp_path / "._a.jpg")]) == ["._a"]
+
+
 async def test_a_service_that_is_gone_ends_the_run(photos: Path) -> None:
     asked = []
 
