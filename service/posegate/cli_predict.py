@@ -27,8 +27,9 @@ from posegate.cli_options import (
     tls_files,
 )
 from posegate.client import AsyncClient, Tls
+from posegate.client.transport import Document
 from posegate.options import DEFAULT_MAX_PEOPLE, EstimateOptions
-from posegate.predict import Estimating, find_sources, predict, write_prediction
+from posegate.predict import Estimating, Prediction, find_sources, predict, write_prediction
 from posegate.remote import RemotePipeline
 from posegate.settings import Settings, load_settings
 
@@ -130,31 +131,36 @@ async def _predict(
 ) -> int:
     """How many pictures could not be used."""
     sources = find_sources(paths)
-    failures, coco = 0, []
     async with opening as pipeline:
-        with progress_bar() as progress:
-            task = progress.add_task("pictures", total=len(sources))
-            answers = predict(pipeline, sources, options, form=form, draw=draw, ahead=ahead)
-            async for answer in answers:
-                progress.advance(task)
-                if answer.text is None:
-                    failures += 1
-                    progress.console.print(
-                        f"{answer.source.path}: {answer.error}",
-                        style="red",
-                        markup=False,
-                        soft_wrap=True,
-                    )
-                elif out is not None:
-                    write_prediction(answer, out)
-                elif form == "coco":
-                    coco += json.loads(answer.text)
-                else:
-                    print(
-                        json.dumps({"file": str(answer.source.path)})[:-1],
-                        answer.text[1:],
-                        sep=", ",
-                    )
-    if out is None and form == "coco":
-        print(json.dumps(coco))
+        answers = predict(pipeline, sources, options, form=form, draw=draw, ahead=ahead)
+        coco: list[Document] = []
+        try:
+            return await _tell(answers, len(sources), out, coco if form == "coco" else None)
+        finally:  # what is done is told, whatever ends the run
+            if out is None and form == "coco":
+                print(json.dumps(coco))
+
+
+async def _tell(
+    answers: AsyncIterator[Prediction], total: int, out: Path | None, coco: list[Document] | None
+) -> int:
+    """Write, print or collect what came of each picture; how many could not be used."""
+    failures = 0
+    with progress_bar() as progress:
+        task = progress.add_task("pictures", total=total)
+        async for answer in answers:
+            progress.advance(task)
+            error = answer.error
+            if answer.text is not None and out is not None:
+                error = write_prediction(answer, out)
+            elif answer.text is not None and coco is not None:
+                coco += json.loads(answer.text)
+            elif answer.text is not None:
+                named = json.dumps({"file": str(answer.source.path)})
+                print(named[:-1], answer.text[1:], sep=", ")
+            if error is not None:
+                failures += 1
+                progress.console.print(
+                    f"{answer.source.path}: {error}", style="red", markup=False, soft_wrap=True
+                )
     return failures

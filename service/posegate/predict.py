@@ -1,17 +1,24 @@
 """Files, folders and globs -> poses as JSON and drawn pictures."""
 
 import asyncio
+import errno
 import glob
 import os
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from posegate.api.documents import coco_image_ids, coco_json, poses_json
-from posegate.errors import BackendDown, BadOption, PosegateError
+from posegate.errors import (
+    BackendDown,
+    BadOption,
+    PosegateError,
+    Unauthenticated,
+    UnknownModel,
+)
 from posegate.ordered import in_order
 from posegate.pipeline import Draw, Estimate, EstimateOptions, StageClock
 from posegate.render import drawn_file
@@ -19,6 +26,8 @@ from posegate.render import drawn_file
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 DRAWN = ".drawn.jpg"
 """How the names of drawn pictures end; a search leaves them out."""
+HOPELESS = (BackendDown, BadOption, Unauthenticated, UnknownModel)
+"""What a service says of the whole run; no other picture would do better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +61,10 @@ class Prediction:
 def find_sources(patterns: Iterable[str]) -> list[Source]:
     """Pictures named by files, folders (searched deeply, by suffix) and globs, in that order.
 
-    A folder's hidden files and folders are left out. A name that matches nothing and a folder
-    without pictures stay in the list, so that they are reported like any bad file. Two pictures
-    never share an output.
+    A folder's hidden files and folders are left out, links to folders are followed. A name that
+    matches nothing and a folder without pictures stay in the list, so that they are reported like
+    any bad file. Two pictures never share an output. Raises BadOption for what names no file at
+    all.
     """
     return _told_apart([source for pattern in patterns for source in _sources_of(pattern)])
 
@@ -85,8 +95,8 @@ async def predict(
 ) -> AsyncIterator[Prediction]:
     """One prediction per source, in order; a bad picture does not stop the others.
 
-    `form` is `poses` or `coco`; COCO's results name the file beside its `image_id`. Raises
-    BackendDown, after which no other picture would do better.
+    `form` is `poses` or `coco`; COCO's results name the file beside its `image_id`. Raises what is
+    HOPELESS.
     """
     ids = coco_image_ids(source.path.name for source in sources)
     minimum = options.min_keypoint_score
@@ -97,9 +107,12 @@ async def predict(
         clock = StageClock()
         try:
             data = await asyncio.to_thread(source.read)
-            clock.mark("read")
+        except BadOption as error:
+            return Prediction(source, None, error=error.detail)
+        clock.mark("read")
+        try:
             estimate = await pipeline.estimate(data, options, clock=clock, draw=drawing)
-        except BackendDown:
+        except HOPELESS:
             raise
         except PosegateError as error:
             return Prediction(source, None, error=error.detail)
@@ -118,8 +131,12 @@ async def predict(
         yield prediction
 
 
-def write_prediction(prediction: Prediction, folder: Path) -> None:
-    """Write `<output>.json` and, when drawn, `<output>.drawn.jpg`; BadOption when that fails."""
+def write_prediction(prediction: Prediction, folder: Path) -> str | None:
+    """Write `<output>.json` and, when drawn, `<output>.drawn.jpg`.
+
+    Returns the reason where only this one cannot be written, for its name is too long. Raises
+    BadOption where the folder cannot be written.
+    """
     target = folder / prediction.source.output
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +145,10 @@ def write_prediction(prediction: Prediction, folder: Path) -> None:
         if prediction.picture is not None:
             target.with_name(target.name + DRAWN).write_bytes(prediction.picture)
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return f"cannot write to {target.parent}: {error.strerror}"
         raise BadOption(f"cannot write to {target.parent}: {error.strerror}") from error
+    return None
 
 
 def _told_apart(sources: list[Source]) -> list[Source]:
@@ -156,6 +176,12 @@ def _told_apart(sources: list[Source]) -> list[Source]:
 
 
 def _sources_of(pattern: str) -> list[Source]:
+    if not pattern:
+        raise BadOption("an empty name was given; this folder is named by .")
+    if pattern == "-":
+        raise BadOption("standard input is named by /dev/stdin")
+    if "://" in pattern:
+        raise BadOption(f"{pattern} is no file; fetch it first")
     path = Path(pattern)
     return _found(pattern) or [Source(path, Path(path.stem))]
 
@@ -163,8 +189,8 @@ def _sources_of(pattern: str) -> list[Source]:
 def _found(pattern: str) -> list[Source]:
     path = Path(pattern)
     if path.is_dir():
-        found = [(p, p.relative_to(path)) for p in sorted(filter(_is_picture, path.rglob("*")))]
-        return [Source(p, name.with_suffix("")) for p, name in found if not _is_hidden(name)]
+        found = sorted(filter(_is_picture, _below(path)))
+        return [Source(one, one.relative_to(path).with_suffix("")) for one in found]
     if path.exists() or not glob.has_magic(pattern):
         return [Source(path, Path(path.stem))]
     names = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  Path.glob takes no absolute
@@ -177,6 +203,15 @@ def _is_picture(path: Path) -> bool:
     return named and (path.is_file() or (path.is_symlink() and not path.exists()))
 
 
-def _is_hidden(name: Path) -> bool:
-    """By a dot, as .thumbnails and the folders behind the links of a mounted ConfigMap are."""
-    return any(part.startswith(".") for part in name.parts)
+def _below(folder: Path) -> Iterator[Path]:
+    """Every file, each folder once, whatever links lead to it.
+
+    Hidden ones are left out, as .thumbnails and the folders behind a mounted ConfigMap's links are.
+    """
+    entered = set()
+    for name, folders, files in os.walk(folder, followlinks=True):
+        real = Path(name).resolve()
+        is_new = real not in entered
+        entered.add(real)
+        folders[:] = [one for one in folders if is_new and not one.startswith(".")]
+        yield from (Path(name, one) for one in files if is_new and not one.startswith("."))

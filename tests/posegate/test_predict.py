@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import pytest
 
 from fakes import POSE_NAME, black_photo, encode, make_photo
-from posegate.errors import BackendDown, BadOption
+from posegate.errors import BackendDown, BadOption, PosegateError, Unauthenticated, UnknownModel
 from posegate.options import EstimateOptions
 from posegate.ordered import in_order
 from posegate.pipeline import Estimate, Pipeline
@@ -160,17 +161,35 @@ def test_what_is_hidden_in_a_folder_is_left_out_but_for_what_is_named(tmp_path: 
     assert outputs([str(tmp_path / "._a.jpg")]) == ["._a"]
 
 
-async def test_a_service_that_is_gone_ends_the_run(photos: Path) -> None:
+def test_linked_folders_are_searched_each_once(tmp_path: Path) -> None:
+    for name in ("photos/a.jpg", "elsewhere/b.jpg", "elsewhere/deep/c.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "photos/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/round").symlink_to(tmp_path / "photos")
+    assert outputs([str(tmp_path / "photos")]) == ["a", "link/b", "link/deep/c"]
+
+
+@pytest.mark.parametrize("name", ["", "-", "https://pictures/a.jpg"])
+def test_what_names_no_file_is_refused(name: str) -> None:
+    with pytest.raises(BadOption):
+        find_sources(["a.jpg", name])
+
+
+@pytest.mark.parametrize("kind", [BackendDown, BadOption, Unauthenticated, UnknownModel])
+async def test_what_a_service_says_of_every_picture_ends_the_run(
+    photos: Path, kind: type[PosegateError]
+) -> None:
     asked = []
 
-    class Gone:
+    class Refusing:
         async def estimate(self, data: bytes, *_: object, **__: object) -> Estimate:
             asked.append(data)
-            raise BackendDown("nobody listens there")
+            raise kind("the same for all")
 
     sources = find_sources([str(photos)]) * 10
-    with pytest.raises(BackendDown, match="nobody listens"):
-        _ = [p async for p in predict(Gone(), sources, EstimateOptions(), ahead=2)]
+    with pytest.raises(kind, match="the same for all"):
+        _ = [p async for p in predict(Refusing(), sources, EstimateOptions(), ahead=2)]
     assert len(asked) <= 2
 
 
@@ -199,6 +218,15 @@ async def test_a_folder_that_cannot_be_written_is_named(pipeline: Pipeline, phot
     (answer,) = await collect(pipeline, find_sources([str(photos / "b.png")]))
     with pytest.raises(BadOption, match="cannot write to"):
         write_prediction(answer, photos / "notes.txt")
+
+
+async def test_a_name_too_long_to_write_concerns_one_picture(
+    pipeline: Pipeline, photos: Path
+) -> None:
+    (answer,) = await collect(pipeline, find_sources([str(photos / "b.png")]))
+    long = replace(answer, source=replace(answer.source, output=Path("a" * 252)))
+    assert "too long" in (write_prediction(long, photos) or "")
+    assert write_prediction(answer, photos) is None
 
 
 async def test_results_come_in_order_with_bounded_work_ahead() -> None:

@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import grpc
@@ -16,9 +17,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from fakes import encode, make_photo
+from posegate import cli_predict
 from posegate.api.pb import pose_pb2 as pb
 from posegate.api.pb import pose_pb2_grpc as services
 from posegate.cli import app
+from posegate.errors import BackendDown
+from posegate.predict import Prediction, predict
 from wire.running import Service, answering
 
 SIZE_WH = (160, 120)
@@ -152,9 +156,27 @@ def test_a_stream_that_is_refused_says_why(url: str, video: Path):
 def test_an_option_that_the_wire_cannot_carry_is_named(url: str, tmp_path: Path):
     photo = tmp_path / "photo.png"
     photo.write_bytes(encode(make_photo()))
-    result = run("predict", photo, "--url", url, "--max-people", 99999999999)
-    assert result.exit_code == 1
-    assert "photo.png: max_people is 99999999999" in result.stderr
+    result = run("predict", *[photo] * 9, "--url", url, "--max-people", 99999999999)
+    assert result.exit_code == 2
+    assert result.stderr.count("max_people is 99999999999") == 1
+
+
+def test_what_is_done_is_told_when_the_service_goes_away(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(encode(make_photo()))
+
+    async def predict_one(*arguments: Any, **options: Any) -> AsyncIterator[Prediction]:
+        async for prediction in predict(*arguments, **options):
+            yield prediction
+            raise BackendDown("it went away")
+
+    monkeypatch.setattr(cli_predict, "predict", predict_one)
+    result = run("predict", photo, "--url", url, "--format", "coco")
+    assert result.exit_code == 2
+    assert "it went away" in result.stderr
+    assert {row["file_name"] for row in json.loads(result.stdout)} == {str(photo)}
 
 
 def test_bench_says_what_it_cannot_measure(
