@@ -109,10 +109,25 @@ class Silent(services.PoseServiceServicer):
     def Stream(  # noqa: N802
         self, request_iterator: Iterator[pb.StreamRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.StreamResponse]:
+        over = threading.Event()
+        context.add_callback(over.set)
         context.send_initial_metadata(())
         for request in request_iterator:
             if request.HasField("frame"):
                 self.took.set()
+        over.wait(60)
+        yield from ()
+
+
+class Short(services.PoseServiceServicer):
+    """Takes frames and ends the stream without a word."""
+
+    def Stream(  # noqa: N802
+        self, request_iterator: Iterator[pb.StreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.StreamResponse]:
+        context.send_initial_metadata(())
+        for _ in request_iterator:
+            pass
         yield from ()
 
 
@@ -131,6 +146,13 @@ def test_an_interrupt_ends_a_stream_that_waits(video: Path, tmp_path: Path, draw
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=60)
     assert (process.returncode, told.strip()) == (130, "")
+
+
+def test_a_stream_without_a_summary_was_cut_off(video: Path):
+    with answering(Short()) as url:
+        result = run("stream", video, "--url", url)
+    assert result.exit_code == 2
+    assert "before its summary" in result.stderr
 
 
 def test_a_video_that_is_none_is_named(tmp_path: Path):

@@ -22,7 +22,7 @@ from posegate.client.messages import (
 )
 from posegate.client.tls import Tls
 from posegate.client.transport import Document, Frames, bearer, each, error_of, failure
-from posegate.errors import BadOption, PosegateError
+from posegate.errors import BackendDown, BadOption, PosegateError
 
 UNLIMITED = -1
 """The service judges how large a picture may be, not this client."""
@@ -75,8 +75,10 @@ class GrpcTransport:
         try:
             async for response in call:
                 event = event_document(response)
-                yield event
                 complete = event["event"] == "summary"
+                yield event
+            if not complete:
+                raise BackendDown("the stream was cut off before its summary", retry_after_s=1.0)
         except grpc.aio.AioRpcError as error:
             if complete:  # a frame of ours met the end of the call
                 return
