@@ -62,7 +62,7 @@ class GraphOutput:
     """An output's sizes behind the batch axis, None where the file leaves them open, and kind."""
 
     shape: tuple[int | None, ...]
-    half: bool = False
+    half: bool
 
 
 def expected_shapes(card: ModelCard, batch: int) -> tuple[tuple[int | None, ...], ...]:

@@ -174,9 +174,9 @@ class TritonServers:
     async def _let_go(self) -> None:
         """Close the servers that no name stands for any more, once they have nothing to do."""
         named = {address for addresses in self._named.values() for address in addresses}
-        for address in self._servers.keys() - named:
-            if self._servers[address].is_idle():
-                await self._servers.pop(address).close()
+        unnamed = self._servers.keys() - named
+        gone = [self._servers.pop(one) for one in unnamed if self._servers[one].is_idle()]
+        await asyncio.gather(*(server.close() for server in gone))
 
 
 class _Server:
