@@ -115,7 +115,7 @@ class Metrics:
         )
         self.model_info = Gauge(
             "posegate_model_info",
-            "1 for each network that is served.",
+            "1 for each network as it is served, 0 as it was served before.",
             ("model", "backend", "precision", "provider", "sha256"),
             registry=self.registry,
             multiprocess_mode="livemax",

@@ -11,7 +11,7 @@ pytest.importorskip("tritonclient")
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from fakes import HEATMAP_SIZE_WH, POSE_NAME, POSE_SIZE_WH
+from fakes import HEATMAP_SIZE_WH, POSE_NAME, POSE_SIZE_WH, until
 from posegate.backends import triton
 from posegate.backends.triton import TritonNetwork
 from posegate.backends.triton_config import render_config
@@ -23,17 +23,18 @@ MAX_BATCH = 2
 
 
 class MadeServers:
-    """Ready at once; runs what it is asked, but for the failures it is given.
+    """Ready at once, runs what it is asked, but for the failures it is given; `told` can change.
 
     While `lone_crops_fail`, requests for a single crop fail, others run until they are cancelled
     and then take a moment to end.
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        self._config = config
+        self.told = config
         self.failures: list[PosegateError] = []
         self.lone_crops_fail = False
         self.running = 0
+        self.asked: list[int] = []
 
     def start(self) -> None: ...
 
@@ -44,10 +45,11 @@ class MadeServers:
     async def until_ready(self, model: str) -> None: ...
 
     async def config(self, model: str) -> ModelConfig:
-        return self._config
+        return self.told
 
     async def infer(self, tensors, crops, *, deadline):
         self.running += 1
+        self.asked.append(len(crops))
         try:
             await self._fail(len(crops))
         finally:
@@ -106,3 +108,46 @@ async def test_crops_count_until_every_part_of_their_request_has_ended(
     servers.lone_crops_fail = False
     outputs = (await network.infer(crops(8))).outputs  # as many as may wait
     assert outputs[0].shape[0] == 8
+
+
+async def test_what_triton_serves_under_the_name_now_is_told(
+    repository: Path, servers: MadeServers, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(triton, "READ_AGAIN_S", 0.01)
+    model, metrics = load_catalog(repository).models[POSE_NAME], Metrics()
+    network = TritonNetwork(model, servers=servers, metrics=metrics, max_in_flight=4, max_queue=8)
+
+    def told(precision: str, provider: str) -> float | None:
+        labels = {"model": POSE_NAME, "backend": "triton", "sha256": model.card.sha256}
+        labels |= {"precision": precision, "provider": provider}
+        return metrics.registry.get_sample_value("posegate_model_info", labels)
+
+    servers.told.platform = "onnxruntime_onnx"
+    await network.start()
+    assert told("fp32", "onnxruntime_onnx") == 1
+    plan = ModelConfig()
+    plan.CopyFrom(servers.told)
+    plan.platform, plan.backend, plan.max_batch_size = "tensorrt_plan", "tensorrt", 2 * MAX_BATCH
+    servers.told = plan
+    await until(lambda: told("unknown", "tensorrt_plan") == 1)  # no record lies beside the plan
+    assert told("fp32", "onnxruntime_onnx") == 0
+    assert network.info.provider == "tensorrt_plan"
+    servers.asked.clear()
+    await network.infer(crops(2 * MAX_BATCH))
+    assert servers.asked == [2 * MAX_BATCH]
+    await network.stop()
+
+
+async def test_a_network_that_no_longer_fits_its_card_is_told_once(
+    network: TritonNetwork,
+    servers: MadeServers,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    monkeypatch.setattr(triton, "READ_AGAIN_S", 0.01)
+    await network.start()
+    servers.told.output[0].name = "foreign"
+    await until(lambda: "has outputs ['foreign']" in caplog.text)
+    await asyncio.sleep(0.05)
+    assert caplog.text.count("has outputs ['foreign']") == 1
+    await network.stop()

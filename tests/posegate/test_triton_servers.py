@@ -9,20 +9,31 @@ import pytest
 
 pytest.importorskip("tritonclient")
 
+from tritonclient.utils import InferenceServerException
+
 from fakes import until
 from posegate.backends import triton_servers
 from posegate.backends.triton_addresses import look_up
 from posegate.backends.triton_servers import TritonServers
 from posegate.backends.triton_transfer import Messages, Tensors
 
+SILENCE_S = 0.05
+"""How long a silent server is waited for."""
+
 
 class MadeClient:
-    """A server that has every network, ready or not."""
+    """A server that has every network, ready or not; when silent it lets who asks wait."""
 
     is_ready = True
     is_closed = False
+    is_silent = False
+    unanswered = 0
 
     async def is_model_ready(self, model: str, *, client_timeout: float) -> bool:
+        if self.is_silent:
+            self.unanswered += 1
+            await asyncio.sleep(SILENCE_S)
+            raise InferenceServerException("late", status="StatusCode.DEADLINE_EXCEEDED")
         return self.is_ready
 
     async def get_model_repository_index(self, *, client_timeout: float) -> SimpleNamespace:
@@ -134,6 +145,30 @@ async def test_a_server_that_is_named_no_more_finishes_its_calls(
     answer.set()
     assert await call == (np.ones(1, np.float32),)
     await until(lambda: clients["10.0.0.1:1"].is_closed)
+    await servers.stop()
+
+
+async def test_a_server_that_only_its_probes_wait_for_is_busy(
+    names: MadeNames, clients: dict[str, MadeClient], monkeypatch: pytest.MonkeyPatch
+):
+    async def infer(messages: Messages, *_: object, deadline: float) -> tuple[np.ndarray, ...]:
+        return (np.ones(1, np.float32),)
+
+    monkeypatch.setattr(Messages, "infer", infer)
+    names.found = {"tritons:1": ["10.0.0.1:1"]}
+    servers = TritonServers(["tritons:1"], models=["m"], call_limit_s=60.0)
+    servers.start()
+    await until(lambda: servers.ready("m") is None)
+    client = clients["10.0.0.1:1"]
+    client.is_silent = True
+    for _ in range(8):
+        await servers.infer(
+            Tensors("m", "input", ("output",)), np.zeros(1, np.float32), deadline=None
+        )
+        await asyncio.sleep(SILENCE_S)
+    assert client.unanswered > 2
+    assert servers.ready("m") is None
+    await until(lambda: servers.ready("m") == "10.0.0.1:1 does not answer")
     await servers.stop()
 
 

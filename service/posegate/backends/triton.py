@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from prometheus_client import Gauge
 from tritonclient.grpc.model_config_pb2 import DataType
 from tritonclient.utils import triton_to_np_dtype
 
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 WARM_UP_TIMEOUT_S = 120.0
 RETRY_S = 1.0
+READ_AGAIN_S = 5.0
 
 
 class TritonNetwork:
@@ -56,9 +58,11 @@ class TritonNetwork:
         self._warm = False
         self._variant = variant
         self._starting_variant: asyncio.Task[None] | None = None
+        self._reader: asyncio.Task[None] | None = None
         self._crops_per_batch = metrics.crops_per_batch.labels(model.name)
         self._queue_age = metrics.queue_age_seconds.labels(model.name)
         self._info = BackendInfo(name="triton", precision="unknown", provider="unknown")
+        self._told: Gauge | None = None
         self._tensors = Tensors(model.name, self._card.input.name, self._card.output.names)
 
     @property
@@ -66,7 +70,11 @@ class TritonNetwork:
         return self._info
 
     async def start(self) -> None:
-        """Wait for Triton, check the network against its card, run every power of two once."""
+        """Wait for Triton, check the network against its card, run every power of two once.
+
+        What Triton serves may change under the same name, from an ONNX file to a plan: it is told
+        anew within READ_AGAIN_S.
+        """
         self._servers.start()
         while not self._warm:
             await self._servers.until_ready(self._model.name)
@@ -77,6 +85,8 @@ class TritonNetwork:
                 await asyncio.sleep(RETRY_S)
         if self._variant is not None and self._starting_variant is None:
             self._starting_variant = asyncio.create_task(_start_variant(self._variant))
+        if self._reader is None:
+            self._reader = asyncio.create_task(self._read_again())
 
     async def awake(self, *, deadline: float | None) -> None:
         """Nothing rests."""
@@ -122,6 +132,10 @@ class TritonNetwork:
 
     async def stop(self) -> None:
         self._warm = False
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+            self._reader = None
         if self._starting_variant is not None:
             self._starting_variant.cancel()
             await asyncio.gather(self._starting_variant, return_exceptions=True)
@@ -164,8 +178,7 @@ class TritonNetwork:
         name, card = self._model.name, self._card
         config = await self._servers.config(name)
         _check_config(config, self._model)
-        self._max_batch = config.max_batch_size
-        self._tensors = replace(self._tensors, output_bytes=_output_bytes(config, card))
+        self._take(config)
         batch = 1
         while batch <= self._max_batch:
             crops = np.zeros((batch, *card.input_shape), np.float32)
@@ -180,12 +193,42 @@ class TritonNetwork:
                         f"{batch} crop(s), its card promises {shape}"
                     )
             batch *= 2
-        provider = config.platform or config.backend
-        self._info = BackendInfo("triton", _precision(config, self._model), provider)
-        self._metrics.model_info.labels(
-            name, "triton", self._info.precision, provider, card.sha256
-        ).set(1)
+        await self._tell(config)
         self._warm = True
+
+    async def _read_again(self) -> None:
+        said = None
+        while True:
+            await asyncio.sleep(READ_AGAIN_S)
+            try:
+                config = await self._servers.config(self._model.name)
+                _check_config(config, self._model)
+            except (BackendDown, Overloaded, DeadlineExceeded):  # the watch over the servers tells
+                continue
+            except BadCard as error:
+                if error.detail != said:
+                    log.error("%s", error.detail)
+                    said = error.detail
+                continue
+            said = None
+            self._take(config)
+            await self._tell(config)
+
+    def _take(self, config: Any) -> None:
+        self._max_batch = config.max_batch_size
+        self._tensors = replace(self._tensors, output_bytes=_output_bytes(config, self._card))
+
+    async def _tell(self, config: Any) -> None:
+        provider = config.platform or config.backend
+        precision = await asyncio.to_thread(_precision, config, self._model)
+        self._info = BackendInfo("triton", precision, provider)
+        series = self._metrics.model_info.labels(
+            self._model.name, "triton", precision, provider, self._card.sha256
+        )
+        if self._told is not None:
+            self._told.set(0)
+        series.set(1)
+        self._told = series
 
 
 async def _start_variant(variant: Network) -> None:

@@ -7,6 +7,7 @@ its own, so that one that hangs is passed by like one that has gone.
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -197,6 +198,8 @@ class _Server:
         )
         self._memory = memory
         self._unsure: str | None = None
+        self._silent = f"{url} does not answer"
+        self._answered_at = -math.inf
         self._calls = 0
         self._watcher: asyncio.Task[None] | None = None
 
@@ -224,9 +227,11 @@ class _Server:
         """As Transfer.infer."""
         self._calls += 1
         try:
-            return await self._transfer.infer(self.client, tensors, crops, deadline=deadline)
+            outputs = await self._transfer.infer(self.client, tensors, crops, deadline=deadline)
         finally:
             self._calls -= 1
+        self._answered_at = time.monotonic()
+        return outputs
 
     async def watch(self) -> None:
         while True:
@@ -256,8 +261,14 @@ class _Server:
         return None in self.reasons.values()
 
     async def _check(self, model: str) -> None:
-        """Ask twice: behind one address one server of several may just have gone."""
+        """Ask twice: behind one address one server of several may just have gone.
+
+        A server that answers requests meanwhile, but not the questions, is busy and no more.
+        """
+        began = time.monotonic()
         reason = await self._ask(model) and await self._ask(model)
+        if reason == self._silent and self._answered_at > began:
+            return
         if (reason is None) != (self.reasons[model] is None):
             log.info("triton network %s: %s", model, reason or f"ready at {self.url}")
         self.reasons[model] = reason
@@ -267,7 +278,7 @@ class _Server:
             is_ready = await self.client.is_model_ready(model, client_timeout=POLL_TIMEOUT_S)
         except InferenceServerException as error:
             if error.status() == "StatusCode.DEADLINE_EXCEEDED":
-                return f"{self.url} does not answer"
+                return self._silent
             return f"{self.url} cannot be reached ({error.status()})"
         if is_ready:
             return self._unsure or self.refusal
