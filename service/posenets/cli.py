@@ -18,7 +18,7 @@ from posenets.cli_export import compare_command, export_command, export_decoded_
 from posenets.cli_train import train_command
 from posenets.counting import count_all, table_rows
 from posenets.training.box_teacher import label_boxes as label_boxes_of
-from posenets.training.cache import build_cache
+from posenets.training.cache import MIN_SIDE, build_cache
 from posenets.training.mpii import MPII_KEYPOINTS
 from posenets.training.records import BadData
 
@@ -63,6 +63,9 @@ def cache(
     size: Annotated[
         str, typer.Option(metavar="WxH", help="pixels of a crop, 5/4 of the largest input or more")
     ] = "240x320",
+    min_side: Annotated[
+        float, typer.Option(min=0, help="pixels of a box's longer side; smaller people stay out")
+    ] = MIN_SIDE,
 ) -> None:
     """Cut every labelled person out of the photos, once, for training.
 
@@ -70,10 +73,16 @@ def cache(
     """
     people = or_exit(
         lambda: build_cache(
-            labels, out, teacher=teacher, joint_names=_JOINTS[joints], crop_wh=_sides(size)
+            labels,
+            out,
+            teacher=teacher,
+            joint_names=_JOINTS[joints],
+            crop_wh=_sides(size),
+            min_side=min_side,
         )
     )
-    _console.print(f"{len(people)} people in {out}", soft_wrap=True)
+    small = f"; {people.left_out} too small (--min-side)" if people.left_out else ""
+    _console.print(f"{len(people)} people in {out}{small}", soft_wrap=True)
 
 
 @app.command(name="label-boxes")

@@ -12,7 +12,7 @@ from rich.console import Console
 from posegate.card import Training
 from posegate.catalog import CARD_NAME, Model, load_card
 from posenets.cli_errors import or_exit
-from posenets.export.calibration import calibration_crops
+from posenets.export.calibration import calibration_crops, check_source
 from posenets.export.checkpoint import CheckpointExport, export_checkpoint
 from posenets.export.compare import compare_with_torch
 from posenets.export.forms import BASE, FORMS, INT8_FORMS, write_form
@@ -121,6 +121,8 @@ def _export(
         raise BadData("--float: only 8-bit forms leave something in float; name one in --forms")
     if calibrate is not None and not set(forms) & set(INT8_FORMS):
         raise BadData("--calibrate: only 8-bit forms are calibrated; name one in --forms")
+    if calibrate is not None:  # before anything is replaced
+        check_source(calibrate)
     difference = export_checkpoint(job)
     folder = job.repository / job.name
     _console.print(

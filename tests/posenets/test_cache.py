@@ -1,5 +1,7 @@
 """People cut out of photos and kept on disk: posenets.training.cache."""
 
+import errno
+import json
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +149,44 @@ def test_larger_crops_show_the_same_people_to_network_and_teacher(
         torch.testing.assert_close(ours.targets, theirs.targets)
 
 
+def test_square_crops_show_the_same_and_more_at_the_sides(
+    coco_folder: Path, tmp_path: Path, both: tuple[CropCache, CropCache]
+) -> None:
+    narrow, _ = both
+    square = build_cache(
+        coco_folder,
+        tmp_path / "square",
+        teacher=tmp_path / "brightness.onnx",
+        joint_names=("nose",),
+        crop_wh=(320, 320),
+    )
+    assert square.crops.shape[1:] == (320, 320, 3)
+    np.testing.assert_array_equal(narrow.joints, square.joints)
+    np.testing.assert_array_equal(narrow.teacher, square.teacher)
+    np.testing.assert_array_equal(narrow.crops, square.crops[:, :, 40:-40])
+    for augmentation in (STILL, Augmentation(cut=0.5, scale_std=0, shift=0, rotation=0)):
+        ours, theirs = _batch(narrow, augmentation), _batch(square, augmentation)
+        torch.testing.assert_close(ours.images, theirs.images, rtol=0, atol=0.01)
+        torch.testing.assert_close(ours.targets, theirs.targets)
+        torch.testing.assert_close(ours.teacher, theirs.teacher)
+        torch.testing.assert_close(ours.teacher_seen, theirs.teacher_seen)
+
+
+@pytest.mark.parametrize(("crop_wh", "black"), [((240, 320), 16), ((320, 320), 0), ((640, 640), 0)])
+def test_square_inputs_see_no_black_of_square_crops(crop_wh: tuple[int, int], black: int) -> None:
+    batch = make_batch(
+        torch.full((1, crop_wh[1], crop_wh[0], 3), 200, dtype=torch.uint8),
+        torch.zeros(1, 17, 3),
+        torch.zeros(1, 17),
+        None,
+        size_wh=(256, 256),
+        sigma=2.0,
+        augmentation=STILL,
+        generator=torch.Generator(),
+    )
+    assert int((batch.images < 100).all((0, 1, 2)).sum()) == black
+
+
 def test_every_pixel_of_a_large_crop_reaches_a_large_input() -> None:
     noise = torch.Generator().manual_seed(0)
     crops = torch.randint(256, (1, LARGE_WH[1], LARGE_WH[0], 3), generator=noise).byte()
@@ -173,6 +213,45 @@ def test_the_command_takes_a_size(coco_folder: Path, tmp_path: Path) -> None:
 
     assert run("360x480") == ""
     assert open_cache(tmp_path / "360x480").crop_wh == (360, 480)
-    for size in ("480x480", "0x0", "100x100"):
+    assert run("320x320") == ""
+    for size in ("480x400", "0x0", "100x100"):
         assert run(size).startswith(f"error: --size: {size} is no multiple of 30x40")
     assert run("large").startswith("error: --size: 'large' is not WxH")
+
+
+def _with_box(labels: Path, index: int, size: tuple[float, float]) -> None:
+    document = json.loads(labels.read_text())
+    document["annotations"][index]["bbox"][2:] = size
+    labels.write_text(json.dumps(document))
+
+
+def test_people_too_small_to_learn_from_are_left_out_and_counted(
+    coco_folder: Path, tmp_path: Path
+) -> None:
+    for index, size in enumerate([(90, 20), (20, 47), (0, 100), (-50, 100)]):
+        _with_box(coco_folder, index, size)
+    result = CliRunner().invoke(app, ["cache", str(coco_folder), str(tmp_path / "cache")])
+    assert result.stdout.endswith("; 3 too small (--min-side)\n")
+    assert len(open_cache(tmp_path / "cache")) == 3
+    arguments = ["cache", str(coco_folder), str(tmp_path / "all"), "--min-side", "20"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.stdout.endswith("; 2 too small (--min-side)\n"), "these have no sides at all"
+
+
+@pytest.mark.parametrize("full_at", [1, 2])
+def test_a_full_disk_is_told_and_nothing_stays_on_it(
+    coco_folder: Path, taught: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, full_at: int
+) -> None:
+    asked: list[int] = []
+
+    def allocate(handle: int, offset: int, size: int) -> None:
+        asked.append(size)
+        if len(asked) == full_at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache.os, "posix_fallocate", allocate)
+    with pytest.raises(BadData, match=r"npy\.part: No space left on device; the cache takes 0\.0"):
+        build_cache(coco_folder, taught, teacher=teacher)
+    assert asked[0] > 6 * 240 * 320 * 3
+    assert not list(taught.glob("*.part"))
+    assert len(open_cache(taught)) == 6

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from posenets.evaluation.calibrate import calibrate_detector, fit_logistic
+from posenets.evaluation.calibrate import _judge, calibrate_detector, fit_logistic
 from posenets.export.onnx import export_onnx
 from posenets.networks.person_detector import DetectorExport, PersonDetector, points_of
 from posenets.training.box_teacher import add_teacher_boxes
@@ -124,6 +124,28 @@ def test_unsure_boxes_become_ignored_regions(coco_folder: Path) -> None:
     assert len(photos["0.png"].people) == 0
     assert len(photos["0.png"].ignored) == 1
     assert photos["1.png"].weight == 0.5
+
+
+def test_crowds_become_ignored_regions(coco_folder: Path) -> None:
+    labels = json.loads(coco_folder.read_text())
+    x, y, w, h = labels["annotations"][0]["bbox"]
+    labels["annotations"][0]["iscrowd"] = 1
+    coco_folder.write_text(json.dumps(labels))
+    photo = read_photos(coco_folder, source_weights={})["0.png"]
+    assert len(photo.people) == 0
+    assert photo.ignored.tolist() == [[x, y, x + w, y + h]]
+
+
+def test_boxes_within_a_crowd_say_nothing_of_the_scores() -> None:
+    people = np.array([[0, 0, 10, 10]], np.float32)
+    crowd = np.array([[40, 0, 140, 100]], np.float32)
+    photo = Photo("made", b"", people, crowd, 1.0)
+    boxes = torch.tensor(
+        [[0, 0, 10, 9], [50, 10, 60, 20], [36, 0, 46, 10], [30, 0, 42, 10], [20, 0, 30, 10]]
+    )
+    right, counts = _judge(boxes.float(), photo)
+    assert right.tolist() == [True, False, False, False, False]
+    assert counts.tolist() == [True, False, False, True, True]
 
 
 def test_processes_draw_other_photos_whatever_the_seed(coco_folder: Path) -> None:

@@ -36,6 +36,7 @@ from posenets.training.cache import build_cache
 from posenets.training.recipe import DetectionRecipe, Phase, PoseRecipe
 from posenets.training.records import BadData
 
+ROOT = Path(__file__).parents[2]
 NAME = "small"
 
 
@@ -216,6 +217,20 @@ def test_what_is_named_stays_in_float(folder: Path, models: Path, tmp_path: Path
     assert "stage2, stage1 in single" in load_card(path.parents[1] / CARD_NAME).description
 
 
+def test_the_parts_of_a_list_stay_in_float_by_its_name(tmp_path: Path) -> None:
+    name = "posefpn-small-256x192"
+    shutil.copytree(ROOT / "model_repository" / name, tmp_path / name)
+    model = Model(load_card(tmp_path / name / CARD_NAME), tmp_path / name)
+    crops = np.zeros((1, *model.card.input_shape), np.float32)
+    graph = onnx.load(write_form(model, "int8", crops, in_float=("backbone",))).graph
+    constants = {weight.name for weight in graph.initializer}
+    in_float = {n.name: n.input[1] in constants for n in graph.node if n.op_type == "Conv"}
+    inside = {name: kept for name, kept in in_float.items() if name.startswith("/backbone.")}
+    assert len(inside) > 30
+    assert all(inside.values())
+    assert not all(in_float.values())
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_sound_by_onnx_s_own_checker(models: Path, form: str) -> None:
     onnx.checker.check_model(onnx.load(file_of(models, form)), full_check=True)
@@ -246,6 +261,7 @@ async def test_every_form_is_a_network_that_is_served(models: Path) -> None:
         (["--forms", "int8"], "--forms: 8 bits need --calibrate"),
         (["--forms", "fp16", "--float", "stem"], "--float: only 8-bit forms"),
         (["--forms", "fp16", "--calibrate", "nowhere"], "--calibrate: only 8-bit forms"),
+        (["--forms", "int8", "--calibrate", "nowhere"], "nowhere/person_keypoints.json cannot be read"),
     ],
 )
 def test_forms_that_cannot_be_made_are_named(folder: Path, options: list[str], named: str) -> None:
@@ -254,6 +270,7 @@ def test_forms_that_cannot_be_made_are_named(folder: Path, options: list[str], n
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == 1
     assert named in result.stderr
+    assert not (folder / "no").exists(), "nothing was written before"
 
 
 def copy_of(models: Path, tmp_path: Path) -> Model:

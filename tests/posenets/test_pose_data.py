@@ -60,7 +60,8 @@ def test_caches_of_two_sizes_are_refused(coco_folder: Path, cached: Path, tmp_pa
     [
         ([(192, 256)], (240, 320)),
         ([(96, 128)], (240, 320)),  # no less than the frame
-        ([(256, 256)], (240, 320)),  # its height decides, as in the augmentation
+        ([(256, 256)], (320, 320)),  # as high as the frame, with more at the sides
+        ([(192, 256), (384, 384)], (480, 480)),
         ([(192, 256), (288, 384)], (360, 480)),
         ([(224, 288)], (270, 360)),
     ],

@@ -26,11 +26,13 @@ def test_human_joints_count_fully_and_teacher_joints_by_their_score(coco_folder:
     assert np.array_equal(image.keypoint_scores[0], np.where(placed_by_hand, 1.0, 0.5))
 
 
-def test_crowd_boxes_are_left_out(coco_folder: Path) -> None:
+def test_crowds_are_no_people(coco_folder: Path) -> None:
     labels = json.loads(coco_folder.read_text())
     labels["annotations"][0]["iscrowd"] = 1
     coco_folder.write_text(json.dumps(labels))
-    assert len(next(iter(read_labelled_images(coco_folder))).boxes_xywh) == 0
+    image = next(iter(read_labelled_images(coco_folder)))
+    assert len(image.boxes_xywh) == 0
+    assert image.crowds_xywh.tolist() == [labels["annotations"][0]["bbox"]]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,7 @@ def test_only_people_are_read(
         (("annotations", 1, "bbox", 2), 10**400, "of image 1: bbox holds NaN, infinity or"),
         (("annotations", 2, "keypoints", 4), math.nan, "of image 2: keypoints holds NaN"),
         (("annotations", 2, "keypoints", 4), "4", "of image 2: keypoints is .* 51 numbers"),
+        (("annotations", 2, "keypoints", 5), 7, "of image 2: keypoints has the visibility 7, not"),
         (("annotations", 2, "keypoint_scores", 4), math.inf, "keypoint_scores holds NaN"),
         (("annotations", 2, "score"), "high", "of image 2: score is 'high'"),
     ],

@@ -136,6 +136,18 @@ def test_killed_run_goes_on_where_its_checkpoint_stands(cached: Path, tmp_path: 
     assert second.run().seen == 48
 
 
+def test_a_resumed_run_heeds_a_recipe_that_has_changed(cached: Path, tmp_path: Path) -> None:
+    _trainer(cached, tmp_path / "run.pt", _recipe(8)).run()
+    changed = _recipe(16, weight_decay=0.3, backbone_rate=0.25)
+    second = _trainer(cached, tmp_path / "run.pt", changed)
+    assert second.resume()
+    groups = second.optimiser.param_groups
+    assert [(group["share"], group["weight_decay"]) for group in groups] == [
+        (1.0, 0.3),
+        (0.25, 0.3),
+    ]
+
+
 @pytest.mark.parametrize("spoil", [_nan_loss, _infinite_gradient])
 @pytest.mark.parametrize("save_every_s", [0, 240])
 def test_diverged_run_stops_and_keeps_the_last_good_checkpoint(
@@ -497,6 +509,7 @@ def test_start_of_another_normalisation_is_refused_in_one_sentence(
 def test_what_the_recipe_asks_in_vain_is_said(cached: Path, pack: Path, tmp_path: Path) -> None:
     def said(recipe: PoseRecipe, *, streams: list[Path]) -> list[str]:
         caches, out = [] if streams else [cached], tmp_path / "run.pt"
+        recipe = recipe.model_copy(update={"phases": recipe.phases[1:]})
         return without_effect(
             pose_trainer(recipe, caches, streams=streams, start=None, device=CPU, checkpoint=out)
         )
@@ -510,6 +523,36 @@ def test_what_the_recipe_asks_in_vain_is_said(cached: Path, pack: Path, tmp_path
     ]
     np.save(cached / "teacher.npy", np.zeros((len(open_cache(cached)), 17, 64, 48), np.uint8))
     assert said(_recipe(4), streams=[]) == []
+
+
+@pytest.mark.parametrize(
+    ("size_wh", "needed"),
+    [((192, 256), None), ((64, 64), "320x320"), ((288, 384), "360x480"), ((384, 384), "480x480")],
+)
+def test_inputs_that_see_more_than_the_crops_show_are_told(
+    cached: Path, tmp_path: Path, size_wh: tuple[int, int], needed: str | None
+) -> None:
+    phases = (Phase(width=size_wh[0], height=size_wh[1], share=1.0),)
+    recipe = _recipe(4, distil=0).model_copy(update={"phases": phases})
+    trainer = pose_trainer(recipe, [cached], start=None, device=CPU, checkpoint=tmp_path / "run.pt")
+    said = "phases: an input is larger or wider than what crops of 240x320 show; make the cache "
+    assert without_effect(trainer) == ([f"{said}with --size {needed}"] if needed else [])
+
+
+def test_a_run_that_would_export_what_it_does_not_train_is_refused(
+    cached: Path, tmp_path: Path
+) -> None:
+    coarse = Phase(width=64, height=96, share=0.5, stride=8)
+    fine = Phase(width=64, height=96, share=0.5)
+
+    def trainer(*phases: Phase) -> Trainer[Any]:
+        recipe = _recipe(4).model_copy(update={"phases": phases})
+        out = tmp_path / "run.pt"
+        return pose_trainer(recipe, [cached], start=None, device=CPU, checkpoint=out)
+
+    trainer(coarse, fine)
+    with pytest.raises(BadRecipe, match=r"phases\.stride: the last phase must have 4"):
+        trainer(fine, coarse)
 
 
 def test_weights_that_leave_nobody_are_refused(
@@ -601,8 +644,8 @@ def test_stream_by_epochs_is_refused(pack: Path, tmp_path: Path) -> None:
 
 
 def test_coarse_phase_trains_all_but_the_finest_join(cached: Path, tmp_path: Path) -> None:
-    coarse = Phase(width=64, height=96, share=1.0, batch=4, stride=8)
-    recipe = _recipe(8).model_copy(update={"phases": (coarse,)})
+    coarse, fine = (Phase(width=64, height=96, share=1.0, batch=4, stride=s) for s in (8, 4))
+    recipe = _recipe(16).model_copy(update={"phases": (coarse, fine)})
     cpu = torch.device("cpu")
     trainer = pose_trainer(
         recipe, [cached], start=None, device=cpu, checkpoint=tmp_path / "coarse.pt"
@@ -610,7 +653,8 @@ def test_coarse_phase_trains_all_but_the_finest_join(cached: Path, tmp_path: Pat
     batch, _ = trainer.task.draw(0)
     assert batch.targets.shape[2:] == (12, 8)
     before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
-    trainer.run()
+    for _ in range(2):
+        trainer.run(seconds=0)  # one step
     changed = {
         name
         for name, parameter in trainer.network.named_parameters()

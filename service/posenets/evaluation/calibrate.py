@@ -92,13 +92,20 @@ def _suppress(boxes: Tensor, scores: Tensor) -> list[int]:
 
 
 def _judge(boxes: Tensor, photo: Photo) -> tuple[np.ndarray, np.ndarray]:
-    """Which boxes (best first) take a person of their own, and which of all count at all."""
+    """Which boxes (best first) take a person of their own, and which of all count at all.
+
+    One that lies by half in an ignored region, such as a crowd, does not, as in COCO's evaluator.
+    """
     overlaps = pairwise_iou(boxes[None], torch.from_numpy(photo.people)[None])[0].numpy()
     right = np.zeros(len(boxes), bool)
     for index in range(len(boxes)):
         if overlaps.shape[1] and overlaps[index].max() >= RIGHT_IOU:
             right[index] = True
             overlaps[:, overlaps[index].argmax()] = 0
-    skipped = pairwise_iou(boxes[None], torch.from_numpy(photo.ignored)[None])[0].numpy()
-    unknown = (skipped >= RIGHT_IOU).any(1) if skipped.shape[1] else np.zeros(len(boxes), bool)
+    regions = torch.from_numpy(photo.ignored)
+    low = torch.maximum(boxes[:, None, :2], regions[None, :, :2])
+    high = torch.minimum(boxes[:, None, 2:], regions[None, :, 2:])
+    shared = (high - low).clamp(min=0).prod(-1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1, keepdim=True)
+    unknown = (shared >= RIGHT_IOU * areas).any(1).numpy()
     return right, right | ~unknown

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posegate.card import ModelCard
+from posegate.coco_labels import label_file, read_labels
 from posegate.crops import Preprocess, normalize, warp_crops
-from posegate.errors import BadImage, TooLarge
+from posegate.errors import BadImage, BadOption, TooLarge
 from posegate.image import ImageLimits, decode_image
 from posegate.types import F32, Boxes
 from posenets.evaluation.scenes import coco_scenes
@@ -47,6 +48,17 @@ def calibration_crops(source: Path, card: ModelCard, *, count: int = 64) -> F32:
     return np.concatenate(crops)
 
 
+def check_source(source: Path) -> None:
+    """Raises BadData where it is neither a crop cache nor a COCO-form folder with its photos."""
+    try:
+        if (source / "crops.npy").exists():
+            open_cache(source)
+        else:
+            read_labels(label_file(source)).photos()
+    except BadOption as error:
+        raise BadData(error.detail) from error
+
+
 def _spread(total: int, count: int) -> NDArray[np.int_]:
     """At most `count` of `total` places, evenly apart."""
     return np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
@@ -55,7 +67,7 @@ def _spread(total: int, count: int) -> NDArray[np.int_]:
 def _cached(folder: Path, preprocess: Preprocess, count: int) -> F32:
     cache = open_cache(folder)
     rows = _spread(len(cache), count)
-    detail = cache.crop_wh[0] / CROP_WH[0]
+    detail = cache.crop_wh[1] / CROP_WH[1]
     scale = min(
         side / (whole * detail) for side, whole in zip(preprocess.size_wh, TEACHER_WH, strict=True)
     )

@@ -147,8 +147,8 @@ def _first_convolution(graph: onnx.GraphProto) -> list[str]:
 def _of_submodules(graph: onnx.GraphProto, names: Sequence[str]) -> list[str]:
     inside: list[str] = []
     for name in names:
-        prefix = f"/{name.strip('/')}/"
-        nodes = [node.name for node in graph.node if node.name.startswith(prefix)]
+        path = f"/{name.strip('/')}"  # the parts of a list are named `backbone.0`
+        nodes = [node.name for node in graph.node if node.name.startswith((f"{path}/", f"{path}."))]
         if not nodes:
             known = sorted({node.name.split("/")[1] for node in graph.node if "/" in node.name[1:]})
             raise BadData(f"the network has no submodule {name!r}; it has {', '.join(known)}")

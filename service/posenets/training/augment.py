@@ -90,8 +90,10 @@ def make_batch(
     """
     mirrored = torch.from_numpy(flip_order(joint_names)).to(joints.device)
     lower = torch.tensor([name.endswith(_LOWER) for name in joint_names], device=joints.device)
-    joints, shown = _cut(joints, augmentation, generator)
-    affine, flipped = _draw_affine(joints, lower, shown, size_wh, augmentation, generator)
+    whole = _extent_of(crops)
+    joints, shown = _cut(joints, whole, augmentation, generator)
+    cut = (shown != whole).any(1)
+    affine, flipped = _draw_affine(joints, lower, shown, cut, size_wh, augmentation, generator)
     images = soften(_pictures(crops, shown, affine, size_wh), augmentation.soften, generator)
     images = jitter(images, augmentation.colour, generator)
     images = erase(images, augmentation.erase, generator)
@@ -109,18 +111,27 @@ def make_batch(
     taught = torch.where(flipped[:, None, None, None], teacher[:, mirrored], teacher).float()
     maps = _sample(taught, to_teacher, size_wh, stride=stride).div_(255)
     shift = torch.tensor(TEACHER_SHIFT, device=shown.device).repeat(2)
-    whole = _inside(torch.ones_like(teacher[:, :1]), (shown - shift) / TEACHER_STRIDE).float()
-    seen = (_sample(whole, to_teacher, size_wh, stride=stride) > 0.5).float()
+    left = _inside(torch.ones_like(teacher[:, :1]), (shown - shift) / TEACHER_STRIDE).float()
+    seen = (_sample(left, to_teacher, size_wh, stride=stride) > 0.5).float()
     return Batch(images, targets, weights, maps, seen)
 
 
-def _cut(joints: Tensor, aug: Augmentation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _extent_of(crops: Tensor) -> Tensor:
+    """x0, y0, x1, y1 (4,) of crops (N, H, W, 3) in the frame; wide ones reach beyond its sides."""
+    width = CROP_WH[1] * crops.shape[2] / crops.shape[1]
+    beyond = (width - CROP_WH[0]) / 2
+    return torch.tensor([-beyond, 0.0, CROP_WH[0] + beyond, CROP_WH[1]], device=crops.device)
+
+
+def _cut(
+    joints: Tensor, extent: Tensor, aug: Augmentation, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """End the picture within some people, as photos do.
 
-    Returns the joints, v = 0 beyond the edge, and (N, 4) x0, y0, x1, y1: what is left of the frame.
+    Returns the joints, v = 0 beyond the edge, and (N, 4) x0, y0, x1, y1: what is left of `extent`.
     """
     n, device = len(joints), joints.device
-    whole = torch.tensor([0.0, 0.0, *CROP_WH], device=device).repeat(n, 1)
+    whole = extent.repeat(n, 1)
     seen = joints[..., 2] > 0
     low, high = _extent(joints, seen)
     side = torch.multinomial(
@@ -165,10 +176,12 @@ def _inside(maps: Tensor, shown: Tensor) -> Tensor:
 
 
 def _pictures(crops: Tensor, shown: Tensor, affine: Tensor, size_wh: tuple[int, int]) -> Tensor:
-    """(N, 3, H, W) float32 RGB of what is shown of each crop; crops lie in the frame corner on
-    corner."""
-    detail = crops.shape[2] / CROP_WH[0]
-    shown, affine = shown * detail, affine * detail
+    """(N, 3, H, W) float32 RGB of what is shown of each crop."""
+    detail = crops.shape[1] / CROP_WH[1]
+    corner = _extent_of(crops)[:2]
+    shown, affine = (shown - corner.repeat(2)) * detail, affine.clone()
+    affine[:, :, 2] -= corner
+    affine *= detail
     affine[:, :, 2] += (detail - 1) / 2
     parts = zip(*(whole.split(_AT_ONCE) for whole in (crops, shown, affine)), strict=True)
     views = [
@@ -182,6 +195,7 @@ def _draw_affine(
     joints: Tensor,
     lower: Tensor,
     shown: Tensor,
+    cut: Tensor,
     size_wh: tuple[int, int],
     aug: Augmentation,
     generator: torch.Generator,
@@ -193,7 +207,7 @@ def _draw_affine(
     width = torch.full((n,), float(TEACHER_WH[0]), device=device)
     half_centre, half_width, possible = _half_body(joints, lower, generator)
     half = possible & (uniform(n, 0, 1, generator) < aug.half_body)
-    cut_centre, cut_width, cut = _rest(joints, shown)
+    cut_centre, cut_width = _rest(joints, shown)
     centre = torch.where(cut[:, None], cut_centre, centre)
     width = torch.where(cut, cut_width, width)
     centre = torch.where(half[:, None], half_centre, centre)
@@ -239,16 +253,15 @@ def _half_body(
     return centre, width.clamp(max=float(TEACHER_WH[0]) * 1.2), possible
 
 
-def _rest(joints: Tensor, shown: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Centre (N, 2) and padded width (N,) of what a cut left of a person; (N,) bool: was cut."""
-    cut = (shown != torch.tensor([0.0, 0.0, *CROP_WH], device=shown.device)).any(1)
+def _rest(joints: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+    """Centre (N, 2) and padded width (N,) of what a cut left of a person."""
     low, high = _extent(joints, joints[..., 2] > 0)
     margin = 0.12 * (high - low).amax(1, keepdim=True) + 4
     low = torch.maximum(low - margin, shown[:, :2])
     high = torch.minimum(high + margin, shown[:, 2:])
     size = (high - low).clamp(min=16.0)
     width = torch.maximum(size[:, 0], size[:, 1] * TEACHER_WH[0] / TEACHER_WH[1]) * 1.25
-    return (low + high) / 2, width, cut
+    return (low + high) / 2, width
 
 
 def _sample(maps: Tensor, affine: Tensor, size_wh: tuple[int, int], *, stride: int) -> Tensor:

@@ -53,17 +53,21 @@ def read_photos(
 ) -> dict[str, Photo]:
     """Photos of a COCO folder or pack by file name.
 
-    Boxes under the score `sure` become ignored regions.
+    Boxes under the score `sure` and crowds become ignored regions.
     """
     photos = {}
     for image in read_labelled_images(labels):
-        xyxy = image.boxes_xywh.copy()
-        xyxy[:, 2:] += xyxy[:, :2]
         certain = image.box_scores >= sure
         weight = source_weights.get(image.source, 1.0)
-        people, ignored = xyxy[certain], xyxy[~certain]
+        people = _corners(image.boxes_xywh[certain])
+        crowds = np.zeros((0, 4), np.float32) if image.crowds_xywh is None else image.crowds_xywh
+        ignored = _corners(np.concatenate([image.boxes_xywh[~certain], crowds]))
         photos[image.name] = Photo(image.place, image.jpeg, people, ignored, weight)
     return photos
+
+
+def _corners(boxes_xywh: F32) -> F32:
+    return np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
 
 
 class DetectionData:

@@ -134,6 +134,7 @@ class Trainer(Generic[Batch]):
             self.progress = _progress_in(state, path)
             self.optimiser.load_state_dict(state["optimiser"])
             check_moments(self.optimiser, path, begun=self.progress.steps > 0)
+            self._heed_recipe()
             self.task.set_random_state(state["random"])
             self._random = state["random"]
         except KeyError as error:
@@ -280,6 +281,12 @@ class Trainer(Generic[Batch]):
             f"NaN or infinite; {kept}; try a lower learning_rate, a smaller clip or a longer "
             "warmup, and look for broken labels"
         )
+
+    def _heed_recipe(self) -> None:
+        """A checkpoint's optimiser brings the settings of its recipe, which may be another now."""
+        shares = (1.0, self.recipe.backbone_rate)
+        for group, share_ in zip(self.optimiser.param_groups, shares, strict=True):
+            group |= {"share": share_, "weight_decay": self.recipe.weight_decay}
 
     def _step(self, batch: Batch, *, late: bool) -> tuple[Tensor, bool]:
         """One step; the loss over all processes, and whether any of them is `late`."""

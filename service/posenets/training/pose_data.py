@@ -11,13 +11,20 @@ import torch
 from torch import Tensor
 
 from posenets.training.ahead import ahead
-from posenets.training.cache import CROP_STEP, CROP_WH, CropCache, cut_person
+from posenets.training.cache import (
+    CROP_STEP,
+    CROP_WH,
+    MIN_SIDE,
+    SQUARE_STEP,
+    CropCache,
+    cut_person,
+    is_large_enough,
+)
 from posenets.training.people import read_people
 from posenets.training.records import BadData
 from posenets.training.teacher import TEACHER_WH
 
 _AHEAD = 256
-MIN_BOX_HEIGHT = 48
 
 
 class People(NamedTuple):
@@ -40,10 +47,13 @@ class Source(Protocol):
 
 
 def crop_wh_for(sizes_wh: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Size of crops with a pixel for each of the largest input; 240x320 or more."""
+    """Size of crops with a pixel for each of the largest input, 240x320 or more; squares where an
+    input as high as the teacher's is wider than the frame."""
     detail = max(min(w / TEACHER_WH[0], h / TEACHER_WH[1]) for w, h in sizes_wh)
-    steps = math.ceil(max(1.0, detail) * CROP_WH[0] / CROP_STEP[0])
-    return steps * CROP_STEP[0], steps * CROP_STEP[1]
+    wide = any(w / h > CROP_WH[0] / TEACHER_WH[1] for w, h in sizes_wh)
+    step = SQUARE_STEP if wide else CROP_STEP
+    steps = math.ceil(max(1.0, detail) * CROP_WH[1] / step[1])
+    return steps * step[0], steps * step[1]
 
 
 class CachedPeople:
@@ -148,7 +158,7 @@ class StreamedPeople:
                 yield person
             if not read:
                 named = ", ".join(str(path) for path in self._labels)
-                raise BadData(f"{named}: no labelled person of {MIN_BOX_HEIGHT} pixels or more")
+                raise BadData(f"{named}: no labelled person of {MIN_SIDE} pixels or more")
 
     def _once(self, draw: Callable[[], float]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         most = max([1.0, *self._weights.values()])
@@ -157,7 +167,7 @@ class StreamedPeople:
                 if draw() >= self._weights.get(image.source, 1.0) / most:
                     continue
                 for index, person in enumerate(image.keypoints):
-                    if (person[:, 2] > 0).any() and image.boxes_xywh[index, 3] >= MIN_BOX_HEIGHT:
+                    if (person[:, 2] > 0).any() and is_large_enough(image, index):
                         crop, joints = cut_person(image, index, self._crop_wh)
                         scores = torch.from_numpy(image.keypoint_scores[index].copy())
                         yield torch.from_numpy(crop), torch.from_numpy(joints), scores

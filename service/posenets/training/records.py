@@ -41,7 +41,8 @@ class LabelledImage:
     float32, 1 for human labels; `keypoints` (P, J, 3) float32: x, y in image pixels and v
     (0 unknown, 1 placed by a teacher, 2 by a person); `keypoint_scores` (P, J) float32: the
     teacher's confidence, 1 where a person placed the joint. `joint_names` are the J joints;
-    `head_sizes` (P,) float32, pixels, are PCKh's, NaN where they are not known.
+    `head_sizes` (P,) float32, pixels, are PCKh's, NaN where they are not known. In
+    `crowds_xywh` (C, 4) float32 people are not told apart.
     """
 
     name: str
@@ -54,6 +55,7 @@ class LabelledImage:
     keypoint_scores: F32
     joint_names: tuple[str, ...] = COCO_KEYPOINTS
     head_sizes: F32 | None = None
+    crowds_xywh: F32 | None = None
 
     def pixels_bgr(self) -> U8:
         """(H, W, 3) uint8; raises BadData."""
@@ -72,7 +74,7 @@ def decode_bgr(jpeg: bytes, place: str) -> U8:
 
 
 def read_labelled_images(labels: Path) -> Iterator[LabelledImage]:
-    """Every photo of a COCO folder or pack, crowd boxes left out.
+    """Every photo of a COCO folder or pack.
 
     A folder is read in the label file's order, a pack in that of its shards. Raises BadData for a
     missing field or photo, a NaN or a shard that is cut short.
@@ -81,9 +83,8 @@ def read_labelled_images(labels: Path) -> Iterator[LabelledImage]:
         known = read_labels(label_file(labels))
         annotations: dict[int, list[dict[str, Any]]] = {number: [] for number in known.images}
         for annotation in known.annotations:
-            _check_scores(known.path, annotation)
-            if not annotation.get("iscrowd"):
-                annotations[annotation["image_id"]].append(annotation)
+            _check_joints(known.path, annotation)
+            annotations[annotation["image_id"]].append(annotation)
         in_shards = any("shard" in image for image in known.images.values())
         read = (
             _read_tars(known.path, _shards(known))
@@ -96,10 +97,13 @@ def read_labelled_images(labels: Path) -> Iterator[LabelledImage]:
         yield _labelled(image, place, jpeg, annotations[image["id"]])
 
 
-def _check_scores(labels: Path, annotation: dict[str, Any]) -> None:
+def _check_joints(labels: Path, annotation: dict[str, Any]) -> None:
     where = f"{labels}: annotation {annotation['id']} of image {annotation['image_id']}"
     check_numbers(annotation, "keypoint_scores", len(COCO_KEYPOINTS), where, optional=True)
     check_number(annotation, "score", where, optional=True)
+    strange = set(annotation.get("keypoints", [])[2::3]) - {0, 1, 2}
+    if strange:
+        raise BadOption(f"{where}: keypoints has the visibility {strange.pop()}, not 0, 1 or 2")
 
 
 def _read_folder(
@@ -146,6 +150,8 @@ def _read_tars(
 def _labelled(
     image: dict[str, Any], place: str, jpeg: bytes, annotations: list[dict[str, Any]]
 ) -> LabelledImage:
+    crowds = [one["bbox"] for one in annotations if one.get("iscrowd")]
+    annotations = [one for one in annotations if not one.get("iscrowd")]
     people, joints = len(annotations), len(COCO_KEYPOINTS)
     blank = [0.0] * (3 * joints)
     points = np.array([a.get("keypoints", blank) for a in annotations], np.float32)
@@ -162,4 +168,5 @@ def _labelled(
         box_scores=np.array([a.get("score", 1.0) for a in annotations], np.float32),
         keypoints=points,
         keypoint_scores=scores,
+        crowds_xywh=np.array(crowds, np.float32).reshape(-1, 4),
     )

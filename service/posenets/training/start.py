@@ -103,6 +103,10 @@ def pose_trainer(
     coarse = any(phase.stride != HEATMAP_STRIDE for phase in recipe.phases)
     if coarse and not isinstance(network, PoseFPN):
         raise BadRecipe(f"phases.stride: {recipe.network} has heatmaps of stride 4 only")
+    if recipe.phases[-1].stride != HEATMAP_STRIDE:
+        raise BadRecipe(
+            f"phases.stride: the last phase must have {HEATMAP_STRIDE}, which is what is exported"
+        )
     names = joints_of(recipe.network)
     if streams:
         if recipe.epochs:
@@ -134,6 +138,13 @@ def without_effect(trainer: Trainer[Any]) -> list[str]:
     if task.recipe.distil and not (cached and cached.has_teacher):
         said.append("distil: has no effect, as the people come without a teacher's heatmaps")
     if cached is not None:
+        needed = crop_wh_for([(phase.width, phase.height) for phase in task.recipe.phases])
+        had = cached.caches[0].crop_wh
+        if any(ours < least for ours, least in zip(had, needed, strict=True)):
+            said.append(
+                "phases: an input is larger or wider than what crops of {}x{} show; make the cache "
+                "with --size {}x{}".format(*had, *needed)
+            )
         sources = {source for cache in cached.caches for source in cache.sources}
         absent = ", ".join(sorted(task.recipe.source_weights.keys() - sources))
         if absent:
