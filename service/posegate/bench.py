@@ -99,6 +99,7 @@ async def bench(
     images: Sequence[str] = (),
     model: str | None = None,
     url: str | None = None,
+    api_key: str | None = None,
     people: Sequence[int] = PEOPLE,
     concurrency: Sequence[int] = CONCURRENCY,
     seconds: float = 2.0,
@@ -106,6 +107,7 @@ async def bench(
 ) -> list[Row]:
     """Measure every cell, each face for so many seconds; without `url` it starts a service.
 
+    `api_key` is for a service at `url`.
     The service gets the settings that the pipeline was built with.
     """
     rows: list[Row] = []
@@ -130,7 +132,7 @@ async def bench(
             for callers in concurrency if jobs else ():
                 faces: dict[Face, Callable[[], Callers]] = {
                     "process": partial(_in_process, pipeline, jobs, callers),
-                    "http": partial(_over_http, url, jobs, callers),
+                    "http": partial(_over_http, url, api_key, jobs, callers),
                 }
                 turns = TURNS_ALONE if callers == 1 else 1
                 for face, taken in (await _taken_by_turns(faces, turns, seconds)).items():
@@ -157,9 +159,11 @@ async def _in_process(
 
 
 @asynccontextmanager
-async def _over_http(url: str, jobs: list[Job], callers: int) -> AsyncIterator[Sequence[Call]]:
+async def _over_http(
+    url: str, api_key: str | None, jobs: list[Job], callers: int
+) -> AsyncIterator[Sequence[Call]]:
     pictures = cycle([(poses_path(job.options), job.data) for job in jobs])
-    connections = [Connection(url) for _ in range(callers)]
+    connections = [Connection(url, api_key) for _ in range(callers)]
 
     async def call(connection: Connection) -> float:
         path, data = next(pictures)

@@ -24,8 +24,6 @@ from posegate.tables import print_table
 from posegate.tensorrt_tools import TRTEXEC_PLACES, TensorRT, Trtexec, find_trtexec, gpu_sm
 from posegate.types import F32
 
-CACHE = Path.home() / ".cache" / "posegate" / "plans"
-
 
 def build_command(
     names: Annotated[list[str] | None, typer.Argument(help="Networks; without, all.")] = None,
@@ -43,7 +41,9 @@ def build_command(
         float, typer.Option(min=0, help="Most pixels between plan and ONNX file.")
     ] = 1.0,
     min_oks: Annotated[float, typer.Option(min=0, max=1, help="Least mean OKS.")] = 0.99,
-    cache: Annotated[Path, typer.Option(help="Folder that keeps plans.")] = CACHE,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps plans; else ~/.cache/posegate/plans.")
+    ] = None,
     source: Annotated[
         Path | None, typer.Option("--from", help="Copy the networks from this folder first.")
     ] = None,
@@ -84,7 +84,7 @@ def build_command(
             sm=sm,
             target=TARGETS[target],
             precision=precision,
-            cache=cache,
+            cache=cache or _cache_at_home(),
             limits=Limits(max_pixel_diff, min_oks),
             timeout_s=timeout_s,
             crops=crops,
@@ -98,6 +98,13 @@ def build_command(
     else:
         print_table(f"plans for SM {sm}, TensorRT {tensorrt.version}", rows)
     raise typer.Exit(0 if all(one.is_served for one in results) else 1)
+
+
+def _cache_at_home() -> Path:
+    try:
+        return Path.home() / ".cache" / "posegate" / "plans"
+    except RuntimeError as error:
+        raise BadOption("this user has no home folder; say where to keep plans: --cache") from error
 
 
 def _check_target(target: str) -> None:

@@ -11,6 +11,7 @@ import typer
 from posegate.bench import CONCURRENCY, PEOPLE, bench
 from posegate.build import running_pipeline
 from posegate.cli_options import (
+    ApiKey,
     AsJson,
     Config,
     Decode,
@@ -107,7 +108,10 @@ def bench_command(
         typer.Option(help="Pictures to detect people in; else a made one with given boxes."),
     ] = None,
     model: Model = None,
-    url: Annotated[str | None, typer.Option(help="A running service; else one is started.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="A running service, http:// only; else one is started.")
+    ] = None,
+    api_key: ApiKey = None,
     people: Annotated[list[int] | None, typer.Option(min=1, help="People per picture.")] = None,
     concurrency: Annotated[list[int] | None, typer.Option(min=1, help="Callers at a time.")] = None,
     seconds: Annotated[float, typer.Option(min=0.05, help="Time of each measurement.")] = 2.0,
@@ -129,6 +133,7 @@ def bench_command(
                     images=images or (),
                     model=model,
                     url=url,
+                    api_key=api_key if url is not None else None,
                     people=counts,
                     concurrency=callers,
                     seconds=min(seconds, 0.3) if quick else seconds,

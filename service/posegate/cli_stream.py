@@ -14,6 +14,7 @@ from posegate.cli_options import (
     Certificate,
     Decode,
     Detector,
+    FlipTest,
     Key,
     Model,
     progress_bar,
@@ -23,13 +24,14 @@ from posegate.cli_options import (
 from posegate.client import Client
 from posegate.client.transport import Document
 from posegate.errors import BadOption
+from posegate.options import DEFAULT_MAX_PEOPLE
 from posegate.remote import poses_of
 from posegate.render import draw_poses
 from posegate.video import VideoFile, VideoSource, decode_frame
 
 
 def stream_command(
-    source: Annotated[str, typer.Argument(help="Video file, or number of a camera.")],
+    source: Annotated[str, typer.Argument(help="Video file; camera's number or rtsp:// address.")],
     url: Annotated[
         str, typer.Option(help="Service: http://host:port or grpc://host:port; https://, grpcs://.")
     ] = "http://127.0.0.1:8080",
@@ -49,6 +51,13 @@ def stream_command(
     model: Model = None,
     detector: Detector = None,
     min_score: Annotated[float, typer.Option(help="Least score of a person.")] = 0.3,
+    min_keypoint_score: Annotated[
+        float | None, typer.Option(help="Least score of a keypoint.")
+    ] = None,
+    max_people: Annotated[
+        int | None, typer.Option(help=f"Most people per frame; else {DEFAULT_MAX_PEOPLE}.")
+    ] = None,
+    flip_test: FlipTest = False,
     decode: Decode = "dark",
 ) -> None:
     """Send frames to a service and print its events, one JSON document per line."""
@@ -56,6 +65,9 @@ def stream_command(
         "model": model,
         "detector": detector,
         "min_score": min_score,
+        "min_keypoint_score": min_keypoint_score,
+        "max_people": max_people,
+        "flip_test": flip_test,
         "decode": decode,
         "track": track,
     }
@@ -68,6 +80,8 @@ def stream_command(
             options["mode"] = mode or ("live" if video.is_camera else "every")
             frames, drawing = video.frames(), None
             if draw is not None:
+                if draw.exists() and Path(source).exists() and draw.samefile(source):
+                    raise BadOption(f"--draw {draw} is the video itself; give another file")
                 drawing = stack.enter_context(closing(_Drawing(draw, video.fps, smoothed=track)))
                 frames = drawing.kept(frames)
             client = stack.enter_context(Client(url, api_key=api_key, tls=tls))

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlencode, urlsplit
 
+from posegate.client.transport import bearer
 from posegate.errors import BackendDown, BadOption
 from posegate.pipeline import EstimateOptions
 from posegate.settings import PREFIX, Settings
@@ -32,10 +33,14 @@ NO_ANSWER = (OSError, EOFError, asyncio.LimitOverrunError, IndexError, ValueErro
 class Connection:
     """One keep-alive HTTP/1.1 connection; `open` must come first."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, api_key: str | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
-            raise BadOption(f"url is {url!r}; it must look like http://127.0.0.1:8080")
+            raise BadOption(
+                f"url is {url!r}; it must look like http://127.0.0.1:8080, nothing else is measured"
+            )
+        key = bearer(api_key)
+        self._key_line = f"Authorization: {key}\r\n" if key else ""
         self._host, self._port = parts.hostname, parts.port or 80
 
     async def open(self) -> None:
@@ -47,7 +52,7 @@ class Connection:
         """Status and body of the answer; BackendDown where it is not one of this service's."""
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n"
-            f"Accept: {accept}\r\n"
+            f"Accept: {accept}\r\n{self._key_line}"
             f"Content-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         try:

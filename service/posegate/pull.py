@@ -71,7 +71,10 @@ def pull(
             folder.rename(target)
         part.unlink(missing_ok=True)
     except OSError as error:
-        raise PullFailed(f"cannot write to {repository}: {error.strerror or error}") from error
+        raise PullFailed(
+            f"cannot write to {repository}: {error.strerror or error}; copy it to where you "
+            "may, and name that with --model-repository or POSEGATE_MODEL_REPOSITORY"
+        ) from error
     finally:
         with contextlib.suppress(OSError):  # not empty: a download to go on with, or another pull
             staging.rmdir()

@@ -68,7 +68,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, Field(pattern=r"^\S+$")] = "127.0.0.1"
     http_port: Annotated[int, Field(ge=0, le=65535)] = 8080
     grpc_port: Annotated[int, Field(ge=0, le=65535)] = 8081
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -149,6 +149,16 @@ class Settings(BaseSettings):
         60.0, description="most frames a second of one stream"
     )
 
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("model_repository", "tls_certificate", "tls_key", "tls_client_ca")
+    @classmethod
+    def _at_home(cls, path: Path | None) -> Path | None:
+        return path and _expanded(path)
+
     @field_validator("triton_urls", "api_key_sha256", mode="before")
     @classmethod
     def _split_list(cls, value: Any) -> Any:
@@ -185,7 +195,10 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _queue_holds_one_picture(self) -> Self:
         if self.max_queue < 2 * self.max_people:
-            raise ValueError("max_queue must be at least 2 * max_people (flip_test needs it)")
+            raise ValueError(
+                f"max_queue is {self.max_queue}; it must be at least twice max_people, "
+                f"{2 * self.max_people} (flip_test needs it)"
+            )
         return self
 
     @model_validator(mode="after")
@@ -204,15 +217,17 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     read, if any.
     """
     config = config or (Path(path) if (path := os.environ.get(PREFIX + "CONFIG")) else None)
-    file = _read_toml(config) if config is not None else {}
+    file = _read_toml(_expanded(config)) if config is not None else {}
     environment = {name.upper(): value for name, value in os.environ.items()}
     _refuse_unknown(environment)
+    _refuse_empty(environment)
     lower = {key: value for key, value in file.items() if PREFIX + key.upper() not in environment}
     given = {key: value for key, value in flags.items() if value is not None}
     try:
         return Settings(**{**lower, **given})
     except ValidationError as error:
-        raise BadOption(f"setting {first_fault(error, 'all')}") from error
+        one = "setting " if error.errors()[0]["loc"] else ""
+        raise BadOption(one + first_fault(error, "settings")) from error
 
 
 def _refuse_unknown(environment: Mapping[str, str]) -> None:
@@ -227,6 +242,20 @@ def _refuse_unknown(environment: Mapping[str, str]) -> None:
                 + (f"; did you mean {PREFIX}{near[0]}?" if near else "")
                 + " (`posegate serve --print-settings` shows all settings)"
             )
+
+
+def _refuse_empty(environment: Mapping[str, str]) -> None:
+    """What a script left empty by mistake must not open the service, nor be taken for a value."""
+    for field in Settings.model_fields:
+        if not environment.get(name := PREFIX + field.upper(), "set").strip():
+            raise BadOption(
+                f"the environment variable {name} is empty; give a value or leave it out"
+            )
+
+
+def _expanded(path: Path) -> Path:
+    """With a home folder for `~`, which units and files of variables do not put in."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  Path's own raises where there is no home
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

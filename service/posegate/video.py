@@ -17,19 +17,22 @@ PROBE_WH = (64, 48)
 
 
 class VideoSource:
-    """A video file, the camera of that number, or the one at an address (rtsp://, http://).
+    """A video file, the camera of that number or device, or what is at an address (rtsp://, http://).
 
-    Frames come as JPEG, as they are sent.
+    What is at an address and has an end is a file. Frames come as JPEG, as they are sent.
     """
 
     def __init__(self, source: str) -> None:
-        self.is_camera = source.isdecimal() or "://" in source
+        is_address = "://" in source
+        is_device = source.isdecimal() or Path(source).is_char_device()
         self._capture = cv2.VideoCapture(int(source) if source.isdecimal() else source)
         if not self._capture.isOpened():
-            kind = "camera" if self.is_camera else "video"
+            kind = "camera" if is_device or is_address else "video"
             raise BadOption(
                 f"{kind} {source} cannot be opened; give a video file, a camera's number or address"
             )
+        has_end = self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
+        self.is_camera = is_device or (is_address and not has_end)
         self.fps = self._capture.get(cv2.CAP_PROP_FPS) or DEFAULT_FPS
 
     def frames(self) -> Iterator[bytes]:

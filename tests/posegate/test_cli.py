@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -213,3 +215,17 @@ def test_evaluate_prints_all_ten_figures(run, tmp_path: Path) -> None:
     alone = ("--model-repository", repository, "--data", tmp_path, "--json")
     assert json.loads(run("evaluate", *alone).stdout)["keypoints"] == report["keypoints"]
     assert "for task 'detect'" in run("evaluate", "--boxes", "detector", *alone).stderr
+
+
+def test_only_what_needs_a_home_folder_asks_for_one(tmp_path: Path):
+    program = (
+        "import pathlib, sys\n"
+        "def home(): raise RuntimeError('Could not determine home directory.')\n"
+        "pathlib.Path.home = home\n"
+        "from posegate.cli import app\n"
+        "app(sys.argv[1:])\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, "--version"], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, "")

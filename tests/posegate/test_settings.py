@@ -54,9 +54,10 @@ def test_defaults_are_those_of_the_contract() -> None:
         ("request_timeout_s = nan", "request_timeout_s"),
         ("threads = 0", "threads"),
         ("max_body_bytes = 1_100_000_000", "max_body_bytes"),
-        ("max_queue = 3", "max_queue must be at least"),
-        ("grpc_port = 8080", "setting all: http_port and grpc_port are both 8080; give each face"),
+        ("max_queue = 3", "^settings: max_queue is 3; it must be at least twice max_people, 200"),
+        ("grpc_port = 8080", "^settings: http_port and grpc_port are both 8080; give each face"),
         ("log_level = 'loud'", "log_level"),
+        ("host = ''", "^setting host: "),
         ("http_port", "is not TOML"),
     ],
 )
@@ -80,6 +81,26 @@ def test_a_misspelt_variable_is_refused(
     monkeypatch.setenv(name, "1")
     with pytest.raises(BadOption, match=words):
         load_settings()
+
+
+@pytest.mark.parametrize("value", ["", " "])
+@pytest.mark.parametrize("name", ["HOST", "MODEL", "TLS_KEY", "MODEL_REPOSITORY", "API_KEY_SHA256"])
+def test_a_variable_left_empty_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"POSEGATE_{name}", value)
+    with pytest.raises(BadOption, match=f"^the environment variable POSEGATE_{name} is empty; "):
+        load_settings()
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, 'model_repository = "~/networks"\nlog_level = "INFO"')
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (name,) = (path.name for path in tmp_path.iterdir())
+    monkeypatch.setenv("POSEGATE_CONFIG", f"~/{name}")
+    settings = load_settings()
+    assert settings.model_repository == tmp_path / "networks"
+    assert settings.log_level == "info"
 
 
 @pytest.mark.parametrize(

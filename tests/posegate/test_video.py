@@ -57,6 +57,18 @@ def test_a_stream_that_cannot_be_drawn_asks_no_service(
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_a_video_is_never_drawn_over_itself(video: Path, tmp_path: Path):
+    source = video.rename(tmp_path / "walk.mp4")
+    before = source.read_bytes()
+    link = tmp_path / "link.mp4"
+    link.symlink_to(source)
+    for draw in (source, link):
+        result = CliRunner().invoke(app, ["stream", str(source), "--draw", str(draw)])
+        assert result.exit_code == 2
+        assert "is the video itself; give another file" in " ".join(result.stderr.split())
+    assert source.read_bytes() == before
+
+
 def test_a_missing_codec_is_named_before_the_first_frame(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -91,10 +103,18 @@ def test_an_address_is_a_camera(monkeypatch: pytest.MonkeyPatch):
         def isOpened(self) -> bool:  # noqa: N802
             return True
 
-        def get(self, _: int) -> float:
-            return 0.0
+        def get(self, asked: int) -> float:
+            has_end = asked == cv2.CAP_PROP_FRAME_COUNT and str(opened[-1]).endswith(".mp4")
+            return 20.0 if has_end else 0.0
 
     monkeypatch.setattr(cv2, "VideoCapture", Opened)
-    cameras = [VideoSource(source).is_camera for source in ("rtsp://host/1", "0", "walk.mp4")]
-    assert cameras == [True, True, False]
-    assert opened == ["rtsp://host/1", 0, "walk.mp4"]
+    kinds = {
+        "rtsp://host/1": True,
+        "0": True,
+        "walk.mp4": False,
+        "http://host/walk.mp4": False,
+        "file:///walk.mp4": False,
+        "/dev/null": True,  # a character device, as /dev/video0 is
+    }
+    assert {source: VideoSource(source).is_camera for source in kinds} == kinds
+    assert opened == [0 if source == "0" else source for source in kinds]

@@ -261,7 +261,10 @@ async def test_every_form_is_a_network_that_is_served(models: Path) -> None:
         (["--forms", "int8"], "--forms: 8 bits need --calibrate"),
         (["--forms", "fp16", "--float", "stem"], "--float: only 8-bit forms"),
         (["--forms", "fp16", "--calibrate", "nowhere"], "--calibrate: only 8-bit forms"),
-        (["--forms", "int8", "--calibrate", "nowhere"], "nowhere/person_keypoints.json cannot be read"),
+        (
+            ["--forms", "int8", "--calibrate", "nowhere"],
+            "nowhere/person_keypoints.json cannot be read",
+        ),
     ],
 )
 def test_forms_that_cannot_be_made_are_named(folder: Path, options: list[str], named: str) -> None:

@@ -315,6 +315,38 @@ async def test_only_what_is_retryable_is_tried_again(monkeypatch: pytest.MonkeyP
     await client.close()
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"decode": "DARK"}, "decode is 'DARK'; it must be dark, quarter or argmax"),
+        ({"mode": "fast"}, "mode is 'fast'; it must be live or every"),
+        ({"max_people": -1}, "max_people is -1; it must be a whole number from 0"),
+        ({"min_score": "0.5"}, "min_score is '0.5'; it must be a number"),
+        ({"track": "maybe"}, "track is 'maybe'; it must be True or False"),
+        (
+            {"format": "coco"},
+            r"option 'format' is unknown .*; allowed: model, .*, mode, track",
+        ),
+    ],
+)
+def test_what_grpc_cannot_carry_is_refused_with_what_is_allowed(
+    service: Service, options: dict, words: str
+):
+    with Client(service.urls["grpc"]) as client, pytest.raises(BadOption, match=words):
+        list(client.stream([SMALL], **options))
+
+
+def test_a_client_made_before_the_loop_serves_in_it(service: Service):
+    for url in service.urls.values():
+        client = AsyncClient(url)
+
+        async def ask(client: AsyncClient = client) -> str:
+            async with client:
+                return (await client.estimate(SMALL))["model"]
+
+        assert asyncio.run(ask()) == POSE_NAME
+
+
 def test_the_api_key_is_sent_on_every_wire(repository: Path, tmp_path: Path):
     known = hashlib.sha256(b"secret").hexdigest()
     with running_service(repository, tmp_path / "log", api_key_sha256=known) as service:

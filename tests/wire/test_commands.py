@@ -1,5 +1,6 @@
 """posegate predict --url and posegate stream against a real service."""
 
+import hashlib
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ from posegate.api.pb import pose_pb2_grpc as services
 from posegate.cli import app
 from posegate.errors import BackendDown
 from posegate.predict import Prediction, predict
-from wire.running import Service, answering
+from wire.running import Service, answering, running_service
 
 SIZE_WH = (160, 120)
 FRAMES = 6
@@ -98,6 +99,16 @@ def test_a_video_is_streamed_and_drawn(url: str, video: Path, tmp_path: Path):
         assert np.abs(plain.astype(int) - marked).max() > 100  # skeletons stand out
         count += 1
     assert count == FRAMES
+
+
+def test_a_stream_takes_the_options_of_the_contract(url: str, video: Path):
+    asked = ("--max-people", 1, "--flip-test", "--min-keypoint-score", 2)
+    result = run("stream", video, "--url", url, *asked)
+    assert result.exit_code == 2
+    assert "min_keypoint_score" in result.stderr
+    result = run("stream", video, "--url", url, *asked[:3])
+    *events, _ = [json.loads(line) for line in result.stdout.splitlines()]
+    assert {len(event["people"]) for event in events} == {1}
 
 
 class Silent(services.PoseServiceServicer):
@@ -199,6 +210,22 @@ def test_what_is_done_is_told_when_the_service_goes_away(
     assert result.exit_code == 2
     assert "it went away" in result.stderr
     assert {row["file_name"] for row in json.loads(result.stdout)} == {str(photo)}
+
+
+def test_bench_sends_the_key_that_a_service_asks_for(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    known = hashlib.sha256(b"secret").hexdigest()
+    cell = ("--people", 1, "--concurrency", 1, "--seconds", 0.05, "--json")
+    monkeypatch.setenv("POSEGATE_MODEL_REPOSITORY", str(repository))
+    with running_service(repository, tmp_path / "log", api_key_sha256=known) as service:
+        refused = run("bench", "--url", service.url, *cell)
+        assert refused.exit_code == 2
+        assert "401" in refused.stderr
+        monkeypatch.setenv("POSEGATE_API_KEY", "secret")
+        result = run("bench", "--url", service.url, *cell)
+    assert result.exit_code == 0, result.stderr
+    assert {row["face"] for row in json.loads(result.stdout)} == {"process", "http"}
 
 
 def test_bench_says_what_it_cannot_measure(

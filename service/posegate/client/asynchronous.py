@@ -57,10 +57,10 @@ class AsyncClient:
         await self._transport.close()
 
     async def estimate(self, image: bytes, **options: Any) -> Document:
-        """The `Poses` document of one encoded picture; options as in the HTTP query.
+        """The `Poses` document of one encoded picture; options as in the HTTP query, as values.
 
-        Here and in `stream` an option that is None counts as not given, and boxes may be lists,
-        tuples or an array.
+        Over gRPC there is no `format`, and no number as text. Here and in `stream` an option that
+        is None counts as not given, and boxes may be lists, tuples or an array.
         """
         data, given = encoded(image, "image"), _given(options)
         return await self._insist(lambda left_s: self._transport.estimate(data, given, left_s))

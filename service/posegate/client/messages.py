@@ -10,14 +10,24 @@ from posegate.errors import BadOption
 STREAM_ONLY = ("mode", "track", "detect_every")
 WHOLE = ("max_people", "detect_every")
 TRUTHS = ("flip_test", "track")
+WHEN_WRONG = {
+    "model": "a text",
+    "detector": "a text",
+    "min_score": "a number",
+    "min_keypoint_score": "a number",
+    "max_people": "a whole number from 0",
+    "detect_every": "a whole number from 0",
+    "flip_test": "True or False",
+    "track": "True or False",
+}
+"""What the messages take; the service judges the rest."""
 PLAIN = ("model", "detector", "min_score", "min_keypoint_score", "max_people", "flip_test")
+ESTIMATE = (*PLAIN, "boxes", "decode")
 
 
 def estimate_options(options: Document) -> pb.EstimateOptions:
-    """The message of the contract's query options."""
-    unknown = sorted(set(options) - {*PLAIN, "boxes", "decode"})
-    if unknown:
-        raise BadOption(f"option {unknown[0]!r} is unknown to the gRPC API")
+    """The message of the contract's query options, but for `format`, which is HTTP's alone."""
+    _refuse_unknown(options, ESTIMATE)
     message = pb.EstimateOptions()
     for name in PLAIN:
         _take(message, name, options)
@@ -30,6 +40,7 @@ def estimate_options(options: Document) -> pb.EstimateOptions:
 
 def stream_options(options: Document) -> pb.StreamOptions:
     """The message of a stream's options."""
+    _refuse_unknown(options, (*ESTIMATE, *STREAM_ONLY))
     plain = {name: value for name, value in options.items() if name not in STREAM_ONLY}
     message = pb.StreamOptions(estimate=estimate_options(plain))
     for name in ("track", "detect_every"):
@@ -70,6 +81,14 @@ def event_document(response: pb.StreamResponse) -> Document:
             return {**head, "stages_ms": dict(event.stages_ms), **problem}
 
 
+def _refuse_unknown(options: Document, known: tuple[str, ...]) -> None:
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise BadOption(
+            f"option {unknown[0]!r} is unknown to the gRPC API; allowed: {', '.join(known)}"
+        )
+
+
 def _take(message: Any, name: str, options: Document) -> None:
     """Set one field, if the option is given."""
     if name not in options:
@@ -82,7 +101,9 @@ def _take(message: Any, name: str, options: Document) -> None:
             raise TypeError(value)
         setattr(message, name, value)
     except (TypeError, ValueError) as error:
-        raise BadOption(f"{name} is {options[name]!r:.80}, which the API does not take") from error
+        raise BadOption(
+            f"{name} is {options[name]!r:.80}; it must be {WHEN_WRONG[name]}"
+        ) from error
 
 
 def _boxes(rows: Any) -> pb.Boxes:
@@ -98,7 +119,11 @@ def _enum(kind: Any, prefix: str, name: str, value: str) -> Any:
     try:
         return kind.Value(prefix + _lower(value).upper())
     except ValueError as error:
-        raise BadOption(f"{name} is {value!r}, which the API does not know") from error
+        names = [key.removeprefix(prefix).lower() for key in kind.keys()]  # noqa: SIM118
+        *others, last = [known for known in names if known != "unspecified"]
+        raise BadOption(
+            f"{name} is {value!r:.80}; it must be {', '.join(others)} or {last}"
+        ) from error
 
 
 def _lower(value: str) -> str:

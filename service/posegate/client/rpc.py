@@ -47,15 +47,27 @@ class GrpcTransport:
         if key is not None and not key.isascii():
             raise BadOption("gRPC takes API keys of ASCII only; call this service over HTTP")
         self._metadata = (("authorization", key),) if key else ()
-        options = (
-            ("grpc.max_send_message_length", UNLIMITED),
-            ("grpc.max_receive_message_length", UNLIMITED),
-        )
-        if tls is None:
-            self._channel = grpc.aio.insecure_channel(address, options=options)
-        else:
-            self._channel = grpc.aio.secure_channel(address, tls.credentials(), options=options)
-        self._stub: Any = services.PoseServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._address = address
+        self._credentials = None if tls is None else tls.credentials()
+        self._channel: grpc.aio.Channel | None = None
+        self._made: Any = None
+
+    @property
+    def _stub(self) -> Any:
+        """Made by the first call, since a channel belongs to the loop that it was made in."""
+        if self._made is None:
+            options = (
+                ("grpc.max_send_message_length", UNLIMITED),
+                ("grpc.max_receive_message_length", UNLIMITED),
+            )
+            if self._credentials is None:
+                self._channel = grpc.aio.insecure_channel(self._address, options=options)
+            else:
+                self._channel = grpc.aio.secure_channel(
+                    self._address, self._credentials, options=options
+                )
+            self._made = services.PoseServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        return self._made
 
     async def estimate(self, image: bytes, options: Document, timeout_s: float) -> Document:
         request = pb.EstimateRequest(image=image, options=estimate_options(options))
@@ -110,7 +122,8 @@ class GrpcTransport:
             call.cancel()
 
     async def close(self) -> None:
-        await self._channel.close(None)
+        if self._channel is not None:
+            await self._channel.close(None)
 
     async def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
         try:
