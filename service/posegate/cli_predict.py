@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -29,7 +30,14 @@ from posegate.cli_options import (
 from posegate.client import AsyncClient, Tls
 from posegate.client.transport import Document
 from posegate.options import DEFAULT_MAX_PEOPLE, EstimateOptions
-from posegate.predict import Estimating, Prediction, find_sources, predict, write_prediction
+from posegate.predict import (
+    Estimating,
+    Prediction,
+    find_sources,
+    left_out,
+    predict,
+    write_prediction,
+)
 from posegate.remote import RemotePipeline
 from posegate.settings import Settings, load_settings
 
@@ -131,6 +139,9 @@ async def _predict(
 ) -> int:
     """How many pictures could not be used."""
     sources = find_sources(paths)
+    if others := left_out(paths):
+        counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        print(f"left out: {counts}; JPEG, PNG and WebP are taken", file=sys.stderr)
     async with opening as pipeline:
         answers = predict(pipeline, sources, options, form=form, draw=draw, ahead=ahead)
         coco: list[Document] = []

@@ -4,7 +4,7 @@ import asyncio
 import errno
 import glob
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +24,8 @@ from posegate.pipeline import Draw, Estimate, EstimateOptions, StageClock
 from posegate.render import drawn_file
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+OTHER_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".tif", ".tiff")
+"""Pictures that are not taken; a search of folders tells that they were there."""
 DRAWN = ".drawn.jpg"
 """How the names of drawn pictures end; a search leaves them out."""
 HOPELESS = (BackendDown, BadOption, Unauthenticated, UnknownModel)
@@ -67,6 +69,13 @@ def find_sources(patterns: Iterable[str]) -> list[Source]:
     all.
     """
     return _told_apart([source for pattern in patterns for source in _sources_of(pattern)])
+
+
+def left_out(patterns: Iterable[str]) -> Counter[str]:
+    """How many pictures of each other kind, by suffix, lie in the folders among the patterns."""
+    folders = [Path(pattern) for pattern in patterns if pattern and Path(pattern).is_dir()]
+    suffixes = (path.suffix.lower() for folder in folders for path in _below(folder))
+    return Counter(suffix for suffix in suffixes if suffix in OTHER_SUFFIXES)
 
 
 class Estimating(Protocol):

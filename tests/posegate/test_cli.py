@@ -183,6 +183,18 @@ def test_settings_in_force_are_printed(run) -> None:
     assert (settings["http_port"], settings["threads"]) == (9, 1)
 
 
+def test_pictures_of_other_kinds_in_a_folder_are_told(run, tmp_path: Path) -> None:
+    folder = tmp_path / "photos" / "below"
+    folder.mkdir(parents=True)
+    (folder / "a.png").write_bytes(encode(make_photo()))
+    for name in ("b.HEIC", "c.heic", "d.bmp", ".hidden.bmp", "notes.txt"):
+        (folder / name).write_bytes(b"")
+    result = run("predict", folder.parent)
+    assert result.exit_code == 0
+    assert "left out: 1 .bmp, 2 .heic; JPEG, PNG and WebP are taken" in result.stderr
+    assert "left out" not in run("predict", folder / "a.png").stderr
+
+
 def test_evaluate_prints_all_ten_figures(run, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "7.png").write_bytes(encode(make_photo()))

@@ -320,7 +320,7 @@ async def test_only_what_is_retryable_is_tried_again(monkeypatch: pytest.MonkeyP
     [
         ({"decode": "DARK"}, "decode is 'DARK'; it must be dark, quarter or argmax"),
         ({"mode": "fast"}, "mode is 'fast'; it must be live or every"),
-        ({"max_people": -1}, "max_people is -1; it must be a whole number from 0"),
+        ({"max_people": -1}, "max_people is -1; it must be a whole number from 1"),
         ({"min_score": "0.5"}, "min_score is '0.5'; it must be a number"),
         ({"track": "maybe"}, "track is 'maybe'; it must be True or False"),
         (

@@ -15,8 +15,8 @@ WHEN_WRONG = {
     "detector": "a text",
     "min_score": "a number",
     "min_keypoint_score": "a number",
-    "max_people": "a whole number from 0",
-    "detect_every": "a whole number from 0",
+    "max_people": "a whole number from 1",
+    "detect_every": "a whole number from 1",
     "flip_test": "True or False",
     "track": "True or False",
 }
