@@ -84,7 +84,7 @@ def test_a_misspelt_variable_is_refused(
 
 
 @pytest.mark.parametrize("value", ["", " "])
-@pytest.mark.parametrize("name", ["HOST", "MODEL", "TLS_KEY", "MODEL_REPOSITORY", "API_KEY_SHA256"])
+@pytest.mark.parametrize("name", ["HOST", "MODEL", "TLS_KEY", "MODEL_REPOSITORY", "TRITON_URLS"])
 def test_a_variable_left_empty_is_refused(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
