@@ -73,6 +73,7 @@ async def served(repository: Path | None, **settings: object) -> AsyncIterator[S
         "grpc_port": grpc_port,
         "log_level": "warning",
         "model_repository": repository,
+        "keep_alive_s": 3600,  # connections rest while another face has its turns
         **settings,
     }
     given = {f"POSEGATE_{k.upper()}": str(v) for k, v in wanted.items() if v is not None}
