@@ -76,6 +76,15 @@ def clients(monkeypatch: pytest.MonkeyPatch) -> dict[str, MadeClient]:
     return made
 
 
+async def one_ready(names: MadeNames) -> TritonServers:
+    """Servers of one name, behind which one address is ready: 10.0.0.1:1."""
+    names.found = {"tritons:1": ["10.0.0.1:1"]}
+    servers = TritonServers(["tritons:1"], models=["m"], call_limit_s=60.0)
+    servers.start()
+    await until(lambda: servers.ready("m") is None)
+    return servers
+
+
 async def test_the_watch_outlives_what_nobody_foresaw(
     names: MadeNames,
     clients: dict[str, MadeClient],
@@ -131,10 +140,7 @@ async def test_a_server_that_is_named_no_more_finishes_its_calls(
         return (np.ones(1, np.float32),)
 
     monkeypatch.setattr(Messages, "infer", infer)
-    names.found = {"tritons:1": ["10.0.0.1:1"]}
-    servers = TritonServers(["tritons:1"], models=["m"], call_limit_s=60.0)
-    servers.start()
-    await until(lambda: servers.ready("m") is None)
+    servers = await one_ready(names)
     tensors = Tensors("m", "input", ("output",))
     call = asyncio.create_task(servers.infer(tensors, np.zeros(1, np.float32), deadline=None))
     await asyncio.sleep(0)
@@ -155,10 +161,7 @@ async def test_a_server_that_only_its_probes_wait_for_is_busy(
         return (np.ones(1, np.float32),)
 
     monkeypatch.setattr(Messages, "infer", infer)
-    names.found = {"tritons:1": ["10.0.0.1:1"]}
-    servers = TritonServers(["tritons:1"], models=["m"], call_limit_s=60.0)
-    servers.start()
-    await until(lambda: servers.ready("m") is None)
+    servers = await one_ready(names)
     client = clients["10.0.0.1:1"]
     client.is_silent = True
     for _ in range(8):

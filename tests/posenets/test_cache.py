@@ -172,36 +172,25 @@ def test_square_crops_show_the_same_and_more_at_the_sides(
         torch.testing.assert_close(ours.teacher_seen, theirs.teacher_seen)
 
 
+def _still(crops: torch.Tensor, size_wh: tuple[int, int]) -> torch.Tensor:
+    """What a network sees of crops without augmentation."""
+    people = len(crops)
+    points, scores = torch.zeros(people, 17, 3), torch.zeros(people, 17)
+    told = {"size_wh": size_wh, "sigma": 2.0, "augmentation": STILL}
+    return make_batch(crops, points, scores, None, generator=torch.Generator(), **told).images
+
+
 @pytest.mark.parametrize(("crop_wh", "black"), [((240, 320), 16), ((320, 320), 0), ((640, 640), 0)])
 def test_square_inputs_see_no_black_of_square_crops(crop_wh: tuple[int, int], black: int) -> None:
-    batch = make_batch(
-        torch.full((1, crop_wh[1], crop_wh[0], 3), 200, dtype=torch.uint8),
-        torch.zeros(1, 17, 3),
-        torch.zeros(1, 17),
-        None,
-        size_wh=(256, 256),
-        sigma=2.0,
-        augmentation=STILL,
-        generator=torch.Generator(),
-    )
-    assert int((batch.images < 100).all((0, 1, 2)).sum()) == black
+    crops = torch.full((1, crop_wh[1], crop_wh[0], 3), 200, dtype=torch.uint8)
+    assert int((_still(crops, (256, 256)) < 100).all((0, 1, 2)).sum()) == black
 
 
 def test_every_pixel_of_a_large_crop_reaches_a_large_input() -> None:
     noise = torch.Generator().manual_seed(0)
     crops = torch.randint(256, (1, LARGE_WH[1], LARGE_WH[0], 3), generator=noise).byte()
-    batch = make_batch(
-        crops,
-        torch.zeros(1, 17, 3),
-        torch.zeros(1, 17),
-        None,
-        size_wh=(384, 512),
-        sigma=2.0,
-        augmentation=STILL,
-        generator=noise,
-    )
     middle = crops[:, 64:-64, 48:-48].permute(0, 3, 1, 2)[:, [2, 1, 0]].float()
-    torch.testing.assert_close(batch.images, middle, rtol=0, atol=0.1)
+    torch.testing.assert_close(_still(crops, (384, 512)), middle, rtol=0, atol=0.1)
 
 
 def test_the_command_takes_a_size(coco_folder: Path, tmp_path: Path) -> None:
@@ -238,9 +227,14 @@ def test_people_too_small_to_learn_from_are_left_out_and_counted(
     assert result.stdout.endswith("; 2 too small (--min-side)\n"), "these have no sides at all"
 
 
-@pytest.mark.parametrize("full_at", [1, 2])
+@pytest.mark.parametrize(("full_at", "named"), [(1, "crops"), (2, "teacher")])
 def test_a_full_disk_is_told_and_nothing_stays_on_it(
-    coco_folder: Path, taught: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, full_at: int
+    coco_folder: Path,
+    taught: Path,
+    teacher: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    full_at: int,
+    named: str,
 ) -> None:
     asked: list[int] = []
 
@@ -250,7 +244,9 @@ def test_a_full_disk_is_told_and_nothing_stays_on_it(
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(cache.os, "posix_fallocate", allocate)
-    with pytest.raises(BadData, match=r"npy\.part: No space left on device; the cache takes 0\.0"):
+    with pytest.raises(
+        BadData, match=rf"{named}\.npy\.part: No space left on device; the cache takes 0\.0"
+    ):
         build_cache(coco_folder, taught, teacher=teacher)
     assert asked[0] > 6 * 240 * 320 * 3
     assert not list(taught.glob("*.part"))

@@ -8,20 +8,19 @@ from posegate.client.transport import Document
 from posegate.errors import BadOption
 
 STREAM_ONLY = ("mode", "track", "detect_every")
-WHOLE = ("max_people", "detect_every")
-TRUTHS = ("flip_test", "track")
-WHEN_WRONG = {
-    "model": "a text",
-    "detector": "a text",
-    "min_score": "a number",
-    "min_keypoint_score": "a number",
-    "max_people": "a whole number from 1",
-    "detect_every": "a whole number from 1",
-    "flip_test": "True or False",
-    "track": "True or False",
+TEXT, NUMBER, WHOLE, TRUTH = "a text", "a number", "a whole number from 1", "True or False"
+TAKEN = {
+    "model": TEXT,
+    "detector": TEXT,
+    "min_score": NUMBER,
+    "min_keypoint_score": NUMBER,
+    "max_people": WHOLE,
+    "flip_test": TRUTH,
+    "track": TRUTH,
+    "detect_every": WHOLE,
 }
 """What the messages take; the service judges the rest."""
-PLAIN = ("model", "detector", "min_score", "min_keypoint_score", "max_people", "flip_test")
+PLAIN = tuple(name for name in TAKEN if name not in STREAM_ONLY)
 ESTIMATE = (*PLAIN, "boxes", "decode")
 
 
@@ -94,16 +93,14 @@ def _take(message: Any, name: str, options: Document) -> None:
     if name not in options:
         return
     value = options[name]
-    if isinstance(value, float) and value.is_integer() and name in WHOLE:
+    if isinstance(value, float) and value.is_integer() and TAKEN[name] == WHOLE:
         value = int(value)
     try:
-        if isinstance(value, bool) and name not in TRUTHS:
+        if isinstance(value, bool) and TAKEN[name] != TRUTH:
             raise TypeError(value)
         setattr(message, name, value)
     except (TypeError, ValueError) as error:
-        raise BadOption(
-            f"{name} is {options[name]!r:.80}; it must be {WHEN_WRONG[name]}"
-        ) from error
+        raise BadOption(f"{name} is {options[name]!r:.80}; it must be {TAKEN[name]}") from error
 
 
 def _boxes(rows: Any) -> pb.Boxes:

@@ -193,8 +193,8 @@ def _arrays_of_bytes(shapes: Mapping[Path, tuple[int, ...]]) -> list[NDArray[np.
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     except OSError as error:
-        for path in shapes:
-            path.unlink(missing_ok=True)
+        for part in shapes:
+            part.unlink(missing_ok=True)
         needed = sum(math.prod(shape) for shape in shapes.values()) / 1e9
         raise BadData(f"{path}: {error.strerror}; the cache takes {needed:.2g} GB") from error
     return arrays

@@ -115,10 +115,9 @@ class Trainer(Generic[Batch]):
         backbone = [p for n, p in network.named_parameters() if n.startswith("backbone.")]
         head = [p for n, p in network.named_parameters() if not n.startswith("backbone.")]
         self.optimiser = _OPTIMISERS[recipe.optimiser](
-            [{"params": head, "share": 1.0}, {"params": backbone, "share": recipe.backbone_rate}],
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
+            [{"params": head}, {"params": backbone}], lr=recipe.learning_rate
         )
+        self._heed_recipe()
 
     def resume(self) -> bool:
         """Take up the last checkpoint, if there is one; raises BadCheckpoint."""
@@ -283,7 +282,7 @@ class Trainer(Generic[Batch]):
         )
 
     def _heed_recipe(self) -> None:
-        """A checkpoint's optimiser brings the settings of its recipe, which may be another now."""
+        """Again when resumed: a checkpoint's optimiser brings the settings of a former recipe."""
         shares = (1.0, self.recipe.backbone_rate)
         for group, share_ in zip(self.optimiser.param_groups, shares, strict=True):
             group |= {"share": share_, "weight_decay": self.recipe.weight_decay}
