@@ -68,6 +68,24 @@ async def test_a_message_too_large_to_be_read_is_counted_and_logged(tight_servic
     assert await asyncio.to_thread(counted) == before + 1
 
 
+@pytest.mark.parametrize(
+    "parts", [b"\xff{}", [b'{"mode": "', b"\xff", b'"}']], ids=["whole", "parts"]
+)
+async def test_a_text_that_is_none_ends_the_stream_in_one_line_of_the_log(
+    service: Service, parts: bytes | list[bytes]
+):
+    address = f"ws://{service.host}:{service.port}/v1/stream"
+    name = f"no-text-{type(parts).__name__}"
+    async with connect(address, proxy=None, additional_headers={"X-Request-Id": name}) as socket:
+        await socket.send(parts, text=True)
+        with pytest.raises(ConnectionClosed):
+            await socket.recv()
+        assert (socket.close_code, socket.close_reason) == (1007, "a text message has to be UTF-8")
+    line = await asyncio.to_thread(line_of, service, name)
+    assert "a text message has to be UTF-8" in line
+    assert "Traceback" not in service.log.read_text()
+
+
 async def test_a_websocket_elsewhere_is_told_that_there_is_none(service: Service):
     for address in ("/v1/nope", "/", "/v1/poses"):
         problem = await refusal(service, address, 404, "not-found")

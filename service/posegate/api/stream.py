@@ -15,11 +15,12 @@ from posegate.api.events import event_json, refusal_json
 from posegate.api.keys import ApiKeys
 from posegate.api.options import DEFAULT_STREAM, MAX_TEXT, parse_stream_query
 from posegate.api.problems import Problem, ProblemResponse, problem_of
+from posegate.api.websocket import NO_TEXT
 from posegate.errors import BadOption, PosegateError, TooLarge, status_of
 from posegate.events import Event
 from posegate.streams import StreamOptions, Streams
 
-NORMAL, GOING_AWAY, POLICY, TOO_BIG, TRY_LATER = 1000, 1001, 1008, 1009, 1013
+NORMAL, GOING_AWAY, NO_UTF_8, POLICY, TOO_BIG, TRY_LATER = 1000, 1001, 1007, 1008, 1009, 1013
 """Close codes (RFC 6455 and its registry)."""
 LAST_WORD_S = 1.0
 STREAM = "/v1/stream"
@@ -80,6 +81,8 @@ async def _converse(socket: WebSocket, streams: Streams) -> None:
     except WebSocketDisconnect as error:
         if error.code == TOO_BIG:
             socket.state.problems.append(problem_of(TooLarge(OVERSIZE)))
+        elif error.code == NO_UTF_8:
+            socket.state.problems.append(problem_of(BadOption(NO_TEXT)))
         return
     # the client may have closed first, or read nothing any more
     with suppress(TimeoutError, WebSocketDisconnect, RuntimeError):

@@ -21,6 +21,7 @@ NO_HANDSHAKE = (
     "this opens no WebSocket: the handshake needs GET, HTTP/1.1, no body, one Sec-WebSocket-Key "
     "and Sec-WebSocket-Version: 13"
 )
+NO_TEXT = "a text message has to be UTF-8"
 REFUSED = {
     HTTPStatus.REQUEST_URI_TOO_LONG: "the address of the handshake is too long",
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "the handshake has too many headers, or one that "
@@ -82,6 +83,15 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             self.transport.close()
         self._record()
 
+    def send_receive_event_to_app(self) -> None:
+        """As uvicorn does; a text that is none ends the stream without a traceback in the log."""
+        if self.curr_msg_data_type == "text" and not _is_text(self.frames):
+            self.frames = []
+            self.conn.fail(CloseCode.INVALID_DATA, NO_TEXT)
+            self.handle_parser_exception()
+            return
+        super().send_receive_event_to_app()
+
     async def send(self, message: Any) -> None:
         """As uvicorn does; an answered refusal ends the handshake, which else is logged as open."""
         await super().send(message)
@@ -108,6 +118,14 @@ def taking(max_body_bytes: int, metrics: Metrics) -> type[FrameProtocol]:
     """
     own = {"max_body_bytes": max_body_bytes, "metrics": metrics}
     return type("FrameProtocol", (FrameProtocol,), own)
+
+
+def _is_text(parts: list[bytes]) -> bool:
+    try:
+        b"".join(parts).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _refusal(status: HTTPStatus) -> Problem:
