@@ -2,11 +2,14 @@
 
 import sys
 
+from posegate.__main__ import loading
+
 
 def main() -> None:
     """Run the command line, or say what has to be installed for it."""
     try:
-        from posenets.cli import app
+        with loading():
+            from posenets.cli import app
     except ModuleNotFoundError as error:
         print(
             f"error: posenets needs {error.name}, which is not installed: pip install "

@@ -1,7 +1,9 @@
 """The command line: posegate.cli, and what it prints."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -241,3 +243,15 @@ def test_only_what_needs_a_home_folder_asks_for_one(tmp_path: Path):
         [sys.executable, "-c", program, "--version"], capture_output=True, text=True, check=False
     )
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["posegate", "posenets"])
+def test_an_interrupt_while_the_command_is_being_loaded_leaves_no_traceback(
+    tmp_path: Path, command: str
+):
+    interrupted = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nimport time\n"
+    (tmp_path / "typer.py").write_text(interrupted + "time.sleep(60)\n")
+    run = [sys.executable, "-m", command, "--help"]
+    loading = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    ended = subprocess.run(run, env=loading, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
