@@ -18,6 +18,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from posegate.errors import BadOption
 from posegate.metrics import SHARED_FOLDER, forget_process
 from posegate.settings import Settings
 from posegate.sockets import reserve
@@ -70,7 +71,7 @@ def supervise(settings: Settings, work: Work) -> int:
         for name in ("http_port", "grpc_port"):
             kept = stack.enter_context(reserve(settings.host, getattr(settings, name)))
             ports[name] = kept.getsockname()[1]
-        folder = stack.enter_context(TemporaryDirectory(prefix="posegate-metrics-"))
+        folder = stack.enter_context(_shared_folder())
         stack.enter_context(_environment(SHARED_FOLDER, folder))
         threads = max(1, settings.threads // settings.workers)
         share = settings.model_copy(update={**ports, "threads": threads})
@@ -141,6 +142,16 @@ class _Crew:
     def _kill(self) -> None:
         for process in self._processes.values():
             process.kill()
+
+
+def _shared_folder() -> TemporaryDirectory[str]:
+    try:
+        return TemporaryDirectory(prefix="posegate-metrics-")
+    except OSError as error:
+        raise BadOption(
+            f"workers share their metrics in a temporary folder: {error.strerror}; "
+            "TMPDIR may name one that can be written to"
+        ) from error
 
 
 def when_ended(process: BaseProcess, tell: Callable[[], None]) -> None:

@@ -229,8 +229,8 @@ class _Service:
         Closing the connection of one that still sends frames would reset it, and the summary on
         its way to the client would be lost.
         """
-        kind = self.config.ws_protocol_class
-        assert kind is not None
+        if self._serving is None or (kind := self.config.ws_protocol_class) is None:
+            return
         ends = time.monotonic() + CLOSING_S
         while any(isinstance(open_, kind) for open_ in self._http.server_state.connections):
             if time.monotonic() > ends:

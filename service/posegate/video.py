@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Lock
 
 import cv2
 import numpy as np
@@ -14,6 +15,8 @@ DEFAULT_FPS = 30.0
 JPEG_QUALITY = 92
 SUFFIX = ".mp4"
 PROBE_WH = (64, 48)
+CLOSE_S = 1.0
+"""How long a source that is being read is waited for; a camera that hangs is left to itself."""
 
 
 class VideoSource:
@@ -25,6 +28,8 @@ class VideoSource:
     def __init__(self, source: str) -> None:
         is_address = "://" in source
         is_device = source.isdecimal() or Path(source).is_char_device()
+        self._reading = Lock()  # a capture let go while it is read crashes or hangs
+        self._closed = False
         self._capture = cv2.VideoCapture(int(source) if source.isdecimal() else source)
         if not self._capture.isOpened():
             kind = "camera" if is_device or is_address else "video"
@@ -36,18 +41,24 @@ class VideoSource:
         self.fps = self._capture.get(cv2.CAP_PROP_FPS) or DEFAULT_FPS
 
     def frames(self) -> Iterator[bytes]:
-        """Every frame until the end; a camera has none."""
+        """Every frame until the end, which a camera has not, or until the source is closed."""
         quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
         while True:
-            there, pixels = self._capture.read()
+            with self._reading:
+                if self._closed:
+                    return
+                there, pixels = self._capture.read()
             if not there:
                 return
             _, data = cv2.imencode(".jpg", pixels, quality)
             yield data.tobytes()
 
     def close(self) -> None:
-        """Let the file or the camera go."""
-        self._capture.release()
+        """Let the file or the camera go, also while another thread reads frames."""
+        self._closed = True
+        if self._reading.acquire(timeout=CLOSE_S):
+            self._capture.release()
+            self._reading.release()
 
 
 class VideoFile:

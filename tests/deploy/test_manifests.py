@@ -176,6 +176,7 @@ def test_pods_are_restricted(overlay):
         assert context["runAsNonRoot"] is True
         assert context["seccompProfile"] == {"type": "RuntimeDefault"}
         assert pod["spec"]["automountServiceAccountToken"] is False
+        assert pod["spec"]["enableServiceLinks"] is False  # POSEGATE_GRPC_PORT of a Service
         for volume in pod["spec"]["volumes"]:
             assert "hostPath" not in volume
     for container in containers(overlay):

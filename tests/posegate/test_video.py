@@ -1,6 +1,8 @@
 """Where a drawn video cannot be written, that is said before a service hears of a single frame."""
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -118,3 +120,29 @@ def test_an_address_is_a_camera(monkeypatch: pytest.MonkeyPatch):
     }
     assert {source: VideoSource(source).is_camera for source in kinds} == kinds
     assert opened == [0 if source == "0" else source for source in kinds]
+
+
+CLOSED_WHILE_READ = """
+import sys, threading, time
+from posegate.video import VideoSource
+for wait_s in range(12):
+    source = VideoSource(sys.argv[1])
+    reader = threading.Thread(target=lambda: all(source.frames()))
+    reader.start()
+    time.sleep(wait_s / 400)
+    source.close()
+    reader.join(20)
+    assert not reader.is_alive()
+"""
+
+
+def test_a_video_may_be_closed_while_a_thread_reads_it(tmp_path: Path):
+    """In a process of its own, which the video library would crash or hang."""
+    path = tmp_path / "long.mp4"
+    writer = VideoFile(path, FPS)
+    for _ in range(300):
+        writer.write(picture())
+    writer.close()
+    run = [sys.executable, "-c", CLOSED_WHILE_READ, str(path)]
+    ended = subprocess.run(run, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr) == (0, "")

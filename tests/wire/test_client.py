@@ -296,6 +296,12 @@ def test_an_address_of_another_kind_is_refused():
         Client("ftp://somewhere")
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "grpc://127.0.0.1:99999", "http://[::1"])
+def test_a_port_or_host_that_cannot_be_is_refused(url: str):
+    with pytest.raises(BadOption, match="url is"):
+        Client(url)
+
+
 async def test_only_what_is_retryable_is_tried_again(monkeypatch: pytest.MonkeyPatch):
     client = AsyncClient("http://127.0.0.1:9", retries=3)
     refusals: list[Exception] = []

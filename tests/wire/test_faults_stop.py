@@ -1,7 +1,7 @@
 """SIGTERM under load: what the service has accepted is answered, on every face."""
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from itertools import repeat
 from pathlib import Path
@@ -13,6 +13,7 @@ import pytest
 from posegate.api.pb import pose_pb2 as pb
 from posegate.api.pb import pose_pb2_grpc as services
 from posegate.client import Client
+from posegate.errors import BackendDown
 from wire.running import Service, running_service, wait_until
 
 CALLERS = 6
@@ -86,16 +87,22 @@ def test_no_accepted_request_is_lost(repository: Path, tmp_path: Path, photo: by
 
 
 def test_every_stream_gets_its_summary(repository: Path, tmp_path: Path, photo: bytes):
-    """Streams of both faces and both modes that never pause: every frame taken has its event."""
+    """Streams of both faces and both modes that never pause: every frame taken has its event.
+
+    Behind the summary an error says that the stream is no whole one.
+    """
     endings: list[list[dict]] = []
     begun = threading.Semaphore(0)
 
     def stream(service: Service, face: str, mode: str) -> None:
         with Client(service.urls[face]) as client:
             events = client.stream(repeat(photo), mode=mode)
-            first = next(events)
+            taken = [next(events)]
             begun.release()
-            endings.append([first, *events])
+            with pytest.raises(BackendDown, match="before it had all") as caught:
+                deque(map(taken.append, events))
+            assert caught.value.retry_after_s is not None
+            endings.append(taken)
 
     with running_service(repository, tmp_path / "log") as service:
         threads = [

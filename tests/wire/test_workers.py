@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -19,6 +20,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from fakes import POSE_NAME, make_repository
 from posegate.client import Client
 from posegate.errors import BackendDown
+from posegate.server import serve
+from posegate.settings import Settings
 from wire.running import Service, launch, running_service, wait_until
 from wire.test_limits import HEAD
 
@@ -143,6 +146,34 @@ def test_a_dead_worker_is_replaced_and_its_counts_stay(repository: Path, tmp_pat
         wait_until(lambda: not any(lives(pid) for pid in second))
         with pytest.raises(ConnectionRefusedError):
             service.connect()
+
+
+def test_a_stop_while_a_dead_worker_is_replaced_is_a_stop_like_any_other(
+    repository: Path, tmp_path: Path
+):
+    with running_service(repository, tmp_path / "log", workers=WORKERS) as service:
+        wait_until_all_ready(service)
+        first = workers(service.process)
+        os.kill(first[0], signal.SIGKILL)
+        wait_until(lambda: set(workers(service.process)) - set(first))
+        new = (set(workers(service.process)) - set(first)).pop()
+        handles_signals = re.compile(r"SigCgt:.*[4567cdef]...$", re.MULTILINE)  # SIGTERM is bit 14
+        wait_until(lambda: handles_signals.search(Path(f"/proc/{new}/status").read_text()))
+        service.process.terminate()
+        assert service.process.wait(60) == 0
+        assert "Traceback" not in service.log.read_text()
+
+
+def test_workers_without_a_temporary_folder_say_so(
+    repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    settings = Settings(model_repository=repository, workers=WORKERS, http_port=0, grpc_port=0)
+    assert serve(settings) == 1
+    assert "share their metrics in a temporary folder" in caplog.text
 
 
 def test_a_worker_that_cannot_start_stops_the_service(tmp_path: Path):

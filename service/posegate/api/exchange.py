@@ -10,6 +10,8 @@ from posegate.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
+PROBES = ("/livez", "/readyz")
+"""Routes whose problems are answers to whoever watches the service: nobody was refused anything."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
@@ -31,7 +33,7 @@ def record(
 ) -> None:
     """Count and log an exchange that has ended; `code` is HTTP's or gRPC's."""
     metrics.request_seconds.labels(face, route, code).observe(seconds)
-    for problem in problems:
+    for problem in problems if route not in PROBES else ():
         metrics.rejected.labels(problem.slug).inc()
     if not log.isEnabledFor(logging.INFO):
         return

@@ -23,12 +23,13 @@ class ApiKeys:
         """
         if not self._hashes:
             return
-        given = hashlib.sha256(_key(headers).encode("latin-1", "replace")).hexdigest()
+        key = _key(headers)
+        given = hashlib.sha256(key.encode("latin-1", "replace")).hexdigest()
         matches = [hmac.compare_digest(given, known) for known in self._hashes]
         if not any(matches):
+            why = "this service knows no such API key" if key else "this service needs an API key"
             raise Unauthenticated(
-                "this service needs an API key; send it as `Authorization: Bearer KEY` "
-                "or as `X-API-Key: KEY`"
+                f"{why}; send one of its keys as `Authorization: Bearer KEY` or as `X-API-Key: KEY`"
             )
 
 

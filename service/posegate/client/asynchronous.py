@@ -13,7 +13,7 @@ import numpy as np
 from posegate.client.http import HttpTransport
 from posegate.client.rpc import GrpcTransport
 from posegate.client.tls import Tls
-from posegate.client.transport import Document, Frames, Transport, encoded
+from posegate.client.transport import Document, Frames, Picture, Transport, encoded
 from posegate.errors import BadOption, DeadlineExceeded, PosegateError
 
 T = TypeVar("T")
@@ -56,7 +56,7 @@ class AsyncClient:
         """Let the connections go."""
         await self._transport.close()
 
-    async def estimate(self, image: bytes, **options: Any) -> Document:
+    async def estimate(self, image: Picture, **options: Any) -> Document:
         """The `Poses` document of one encoded picture; options as in the HTTP query, as values.
 
         Over gRPC there is no `format`, and no number as text. Here and in `stream` an option that
@@ -115,7 +115,11 @@ def _plain(value: Any) -> Any:
 
 
 def _transport(url: str, api_key: str | None, tls: Tls | None) -> Transport:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise BadOption(f"url is {url!r}: {error}") from error
     encrypted = parts.scheme in ("https", "grpcs")
     if tls is not None and not encrypted:
         raise BadOption(f"url is {url!r}; TLS files need https:// or grpcs://")

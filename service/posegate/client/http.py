@@ -15,8 +15,8 @@ from posegate.client.tls import Tls
 from posegate.client.transport import (
     Document,
     Frames,
+    Outgoing,
     bearer,
-    each,
     error_of,
     failure,
     unreachable,
@@ -55,7 +55,8 @@ class HttpTransport:
 
     async def stream(self, frames: Frames, options: Document) -> AsyncGenerator[Document]:
         socket = await self._connect()
-        sending = asyncio.create_task(_send(socket, frames, options))
+        outgoing = Outgoing(frames)
+        sending = asyncio.create_task(_send(socket, outgoing, options))
         sending.add_done_callback(lambda task: socket.transport.abort() if failure(task) else None)
         complete = False
         try:
@@ -66,6 +67,7 @@ class HttpTransport:
                 complete = event["event"] == "summary"
                 yield event
                 if complete:
+                    outgoing.check(event)
                     return
         except ConnectionClosed as error:
             if (reason := failure(sending)) is not None:
@@ -112,11 +114,11 @@ class HttpTransport:
             raise unreachable(self._url, error) from error
 
 
-async def _send(socket: ClientConnection, frames: Frames, options: Document) -> None:
+async def _send(socket: ClientConnection, outgoing: Outgoing, options: Document) -> None:
     try:
         if options:
             await socket.send(json.dumps(options, default=str))
-        async with aclosing(each(frames)) as read:
+        async with aclosing(outgoing.each()) as read:
             async for frame in read:
                 await socket.send(frame)
         await socket.send(END)

@@ -21,7 +21,7 @@ from posegate.client.messages import (
     stream_options,
 )
 from posegate.client.tls import Tls
-from posegate.client.transport import Document, Frames, bearer, each, error_of, failure
+from posegate.client.transport import Document, Frames, Outgoing, bearer, error_of, failure
 from posegate.errors import BackendDown, BadOption, PosegateError
 
 UNLIMITED = -1
@@ -81,18 +81,22 @@ class GrpcTransport:
     async def stream(self, frames: Frames, options: Document) -> AsyncGenerator[Document]:
         first = pb.StreamRequest(options=stream_options(options)) if options else None
         call = self._stub.Stream(metadata=self._metadata)
-        sending = asyncio.create_task(_send(call, frames, first))
+        outgoing = Outgoing(frames)
+        sending = asyncio.create_task(_send(call, outgoing, first))
         sending.add_done_callback(lambda task: call.cancel() if failure(task) else None)
-        complete = False
+        summary: Document | None = None
         try:
             async for response in call:
                 event = event_document(response)
-                complete = event["event"] == "summary"
+                if event["event"] == "summary":
+                    summary = event
                 yield event
-            if not complete:
+            if summary is None:
                 raise BackendDown("the stream was cut off before its summary", retry_after_s=1.0)
+            outgoing.check(summary)
         except grpc.aio.AioRpcError as error:
-            if complete:  # a frame of ours met the end of the call
+            if summary is not None:  # a frame of ours met the end of the call
+                outgoing.check(summary)
                 return
             if error.code() is grpc.StatusCode.INTERNAL and first is not None:
                 await self._ask_why(first)
@@ -132,7 +136,7 @@ class GrpcTransport:
             raise _refusal(error) from error
 
 
-async def _send(call: Any, frames: Frames, first: pb.StreamRequest | None) -> None:
+async def _send(call: Any, outgoing: Outgoing, first: pb.StreamRequest | None) -> None:
     """Send options and frames, but nothing to a service that has already refused the stream.
 
     The service answers with its metadata once it takes the stream. A write after its refusal
@@ -142,7 +146,7 @@ async def _send(call: Any, frames: Frames, first: pb.StreamRequest | None) -> No
         await call.initial_metadata()
         if first is not None and not call.done():
             await call.write(first)
-        async with aclosing(each(frames)) as read:
+        async with aclosing(outgoing.each()) as read:
             async for frame in read:
                 if call.done():
                     return

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import Future
 from threading import Thread
 from types import TracebackType
@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 
 from posegate.client.asynchronous import AsyncClient
 from posegate.client.tls import Tls
-from posegate.client.transport import Document
+from posegate.client.transport import Document, Picture
 
 Result = TypeVar("Result")
 
@@ -57,7 +57,7 @@ class Client:
             self._loop.call(self._client.close)
             self._loop.close()
 
-    def estimate(self, image: bytes, **options: Any) -> Document:
+    def estimate(self, image: Picture, **options: Any) -> Document:
         """The `Poses` document of one encoded picture; options as in the HTTP query."""
         return self._loop.call(lambda: self._client.estimate(image, **options))
 
@@ -65,7 +65,7 @@ class Client:
         """The model cards."""
         return self._loop.call(self._client.models)
 
-    def stream(self, frames: Iterable[bytes], **options: Any) -> Iterator[Document]:
+    def stream(self, frames: Iterable[Picture], **options: Any) -> Generator[Document]:
         """One event per encoded frame, in order, then the summary."""
         events = _Events(self._client.stream(frames, **options))
         try:

@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import aclosing
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Protocol
@@ -23,7 +24,8 @@ from posegate.errors import (
 )
 
 Document = dict[str, Any]
-Frames = AsyncIterable[bytes] | Iterable[bytes]
+Picture = bytes | bytearray | memoryview
+Frames = AsyncIterable[Picture] | Iterable[Picture]
 
 BY_SLUG: dict[str, type[PosegateError]] = {
     "bad-image": BadImage,
@@ -83,7 +85,7 @@ def unreachable(url: str, reason: object) -> BackendDown:
 
 def encoded(picture: object, name: str) -> bytes:
     """The picture as bytes; raises TypeError, which calls it `name`, for anything else."""
-    if isinstance(picture, bytes | bytearray | memoryview):
+    if isinstance(picture, Picture):
         return bytes(picture)
     how = "as open(path, 'rb').read() gives"
     if isinstance(picture, np.ndarray):
@@ -104,7 +106,7 @@ async def each(frames: Frames) -> AsyncGenerator[bytes]:
         async for frame in frames:
             yield encoded(frame, "a frame")
         return
-    asked: SimpleQueue[Future[bytes | None] | None] = SimpleQueue()
+    asked: SimpleQueue[Future[Picture | None] | None] = SimpleQueue()
     Thread(target=_read, args=(iter(frames), asked), daemon=True).start()
     try:
         while (data := await _next(asked)) is not None:
@@ -113,18 +115,44 @@ async def each(frames: Frames) -> AsyncGenerator[bytes]:
         asked.put(None)
 
 
+class Outgoing:
+    """The frames of a stream as they leave, and whether the service took them all."""
+
+    def __init__(self, frames: Frames) -> None:
+        self._frames = frames
+        self._count = 0
+        self._all = False
+
+    async def each(self) -> AsyncGenerator[bytes]:
+        """See `each`."""
+        async with aclosing(each(self._frames)) as read:
+            async for frame in read:
+                self._count += 1
+                yield frame
+        self._all = True
+
+    def check(self, summary: Document) -> None:
+        """Raises BackendDown where the service summed up before it had every frame."""
+        if not self._all or summary["frames"] < self._count:
+            raise BackendDown(
+                f"the service ended the stream after {summary['frames']} frames, before it had "
+                "all of them; it is stopping",
+                retry_after_s=1.0,
+            )
+
+
 def failure(sending: "asyncio.Task[None]") -> BaseException | None:
     """What the frames themselves raised, if that is why the stream ended."""
     return sending.exception() if sending.done() and not sending.cancelled() else None
 
 
-async def _next(asked: "SimpleQueue[Future[bytes | None] | None]") -> bytes | None:
-    future: Future[bytes | None] = Future()
+async def _next(asked: "SimpleQueue[Future[Picture | None] | None]") -> Picture | None:
+    future: Future[Picture | None] = Future()
     asked.put(future)
     return await asyncio.wrap_future(future)
 
 
-def _read(iterator: Iterator[bytes], asked: "SimpleQueue[Future[bytes | None] | None]") -> None:
+def _read(iterator: Iterator[Picture], asked: "SimpleQueue[Future[Picture | None] | None]") -> None:
     while (future := asked.get()) is not None:
         if future.set_running_or_notify_cancel():
             try:
