@@ -5,10 +5,12 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from wire.running import Service
+from posegate.client import Client
+from wire.running import Service, running_service
 from wire.test_page import CHROMIUM, FLAGS, canvas_pixels, sync_api
 
 pytestmark = pytest.mark.skipif(
@@ -68,6 +70,31 @@ def test_a_stream_that_is_refused_gives_the_camera_back(page: "sync_api.Page"):
     page.locator("#camera").click()
     sync_api.expect(page.locator("#problem")).to_contain_text("nosuch")
     sync_api.expect(page.locator("#camera")).to_have_text("Use the camera")
+
+
+def test_a_stopping_service_is_told_from_one_that_broke_off(
+    page: "sync_api.Page", repository: Path, tmp_path: Path
+):
+    with running_service(repository, tmp_path / "log", max_streams=1) as service:
+        page.goto(service.url)
+        page.locator("#camera").click()
+        sync_api.expect(page.locator("#summary")).to_contain_text("2 people")
+        service.process.terminate()
+        sync_api.expect(page.locator("#problem")).to_contain_text("The service ended the stream")
+        sync_api.expect(page.locator("#camera")).to_have_text("Use the camera")
+
+
+def test_a_stream_that_is_not_taken_is_told_as_such(
+    page: "sync_api.Page", repository: Path, tmp_path: Path, photo: bytes
+):
+    with running_service(repository, tmp_path / "log", max_streams=1) as service:
+        page.goto(service.url)
+        with Client(service.url) as client:
+            other = client.stream(itertools.repeat(photo))
+            next(other)
+            page.locator("#camera").click()
+            sync_api.expect(page.locator("#problem")).to_contain_text("as many as it may already")
+            other.close()
 
 
 def test_a_camera_that_goes_away_ends_the_stream(page: "sync_api.Page"):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from fakes import POSE_NAME, encode, make_photo
+from image_files import encoded, exif_block, gradient, webp_with_exif
 from wire.running import Service, running_service
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -40,9 +41,11 @@ def browser() -> Iterator["sync_api.Browser"]:
 
 
 @contextmanager
-def opened(browser: "sync_api.Browser", service: Service) -> Iterator["sync_api.Page"]:
+def opened(
+    browser: "sync_api.Browser", service: Service, **context: bool
+) -> Iterator["sync_api.Page"]:
     """The open page; nothing may come from another address and no script may fail."""
-    page = browser.new_page(viewport={"width": 1280, "height": 860})
+    page = browser.new_page(viewport={"width": 1280, "height": 860}, **context)
     foreign: list[str] = []
     faults: list[str] = []
     page.on("request", lambda request: foreign.append(request.url))
@@ -120,6 +123,68 @@ def test_joint_under_the_pointer_is_named(
     corner = "const { x, y } = node.getBoundingClientRect()"
     seen = f"node => {{ {corner}; return document.elementFromPoint(x + 4, y + 4) === node; }}"
     assert tip.evaluate(seen)  # no edge cuts it off
+
+
+def test_joint_under_a_finger_is_named(
+    browser: "sync_api.Browser", service: Service, photo_file: Path, client: httpx.Client
+):
+    answer = client.post("/v1/poses", content=photo_file.read_bytes()).json()
+    nose_x, nose_y, _ = answer["people"][0]["keypoints"]["nose"]
+    with opened(browser, service, has_touch=True) as page:
+        choose(page, photo_file)
+        size = page.locator("#canvas").bounding_box()
+        scale = size["width"] / 640
+        page.touchscreen.tap(size["x"] + nose_x * scale, size["y"] + nose_y * scale)
+        sync_api.expect(page.locator("#tip")).to_contain_text("nose")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_webp_is_shown_upright_as_the_service_sees_it(
+    page: "sync_api.Page", client: httpx.Client, orientation: int, order: str
+):
+    """Chromium itself does not turn WebP. The canvas is compared with the service's drawing."""
+    photo = webp_with_exif(
+        encoded(".webp", gradient(96, 64)), 96, 64, exif_block(orientation, order)
+    )
+    headers = {"Accept": "image/png"}
+    upright = client.post("/v1/poses", content=photo, params={"min_score": 1}, headers=headers)
+    expected = cv2.imdecode(np.frombuffer(upright.content, np.uint8), cv2.IMREAD_COLOR)
+    page.locator("#min_score").fill("1")
+    page.set_input_files("#file", {"name": "p.webp", "mimeType": "image/webp", "buffer": photo})
+    sync_api.expect(page.locator("#summary")).to_contain_text("0 people")
+    shown = canvas_pixels(page)
+    sides = (shown.shape[1], shown.shape[0])
+    assert np.abs(shown.astype(int) - cv2.resize(expected, sides)).mean() < 6
+
+
+def test_of_several_photos_the_first_is_taken_and_that_is_said(
+    page: "sync_api.Page", photo_file: Path
+):
+    page.evaluate(
+        """(bytes) => {
+            const transfer = new DataTransfer();
+            for (const name of ["a.jpg", "b.jpg"]) {
+                transfer.items.add(new File([new Uint8Array(bytes)], name, { type: "image/jpeg" }));
+            }
+            const event = new DragEvent("drop", { dataTransfer: transfer, bubbles: true });
+            document.getElementById("drop").dispatchEvent(event);
+        }""",
+        list(photo_file.read_bytes()),
+    )
+    sync_api.expect(page.locator("#summary")).to_contain_text("First of 2 photos: 2 people")
+
+
+def test_networks_can_be_chosen_once_the_service_answers(
+    browser: "sync_api.Browser", service: Service
+):
+    page = browser.new_page()
+    page.route("**/v1/models", lambda route: route.abort())
+    page.goto(service.url)
+    sync_api.expect(page.locator("#problem")).to_be_visible()
+    page.unroute("**/v1/models")
+    sync_api.expect(page.locator("#model")).to_have_value(POSE_NAME)
+    page.close()
 
 
 def test_options_ask_again(page: "sync_api.Page", photo_file: Path):

@@ -10,7 +10,15 @@ from fastapi import APIRouter, Response
 
 FOLDER = Path(__file__).parent / "web"
 PAGES = {"/": "index.html", "/docs": "docs.html"}
-ASSETS = ("page.js", "camera.js", "lists.js", "page.css", "skeleton.js", "docs.js")
+ASSETS = (
+    "page.js",
+    "camera.js",
+    "lists.js",
+    "upright.js",
+    "page.css",
+    "skeleton.js",
+    "docs.js",
+)
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 HEADERS = {
     "Cache-Control": "no-cache",

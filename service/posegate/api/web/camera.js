@@ -5,6 +5,12 @@ const FRAME_MS = 33;
 const QUALITY = 0.8;
 const MAX_UNSENT_BYTES = 500_000;
 const RATE_WINDOW_MS = 2000;
+const CUT_OFF = { title: "The stream was cut off", detail: "The service closed it, or could no longer be reached." };
+// Browsers do not tell a script why.
+const NOT_TAKEN = {
+  title: "The service took no stream",
+  detail: "It serves as many as it may already, asks for an API key (which browsers cannot send with a stream), or cannot be reached.",
+};
 
 export class Camera {
   // `onResult(picture, answer, stats)`, `onSummary(summary)` and `onProblem(problem)` are told.
@@ -27,6 +33,7 @@ export class Camera {
     this.frame = document.createElement("canvas");
     this.socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/stream`);
     this.socket.addEventListener("open", () => {
+      this.taken = true;
       this.socket.send(JSON.stringify({ ...options, track: true }));
       this.send();
     });
@@ -109,6 +116,6 @@ export class Camera {
     const cutOff = !this.finished;
     this.release();
     this.sent.clear();
-    if (cutOff) this.onProblem({ title: "The stream was cut off", detail: "The service closed it, or could not be reached." });
+    if (cutOff) this.onProblem(this.taken ? CUT_OFF : NOT_TAKEN);
   }
 }

@@ -3,6 +3,7 @@
 import { Camera } from "/web/camera.js";
 import { showPeople, showStages } from "/web/lists.js";
 import { drawScene, jointAt } from "/web/skeleton.js";
+import { uprightPicture } from "/web/upright.js";
 
 const byId = (id) => document.getElementById(id);
 const canvas = byId("canvas");
@@ -10,9 +11,10 @@ const context = canvas.getContext("2d");
 const QUERY = ["model", "detector", "decode", "min_score"];
 const MAX_CANVAS_HEIGHT = 0.72;
 const SUMMARY_MS = 1000;
+const LOOKING = "Looking for people…";
 
 // `turn` numbers the requests, so that a late answer never replaces a newer one.
-const state = { photo: null, picture: null, answer: null, active: -1, scale: 1, turn: 0, camera: null, key: null, summed: 0 };
+const state = { photo: null, picture: null, answer: null, active: -1, scale: 1, turn: 0, camera: null, key: null, summed: 0, others: 0 };
 
 byId("file").addEventListener("change", (event) => choose(event.target.files[0]));
 byId("file").addEventListener("click", (event) => { event.target.value = ""; }); // the same photo again is a choice too
@@ -25,8 +27,10 @@ for (const id of ["min_score", "min_keypoint_score"]) byId(id).addEventListener(
 byId("detect_every").addEventListener("input", showValue);
 byId("detect_every").addEventListener("change", () => { if (state.camera) ask(); });
 byId("min_keypoint_score").addEventListener("input", show);
-canvas.addEventListener("pointermove", point);
-canvas.addEventListener("pointerleave", () => { byId("tip").hidden = true; });
+for (const type of ["pointermove", "pointerdown"]) canvas.addEventListener(type, point);
+canvas.addEventListener("pointerleave", ({ pointerType }) => { // a finger leaves as soon as it has pointed
+  if (pointerType === "mouse") byId("tip").hidden = true;
+});
 window.addEventListener("resize", show);
 for (const type of ["dragover", "dragleave", "drop"]) document.addEventListener(type, drag);
 listModels();
@@ -35,7 +39,9 @@ checkReady();
 function drag(event) {
   event.preventDefault();
   byId("drop").classList.toggle("over", event.type === "dragover");
-  if (event.type === "drop" && event.dataTransfer.files.length) choose(event.dataTransfer.files[0]);
+  if (event.type !== "drop" || !event.dataTransfer.files.length) return;
+  byId("file").value = ""; // it would name another photo
+  choose(...event.dataTransfer.files);
 }
 
 // Options have changed: the photo is asked for again, a camera's stream begins anew.
@@ -54,7 +60,10 @@ async function startCamera() {
   const camera = new Camera({
     onResult: ours(showLive),
     onProblem: ours((problem) => { showProblem(problem); if (camera.over) endCamera(); }),
-    onSummary: ours(endCamera),
+    onSummary: ours(() => { // of a stream that is still ours: nobody here asked for its end
+      showProblem({ title: "The service ended the stream", detail: "It is stopping. Start the camera again once it is ready." });
+      endCamera();
+    }),
   });
   state.camera = camera;
   byId("camera").setAttribute("aria-pressed", "true");
@@ -105,21 +114,19 @@ function showLive(picture, answer, { fps, age, drops }) {
   show();
 }
 
-async function choose(file) {
+async function choose(file, ...others) {
   if (!file) return;
   if (state.camera) stopCamera();
   byId("live").hidden = true;
-  turnTo({ photo: file, picture: null, answer: null, active: -1 });
-  const url = URL.createObjectURL(file);
-  const picture = new Image();
-  picture.src = url;
+  turnTo({ photo: file, picture: null, answer: null, active: -1, others: others.length });
+  showProblem(null);
+  byId("summary").textContent = LOOKING;
+  show();
   try {
-    await picture.decode();
+    const picture = await uprightPicture(file);
     if (state.photo === file) state.picture = picture;
   } catch {
     // The service says what is wrong with it; there is nothing to draw on.
-  } finally {
-    URL.revokeObjectURL(url);
   }
   if (state.photo !== file) return;
   show();
@@ -132,7 +139,8 @@ async function estimate() {
   const query = new URLSearchParams(QUERY.map((id) => [id, byId(id).value]).filter(([, value]) => value));
   query.set("flip_test", byId("flip_test").checked);
   byId("view").classList.add("busy");
-  byId("summary").textContent = "Looking for people…";
+  showProblem(null);
+  byId("summary").textContent = LOOKING;
   const outcome = await request(`/v1/poses?${query}`, {
     method: "POST", body: state.photo, headers: { "Content-Type": state.photo.type || "application/octet-stream" },
   });
@@ -168,7 +176,7 @@ function show() {
   byId("tip").hidden = true;
   if (picture) {
     const room = { width: byId("view").parentElement.clientWidth, height: window.innerHeight * MAX_CANVAS_HEIGHT };
-    const size = { width: answer?.image.width ?? picture.naturalWidth, height: answer?.image.height ?? picture.naturalHeight };
+    const size = { width: answer?.image.width ?? picture.naturalWidth ?? picture.width, height: answer?.image.height ?? picture.naturalHeight ?? picture.height };
     const shrink = Math.min(room.width / size.width, Math.max(room.height, 240) / size.height);
     const ratio = window.devicePixelRatio || 1;
     canvas.width = Math.max(1, Math.round(size.width * shrink * ratio));
@@ -199,7 +207,8 @@ function summarize() {
   const now = performance.now();
   if (!state.photo && (summary.textContent === found || now - state.summed < SUMMARY_MS)) return;
   state.summed = now;
-  summary.textContent = state.photo ? `${found}, ${total.toFixed(1)} ms in ${model}` : found;
+  const first = state.others ? `First of ${state.others + 1} photos: ` : "";
+  summary.textContent = state.photo ? `${first}${found}, ${total.toFixed(1)} ms in ${model}` : found;
 }
 
 function highlight(index) {
@@ -268,11 +277,17 @@ async function listModels() {
   }
 }
 
+// The networks could not be asked for, though no key is missing.
+function unlisted() {
+  return !byId("model").options.length && byId("access").hidden;
+}
+
 async function checkReady() {
   const badge = byId("ready");
   try {
     const response = await fetch("/readyz");
     const content = await response.json();
+    if (response.ok && unlisted()) await listModels();
     badge.textContent = response.ok ? "ready" : "not ready";
     badge.title = content.detail ?? "";
     badge.className = response.ok ? "badge good" : "badge bad";
@@ -280,7 +295,7 @@ async function checkReady() {
     badge.textContent = "unreachable";
     badge.className = "badge bad";
   }
-  setTimeout(checkReady, badge.textContent === "ready" ? 15000 : 1500);
+  setTimeout(checkReady, badge.textContent === "ready" && !unlisted() ? 15000 : 1500);
 }
 
 function download() {
