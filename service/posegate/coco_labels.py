@@ -91,12 +91,14 @@ def read_labels(path: Path, *, needed: Sequence[str] = ()) -> CocoLabels:
     person = _person_category(document, path)
     annotations: list[dict[str, Any]] = []
     for index, annotation in enumerate(_typed(document, "annotations", list, where)):
-        _check_annotation(annotation, f"{path}: annotations[{index}]", path, images, needed)
+        where = _where(annotation, f"{path}: annotations[{index}]", path, images)
+        if annotation.get("category_id", person) != person:
+            continue
+        _check_person(annotation, where, needed)
         if "num_keypoints" not in annotation:
             visibilities = annotation.get("keypoints", [])[2::3]
             annotation["num_keypoints"] = sum(v > 0 for v in visibilities)
-        if annotation.get("category_id", person) == person:
-            annotations.append(annotation)
+        annotations.append(annotation)
     return CocoLabels(path, images, annotations)
 
 
@@ -112,13 +114,28 @@ def _read(path: Path) -> Any:
 
 
 def _person_category(document: dict[str, Any], path: Path) -> int:
-    """The id of the category named `person`; COCO's where the file names none so."""
-    if "categories" not in document:
-        return PERSON
-    for index, category in enumerate(_typed(document, "categories", list, f"{path}")):
+    """The id of the category named `person`; COCO's where the file tells of no categories.
+
+    Raises BadOption where it names others only, or where a person's keypoints are not COCO's.
+    """
+    categories = _typed(document, "categories", list, f"{path}") if "categories" in document else []
+    names = []
+    for index, category in enumerate(categories):
         place = f"{path}: categories[{index}]"
-        if check_object(category, place).get("name") == "person":
-            return check_integer(category, "id", place)
+        if "name" not in check_object(category, place):
+            continue
+        names.append(_typed(category, "name", str, place))
+        if names[-1].lower() != "person":
+            continue
+        joints = category.get("keypoints") or COCO_KEYPOINTS
+        if [str(joint).lower() for joint in joints] != list(COCO_KEYPOINTS):
+            raise BadOption(
+                f"{place}: {_found(category, 'keypoints')}; people's must be COCO's 17, "
+                f"{COCO_KEYPOINTS[0]} to {COCO_KEYPOINTS[-1]}, in their order"
+            )
+        return check_integer(category, "id", place)
+    if names:
+        raise BadOption(f"{path}: categories names {', '.join(names)}, and none 'person'")
     return PERSON
 
 
@@ -163,23 +180,22 @@ def check_object(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _check_annotation(
-    annotation: Any,
-    place: str,
-    path: Path,
-    images: Mapping[int, dict[str, Any]],
-    needed: Sequence[str],
-) -> None:
+def _where(annotation: Any, place: str, path: Path, images: Mapping[int, dict[str, Any]]) -> str:
+    """What an annotation of any category is called; BadOption where its ids are none."""
     number = check_integer(check_object(annotation, place), "id", place)
     where = f"{path}: annotation {number}"
     image_id = check_integer(annotation, "image_id", where)
     if image_id not in images:
         raise BadOption(f"{where}: image_id {image_id} is none of the images")
     where = f"{where} of image {image_id}"
+    check_number(annotation, "category_id", where, optional=True)
+    return where
+
+
+def _check_person(annotation: dict[str, Any], where: str, needed: Sequence[str]) -> None:
     check_numbers(annotation, "bbox", 4, where)
     for field in needed:
         check_number(annotation, field, where)
-    check_number(annotation, "category_id", where, optional=True)
     seen = annotation.get("num_keypoints", 0)
     if type(seen) is not int:
         raise BadOption(f"{where}: {_found(annotation, 'num_keypoints')}; it must be an integer")

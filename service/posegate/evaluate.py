@@ -165,7 +165,7 @@ async def _answers(
     async def work(photo: Photo) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         try:
             return await look_at(photo)
-        except (BadImage, TooLarge) as error:
+        except (BadImage, BadOption, TooLarge) as error:
             raise BadOption(f"{photo.path}: {error.detail}") from error
 
     async def look_at(photo: Photo) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -123,7 +123,9 @@ def train_command(
                 seconds=seconds,
                 save_every_s=save_every,
                 evaluate=measure,
-                log=TrainingLog(log) if log is not None and trainer.rank == 0 else None,
+                log=TrainingLog(log, seen=trainer.progress.seen)
+                if log is not None and trainer.rank == 0
+                else None,
                 console=console,
             )
             console.print(

@@ -17,6 +17,7 @@ from posenets.training.detection_loss import assign, detection_loss, giou, pairw
 from posenets.training.detection_task import DetectionTask
 from posenets.training.loop import Trainer
 from posenets.training.recipe import DetectionRecipe, Phase
+from posenets.training.records import BadData
 
 
 def _boxes(*rows: list[float]) -> torch.Tensor:
@@ -124,6 +125,15 @@ def test_unsure_boxes_become_ignored_regions(coco_folder: Path) -> None:
     assert len(photos["0.png"].people) == 0
     assert len(photos["0.png"].ignored) == 1
     assert photos["1.png"].weight == 0.5
+
+
+def test_photos_of_one_name_are_refused(coco_folder: Path) -> None:
+    """Boxes are kept by name; one of two would be lost."""
+    labels = json.loads(coco_folder.read_text())
+    labels["images"][1]["file_name"] = "0.png"
+    coco_folder.write_text(json.dumps(labels))
+    with pytest.raises(BadData, match=r"two photos are named '0\.png'"):
+        read_photos(coco_folder, source_weights={})
 
 
 def test_crowds_become_ignored_regions(coco_folder: Path) -> None:

@@ -187,7 +187,18 @@ def test_bad_people_of_the_release_are_named(
         list(read_mpii_mat(labels))
 
 
+def test_photos_may_lie_beside_the_folder_of_the_labels(folder: Path) -> None:
+    (folder / "annot").mkdir()
+    labels = write_json(folder / "annot", ENTRIES)
+    assert len(by_name(read_mpii_json(labels))) == 2
+    (folder / "images" / "a.jpg").unlink()
+    with pytest.raises(BadData, match=r"annot/images/a\.jpg is missing, and so is .*images/a\.jpg"):
+        list(read_mpii_json(labels))
+
+
 def test_other_files_are_refused(folder: Path) -> None:
+    with pytest.raises(BadData, match=r"nowhere\.mat is no file"):
+        list(read_mpii_mat(folder / "nowhere.mat"))
     other = folder / "other.mat"
     other.write_bytes(b"MATLAB 5.0 MAT-file, cut short")
     with pytest.raises(BadData, match="not a MATLAB file"):

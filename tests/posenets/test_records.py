@@ -1,5 +1,10 @@
+import gzip
+import io
 import json
+import lzma
 import math
+import tarfile
+from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
 
@@ -7,6 +12,7 @@ import numpy as np
 import pytest
 
 import image_files as files
+from posegate.skeleton import COCO_KEYPOINTS
 from posenets.training.people import read_people
 from posenets.training.records import BadData, read_labelled_images
 
@@ -43,7 +49,9 @@ def test_crowds_are_no_people(coco_folder: Path) -> None:
         ([{"id": 1, "name": "dog"}, {"id": 7, "name": "person"}], 7, 1),
         ([{"id": 1, "name": "dog"}, {"id": 7, "name": "person"}], 1, 0),
         ([{"id": 7, "name": "person"}], ..., 1),  # an annotation that tells no category
+        ([{"id": 7, "name": "Person"}], 7, 1),
         ([], 1, 1),
+        ([{"id": 1}], 1, 1),
         (..., 1, 1),
         (..., 18, 0),
     ],
@@ -60,6 +68,36 @@ def test_only_people_are_read(
             del holder[field]
     coco_folder.write_text(json.dumps(labels))
     assert len(next(iter(read_labelled_images(coco_folder))).boxes_xywh) == people
+
+
+def test_joints_of_another_category_are_not_looked_at(coco_folder: Path) -> None:
+    labels = json.loads(coco_folder.read_text())
+    people = len(labels["annotations"])
+    labels["categories"] = [{"id": 1, "name": "person"}, {"id": 2, "name": "horse"}]
+    horse = {"id": 99, "image_id": 0, "category_id": 2, "bbox": [1, 2, 30, 40]}
+    labels["annotations"].append(horse | {"keypoints": [1, 2, 2] * 5, "num_keypoints": 5})
+    coco_folder.write_text(json.dumps(labels))
+    read = [len(image.boxes_xywh) for image in read_labelled_images(coco_folder)]
+    assert sum(read) == people
+
+
+@pytest.mark.parametrize(
+    ("category", "words"),
+    [
+        ({"id": 1, "name": "horse"}, "categories names horse, and none 'person'"),
+        (
+            {"id": 1, "name": "person", "keypoints": list(reversed(COCO_KEYPOINTS))},
+            r"categories\[0\]: keypoints is .*; people's must be COCO's 17, nose to right_ankle",
+        ),
+    ],
+)
+def test_labels_of_others_than_people_are_refused(
+    coco_folder: Path, category: dict[str, object], words: str
+) -> None:
+    labels = json.loads(coco_folder.read_text()) | {"categories": [category]}
+    coco_folder.write_text(json.dumps(labels))
+    with pytest.raises(BadData, match=words):
+        list(read_labelled_images(coco_folder))
 
 
 @pytest.mark.parametrize(
@@ -170,6 +208,42 @@ def test_shard_cut_short_is_named(pack: Path, share: float) -> None:
     content = len(whole.rstrip(b"\0"))
     shard.write_bytes(whole[: int(content * share)])
     with pytest.raises(BadData, match=r"pack_0\.tar"):
+        list(read_labelled_images(pack))
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress])
+def test_compressed_shard_cut_short_is_named(
+    pack: Path, compress: Callable[[bytes], bytes]
+) -> None:
+    shard = pack.with_name("pack_0.tar")
+    packed = compress(shard.read_bytes())
+    shard.write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(BadData, match=r"pack_0\.tar: shard is missing or cut short"):
+        list(read_labelled_images(pack))
+
+
+def test_what_lies_in_a_shard_beside_its_photos_is_not_looked_at(pack: Path) -> None:
+    whole = len(list(read_labelled_images(pack)))
+    with tarfile.open(pack.with_name("pack_0.tar"), "a") as tar:
+        link = tarfile.TarInfo("elsewhere.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "nowhere.png"
+        tar.addfile(link)
+    assert len(list(read_labelled_images(pack))) == whole
+
+
+def test_photo_that_is_twice_in_its_shard_and_one_that_is_not_are_named(pack: Path) -> None:
+    shard = pack.with_name("pack_0.tar")
+    with tarfile.open(shard) as tar:
+        first = tar.extractfile("0.png").read()
+    member = tarfile.TarInfo("0.png")
+    member.size = len(first)
+    with tarfile.open(shard, "a") as tar:
+        tar.addfile(member, io.BytesIO(first))
+    with pytest.raises(BadData, match=r"pack_0\.tar: 0\.png is in it twice"):
+        list(read_labelled_images(pack))
+    with tarfile.open(shard, "w") as tar:
+        tar.addfile(member, io.BytesIO(first))
+    with pytest.raises(BadData, match=r"holds 1 of the \d+ photos .*; 1\.png is missing"):
         list(read_labelled_images(pack))
 
 

@@ -5,7 +5,9 @@ import json
 import math
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -216,6 +218,32 @@ def test_a_full_disk_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.M
         save_checkpoint(path, {"weights": torch.ones(3)})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_long_evaluation_leaves_the_time_between_saves_to_training(
+    cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    def monotonic() -> float:
+        nonlocal now
+        now += 1.0  # it is asked a few times in each step
+        return now
+
+    def evaluate(network: nn.Module) -> dict[str, float]:
+        nonlocal now
+        now += 1000.0
+        evaluated.append(trainer.progress.steps)
+        return {"ap": 0.1}
+
+    evaluated: list[int] = []
+    monkeypatch.setattr("posenets.training.loop.time", SimpleNamespace(monotonic=monotonic))
+    trainer = _trainer(cached, tmp_path / "run.pt", _recipe(120))
+    progress = trainer.run(save_every_s=20.0, evaluate=evaluate)
+    *evaluated, _ = evaluated  # the last comes at the end, however soon
+    assert len(evaluated) > 2
+    assert min(second - first for first, second in pairwise(evaluated)) > 2
+    assert progress.seconds < 1000
 
 
 def test_failing_evaluation_loses_no_training(cached: Path, tmp_path: Path) -> None:
@@ -594,6 +622,13 @@ def test_best_checkpoint_is_kept_and_curves_are_logged(cached: Path, tmp_path: P
     points = events.Scalars("evaluation/ap")
     assert [point.step for point in points] == [4, 8, 12]
     assert [point.value for point in points] == pytest.approx([0.1, 0.3, 0.2])
+    TrainingLog(tmp_path / "log", seen=8).add({"evaluation/ap": 0.4}, 12)  # after a kill
+    points = EventAccumulator(str(tmp_path / "log")).Reload().Scalars("evaluation/ap")
+    assert [(point.step, round(point.value, 3)) for point in points] == [
+        (4, 0.1),
+        (8, 0.3),
+        (12, 0.4),
+    ]
 
 
 def test_evaluation_while_training_measures_the_folder(cached: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from rich.progress import track
 
 from posegate.types import F32, U8
 from posenets.onnx_files import open_session
-from posenets.training.detection_data import FILL, Photo
+from posenets.training.detection_data import FILL, Photo, check_new
 from posenets.training.records import BadData, read_labelled_images
 
 _MEAN = np.array([103.53, 116.28, 123.675], np.float32)
@@ -34,6 +34,7 @@ def label_boxes(
     name = session.get_inputs()[0].name
     found: dict[str, list[list[float]]] = {}
     for image in track(read_labelled_images(labels), description=f"label {labels.stem}"):
+        check_new(image, found, labels)
         tensor, scale = _letterbox(image.pixels_bgr(), size)
         boxes = np.asarray(session.run(None, {name: tensor})[0])[0]
         boxes = boxes[boxes[:, 4] >= min_score]

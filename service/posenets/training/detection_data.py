@@ -3,6 +3,7 @@
 Mosaic is that of YOLOv4 (Bochkovskiy et al., 2020): four photos meet at a random point.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from posegate.types import F32, F64, U8
-from posenets.training.records import decode_bgr, read_labelled_images
+from posenets.training.records import BadData, LabelledImage, decode_bgr, read_labelled_images
 
 FILL = 114
 _MIN_SIDE = 6.0
@@ -53,10 +54,12 @@ def read_photos(
 ) -> dict[str, Photo]:
     """Photos of a COCO folder or pack by file name.
 
-    Boxes under the score `sure` and crowds become ignored regions.
+    Boxes under the score `sure` and crowds become ignored regions. Raises BadData where two photos
+    have one name.
     """
-    photos = {}
+    photos: dict[str, Photo] = {}
     for image in read_labelled_images(labels):
+        check_new(image, photos, labels)
         certain = image.box_scores >= sure
         weight = source_weights.get(image.source, 1.0)
         people = _corners(image.boxes_xywh[certain])
@@ -64,6 +67,15 @@ def read_photos(
         ignored = _corners(np.concatenate([image.boxes_xywh[~certain], crowds]))
         photos[image.name] = Photo(image.place, image.jpeg, people, ignored, weight)
     return photos
+
+
+def check_new(image: LabelledImage, known: Collection[str], labels: Path) -> None:
+    """BadData where another photo of the labels has this one's name, by which boxes are kept."""
+    if image.name in known:
+        raise BadData(
+            f"{labels}: two photos are named {image.name!r}, one of them {image.place}; the "
+            "detector's photos need names of their own"
+        )
 
 
 def _corners(boxes_xywh: F32) -> F32:

@@ -10,16 +10,19 @@ from posenets.training.records import BadData
 
 
 class TrainingLog:
-    """Writes named figures against the number of examples seen; a resumed run goes on in it."""
+    """Writes named figures against the number of examples seen; a resumed run goes on in it.
 
-    def __init__(self, folder: Path) -> None:
+    What was logged beyond the examples `seen` at the resume is not shown: it comes again.
+    """
+
+    def __init__(self, folder: Path, *, seen: int = 0) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise BadData(
                 "--log needs TensorBoard; install it with: pip install 'posegate[log]'"
             ) from error
-        self._writer = SummaryWriter(str(folder))
+        self._writer = SummaryWriter(str(folder), purge_step=seen + 1 if seen else None)
 
     def add(self, figures: Mapping[str, float], seen: int) -> None:
         """One point of each figure's curve."""

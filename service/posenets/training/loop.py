@@ -197,9 +197,9 @@ class Trainer(Generic[Batch]):
                     losses.clear()
                 if saves:
                     self.progress.seconds += now - last_save
-                    last_save = now
                     if self.rank == 0:
                         self._keep(report, evaluate, log, console)
+                    last_save = time.monotonic()  # however long the evaluation took
         return self.progress
 
     @property
@@ -228,7 +228,7 @@ class Trainer(Generic[Batch]):
         console: Console,
     ) -> None:
         figures = self._figures(losses, begun, elapsed_s)
-        console.print(self._line(figures), highlight=False)
+        console.print(self._line(figures), highlight=False, soft_wrap=True)
         if log is not None:
             log.add(figures, self.progress.seen)
 
@@ -244,7 +244,7 @@ class Trainer(Generic[Batch]):
         if evaluate is not None:
             self._measure(evaluate, log, console)
         if report is not None:
-            console.print(f"  {report(self.ema)}", highlight=False)
+            console.print(f"  {report(self.ema)}", highlight=False, soft_wrap=True)
 
     def _measure(
         self,
@@ -255,7 +255,7 @@ class Trainer(Generic[Batch]):
         """Evaluate what was just saved; the best so far is saved again, with its AP, and kept."""
         figures = evaluate(self.ema)
         said = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
-        console.print(f"  evaluated: {said}", highlight=False)
+        console.print(f"  evaluated: {said}", highlight=False, soft_wrap=True)
         if log is not None:
             measured = {f"evaluation/{name}": value for name, value in figures.items()}
             log.add(measured, self.progress.seen)

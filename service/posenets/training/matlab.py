@@ -14,6 +14,8 @@ UNREADABLE = (OSError, MatReadError, ValueError, TypeError, IndexError, NotImple
 
 def read_variable(path: Path, name: str, *, squeeze: bool) -> Any:
     """Arrays as numpy's, structures as objects; `squeeze` drops axes of length 1."""
+    if not path.is_file():
+        raise BadData(f"{path} is no file")
     try:
         return loadmat(path, struct_as_record=False, squeeze_me=squeeze)[name]
     except KeyError as error:

@@ -115,9 +115,7 @@ def _record(labels: Path, name: str, keypoints: F32, boxes: F32, head_sizes: F32
             raise BadData(f"{labels}: image {name}: {field} holds NaN or infinity")
     if not (boxes[:, 2:] > 0).all():
         raise BadData(f"{labels}: image {name}: scale is not above 0")
-    path = labels.parent / "images" / name
-    if not path.is_file():
-        raise BadData(f"{labels}: photo {path} is missing")
+    path = _photo(labels, name)
     return LabelledImage(
         name=name,
         source="mpii",
@@ -130,6 +128,17 @@ def _record(labels: Path, name: str, keypoints: F32, boxes: F32, head_sizes: F32
         joint_names=MPII_KEYPOINTS,
         head_sizes=head_sizes,
     )
+
+
+def _photo(labels: Path, name: str) -> Path:
+    """The photo in `images` beside the labels, or beside their folder."""
+    paths = [
+        folder / "images" / name for folder in (labels.parent, labels.absolute().parent.parent)
+    ]
+    for path in paths:
+        if path.is_file():
+            return path
+    raise BadData(f"{labels}: photo {paths[0]} is missing, and so is {paths[1]}")
 
 
 def _keypoints(joints: F32, shown: np.ndarray) -> F32:

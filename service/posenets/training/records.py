@@ -5,7 +5,9 @@ A *COCO folder* holds a label file and its photos, in `images/` or as COCO publi
 naming its `shard`. Both are given by the path of the label file.
 """
 
+import lzma
 import tarfile
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -97,6 +99,10 @@ def read_labelled_images(labels: Path) -> Iterator[LabelledImage]:
         yield _labelled(image, place, jpeg, annotations[image["id"]])
 
 
+_UNREADABLE = (OSError, tarfile.TarError, EOFError, KeyError, zlib.error, lzma.LZMAError)
+"""What a shard raises that is missing, cut short (compressed ones too) or links to nothing."""
+
+
 def _check_joints(labels: Path, annotation: dict[str, Any]) -> None:
     where = f"{labels}: annotation {annotation['id']} of image {annotation['image_id']}"
     check_numbers(annotation, "keypoint_scores", len(COCO_KEYPOINTS), where, optional=True)
@@ -133,18 +139,23 @@ def _read_tars(
 ) -> Iterator[tuple[dict[str, Any], str, bytes]]:
     for shard, wanted in sorted(shards.items()):
         path = labels.with_name(f"{labels.stem}_{shard}.tar")
-        found = 0
+        missing = set(wanted)
         try:
             with tarfile.open(path) as tar:
                 for member in tar:
-                    stream = tar.extractfile(member)
-                    if stream is not None and member.name in wanted:
-                        found += 1
-                        yield wanted[member.name], f"{path}: {member.name}", stream.read()
-        except (OSError, tarfile.TarError) as error:
+                    if member.name not in wanted or (stream := tar.extractfile(member)) is None:
+                        continue
+                    if member.name not in missing:
+                        raise BadData(f"{path}: {member.name} is in it twice")
+                    missing.remove(member.name)
+                    yield wanted[member.name], f"{path}: {member.name}", stream.read()
+        except _UNREADABLE as error:
             raise BadData(f"{path}: shard is missing or cut short ({error})") from error
-        if found != len(wanted):
-            raise BadData(f"{path}: holds {found} of the {len(wanted)} photos that {labels} names")
+        if missing:
+            raise BadData(
+                f"{path}: holds {len(wanted) - len(missing)} of the {len(wanted)} photos that "
+                f"{labels} names; {min(missing)} is missing"
+            )
 
 
 def _labelled(
