@@ -127,8 +127,7 @@ def _person_category(document: dict[str, Any], path: Path) -> int:
         names.append(_typed(category, "name", str, place))
         if names[-1].lower() != "person":
             continue
-        joints = category.get("keypoints") or COCO_KEYPOINTS
-        if [str(joint).lower() for joint in joints] != list(COCO_KEYPOINTS):
+        if "keypoints" in category and not _are_coco_s(_typed(category, "keypoints", list, place)):
             raise BadOption(
                 f"{place}: {_found(category, 'keypoints')}; people's must be COCO's 17, "
                 f"{COCO_KEYPOINTS[0]} to {COCO_KEYPOINTS[-1]}, in their order"
@@ -137,6 +136,15 @@ def _person_category(document: dict[str, Any], path: Path) -> int:
     if names:
         raise BadOption(f"{path}: categories names {', '.join(names)}, and none 'person'")
     return PERSON
+
+
+def _are_coco_s(joints: list[Any]) -> bool:
+    """Whether these name COCO's keypoints, however they are spelt; none at all are left unnamed."""
+    theirs, coco = (
+        [re.sub("[^a-z]", "", str(joint).lower()) for joint in names]
+        for names in (joints, COCO_KEYPOINTS)
+    )
+    return not joints or theirs == coco
 
 
 def check_integer(row: Mapping[str, Any], field: str, where: str) -> int:

@@ -16,6 +16,8 @@ from posegate.skeleton import COCO_KEYPOINTS
 from posenets.training.people import read_people
 from posenets.training.records import BadData, read_labelled_images
 
+SPELT = [name.replace("_", " ").title() for name in COCO_KEYPOINTS]
+
 
 def test_folder_and_pack_give_the_same_people(coco_folder: Path, pack: Path) -> None:
     ours, theirs = list(read_labelled_images(coco_folder)), list(read_labelled_images(pack))
@@ -50,6 +52,8 @@ def test_crowds_are_no_people(coco_folder: Path) -> None:
         ([{"id": 1, "name": "dog"}, {"id": 7, "name": "person"}], 1, 0),
         ([{"id": 7, "name": "person"}], ..., 1),  # an annotation that tells no category
         ([{"id": 7, "name": "Person"}], 7, 1),
+        ([{"id": 1, "name": "person", "keypoints": []}], 1, 1),
+        ([{"id": 1, "name": "person", "keypoints": SPELT}], 1, 1),
         ([], 1, 1),
         ([{"id": 1}], 1, 1),
         (..., 1, 1),
@@ -84,6 +88,7 @@ def test_joints_of_another_category_are_not_looked_at(coco_folder: Path) -> None
 @pytest.mark.parametrize(
     ("category", "words"),
     [
+        ({"id": 1, "name": "person", "keypoints": 17}, "keypoints is 17; it must be a list"),
         ({"id": 1, "name": "horse"}, "categories names horse, and none 'person'"),
         (
             {"id": 1, "name": "person", "keypoints": list(reversed(COCO_KEYPOINTS))},
