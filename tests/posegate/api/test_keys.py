@@ -42,6 +42,14 @@ def test_anything_else_does_not(headers: dict[str, str]) -> None:
         ApiKeys(Settings(api_key_sha256=(FIRST,))).check(headers)
 
 
+def test_a_wrong_key_is_told_from_a_missing_one() -> None:
+    keys = ApiKeys(Settings(api_key_sha256=(FIRST,)))
+    with pytest.raises(Unauthenticated, match="knows no such API key"):
+        keys.check({"x-api-key": "third"})
+    with pytest.raises(Unauthenticated, match="needs an API key"):
+        keys.check({})
+
+
 def test_a_key_of_other_letters_is_taken_by_its_bytes() -> None:
     """What `printf sécret | sha256sum` hashed, as the bytes come over HTTP."""
     wire = "sécret".encode()
