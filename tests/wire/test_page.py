@@ -75,6 +75,21 @@ def choose(page: "sync_api.Page", file: Path, *, words: str = "people in") -> No
     sync_api.expect(page.locator("#summary")).to_contain_text(words)
 
 
+def drop(page: "sync_api.Page", file: Path, *names: str) -> None:
+    """The file, dropped on the page once under each name, all together."""
+    page.evaluate(
+        """([bytes, names]) => {
+            const transfer = new DataTransfer();
+            for (const name of names) {
+                transfer.items.add(new File([new Uint8Array(bytes)], name, { type: "image/jpeg" }));
+            }
+            const event = new DragEvent("drop", { dataTransfer: transfer, bubbles: true });
+            document.getElementById("drop").dispatchEvent(event);
+        }""",
+        [list(file.read_bytes()), names],
+    )
+
+
 def canvas_pixels(page: "sync_api.Page") -> np.ndarray:
     data = page.locator("#canvas").screenshot()
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -96,15 +111,7 @@ def test_photo_shows_skeletons_times_and_people(page: "sync_api.Page", photo_fil
 
 
 def test_photo_can_be_dropped(page: "sync_api.Page", photo_file: Path):
-    page.evaluate(
-        """(bytes) => {
-            const transfer = new DataTransfer();
-            transfer.items.add(new File([new Uint8Array(bytes)], "p.jpg", { type: "image/jpeg" }));
-            const event = new DragEvent("drop", { dataTransfer: transfer, bubbles: true });
-            document.getElementById("drop").dispatchEvent(event);
-        }""",
-        list(photo_file.read_bytes()),
-    )
+    drop(page, photo_file, "p.jpg")
     sync_api.expect(page.locator("#summary")).to_contain_text("2 people")
 
 
@@ -161,17 +168,7 @@ def test_a_webp_is_shown_upright_as_the_service_sees_it(
 def test_of_several_photos_the_first_is_taken_and_that_is_said(
     page: "sync_api.Page", photo_file: Path
 ):
-    page.evaluate(
-        """(bytes) => {
-            const transfer = new DataTransfer();
-            for (const name of ["a.jpg", "b.jpg"]) {
-                transfer.items.add(new File([new Uint8Array(bytes)], name, { type: "image/jpeg" }));
-            }
-            const event = new DragEvent("drop", { dataTransfer: transfer, bubbles: true });
-            document.getElementById("drop").dispatchEvent(event);
-        }""",
-        list(photo_file.read_bytes()),
-    )
+    drop(page, photo_file, "a.jpg", "b.jpg")
     sync_api.expect(page.locator("#summary")).to_contain_text("First of 2 photos: 2 people")
 
 

@@ -11,7 +11,6 @@ const context = canvas.getContext("2d");
 const QUERY = ["model", "detector", "decode", "min_score"];
 const MAX_CANVAS_HEIGHT = 0.72;
 const SUMMARY_MS = 1000;
-const LOOKING = "Looking for people…";
 
 // `turn` numbers the requests, so that a late answer never replaces a newer one.
 const state = { photo: null, picture: null, answer: null, active: -1, scale: 1, turn: 0, camera: null, key: null, summed: 0, others: 0 };
@@ -119,8 +118,7 @@ async function choose(file, ...others) {
   if (state.camera) stopCamera();
   byId("live").hidden = true;
   turnTo({ photo: file, picture: null, answer: null, active: -1, others: others.length });
-  showProblem(null);
-  byId("summary").textContent = LOOKING;
+  tellOfWork();
   show();
   try {
     const picture = await uprightPicture(file);
@@ -133,14 +131,18 @@ async function choose(file, ...others) {
   await estimate();
 }
 
+function tellOfWork() {
+  showProblem(null);
+  byId("summary").textContent = "Looking for people…";
+}
+
 async function estimate() {
   if (!state.photo) return;
   const turn = ++state.turn;
   const query = new URLSearchParams(QUERY.map((id) => [id, byId(id).value]).filter(([, value]) => value));
   query.set("flip_test", byId("flip_test").checked);
   byId("view").classList.add("busy");
-  showProblem(null);
-  byId("summary").textContent = LOOKING;
+  tellOfWork();
   const outcome = await request(`/v1/poses?${query}`, {
     method: "POST", body: state.photo, headers: { "Content-Type": state.photo.type || "application/octet-stream" },
   });
