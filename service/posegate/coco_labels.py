@@ -7,7 +7,7 @@ Photos lie in `images/` beside the file, or as COCO publishes them: `val2017/` b
 import json
 import re
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,21 @@ _KINDS: dict[type, str] = {
 }
 
 
+class OtherKeypoints(BadOption):
+    """The labels are of other keypoints than those asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class CocoLabels:
-    """`images` by id and `annotations` of people, crowds among them, in the file's order."""
+    """`images` by id and `annotations` of people, crowds among them, in the file's order.
+
+    `keypoints` (J,) name the joints of each.
+    """
 
     path: Path
     images: dict[int, dict[str, Any]]
     annotations: list[dict[str, Any]]
+    keypoints: tuple[str, ...] = COCO_KEYPOINTS
 
     def photos(self) -> dict[int, Path]:
         """Where each image lies, by id; raises BadOption where one is missing."""
@@ -69,17 +77,33 @@ def photo_folder(labels: Path) -> Path:
     return labels.parent / "images"
 
 
-def read_labels(path: Path, *, needed: Sequence[str] = ()) -> CocoLabels:
+def own_keypoints(path: Path) -> tuple[str, ...]:
+    """The keypoints that the categories of a label file name, whatever they are of.
+
+    Raises BadOption where none names any, or two name different ones.
+    """
+    named = set(_named_keypoints(_document(path), path).values())
+    if not named:
+        raise BadOption(f"{path}: no category names its keypoints")
+    if len(named) > 1:
+        told = " and ".join(sorted(_in_short(names) for names in named))
+        raise BadOption(f"{path}: categories name different keypoints, {told}; keep one of them")
+    return named.pop()
+
+
+def read_labels(
+    path: Path, *, needed: Sequence[str] = (), keypoints: tuple[str, ...] = COCO_KEYPOINTS
+) -> CocoLabels:
     """Read and check a label file; BadOption names the file and the field that is wrong.
 
     `needed` are fields, numbers, that every annotation must have beside COCO's `id`, `image_id` and
     `bbox`. Where `num_keypoints` is missing, it becomes the number of keypoints with v > 0.
     Annotations of another category than people's are left out; one that tells none is a person's.
+    Other `keypoints` than COCO's are those of all categories that name just them; OtherKeypoints is
+    raised where there is none.
     """
-    document = _read(path)
+    document = _document(path)
     where = f"{path} is not COCO keypoint annotations"
-    if not isinstance(document, dict):
-        raise BadOption(f"{where}: it holds {reprlib.repr(document)}, not an object")
     images: dict[int, dict[str, Any]] = {}
     for index, image in enumerate(_typed(document, "images", list, where)):
         place = f"{path}: images[{index}]"
@@ -88,18 +112,31 @@ def read_labels(path: Path, *, needed: Sequence[str] = ()) -> CocoLabels:
             raise BadOption(f"{place}: id {number} stands twice")
         _typed(image, "file_name", str, place)
         images[number] = image
-    person = _person_category(document, path)
+    if keypoints == COCO_KEYPOINTS:
+        wanted = [_person_category(document, path)]
+    else:
+        wanted = _categories_of(keypoints, document, path)
     annotations: list[dict[str, Any]] = []
     for index, annotation in enumerate(_typed(document, "annotations", list, where)):
         where = _where(annotation, f"{path}: annotations[{index}]", path, images)
-        if annotation.get("category_id", person) != person:
+        if annotation.get("category_id", wanted[0]) not in wanted:
             continue
-        _check_person(annotation, where, needed)
+        _check_person(annotation, where, needed, len(keypoints))
         if "num_keypoints" not in annotation:
             visibilities = annotation.get("keypoints", [])[2::3]
             annotation["num_keypoints"] = sum(v > 0 for v in visibilities)
         annotations.append(annotation)
-    return CocoLabels(path, images, annotations)
+    return CocoLabels(path, images, annotations, keypoints)
+
+
+def _document(path: Path) -> dict[str, Any]:
+    document = _read(path)
+    if not isinstance(document, dict):
+        raise BadOption(
+            f"{path} is not COCO keypoint annotations: it holds {reprlib.repr(document)}, not an "
+            "object"
+        )
+    return document
 
 
 def _read(path: Path) -> Any:
@@ -118,11 +155,9 @@ def _person_category(document: dict[str, Any], path: Path) -> int:
 
     Raises BadOption where it names others only, or where a person's keypoints are not COCO's.
     """
-    categories = _typed(document, "categories", list, f"{path}") if "categories" in document else []
     names = []
-    for index, category in enumerate(categories):
-        place = f"{path}: categories[{index}]"
-        if "name" not in check_object(category, place):
+    for place, category in _categories(document, path):
+        if "name" not in category:
             continue
         names.append(_typed(category, "name", str, place))
         if names[-1].lower() != "person":
@@ -136,6 +171,45 @@ def _person_category(document: dict[str, Any], path: Path) -> int:
     if names:
         raise BadOption(f"{path}: categories names {', '.join(names)}, and none 'person'")
     return PERSON
+
+
+def _categories(document: dict[str, Any], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each category of the file, if it tells any, with what it is called in a complaint."""
+    categories = _typed(document, "categories", list, f"{path}") if "categories" in document else []
+    for index, category in enumerate(categories):
+        place = f"{path}: categories[{index}]"
+        yield place, check_object(category, place)
+
+
+def _named_keypoints(document: dict[str, Any], path: Path) -> dict[int, tuple[str, ...]]:
+    """The keypoints of each category that names some, by its id; raises BadOption."""
+    named = {}
+    for place, category in _categories(document, path):
+        if not category.get("keypoints"):
+            continue
+        names = tuple(_typed(category, "keypoints", list, place))
+        if not all(isinstance(name, str) and name for name in names):
+            raise BadOption(f"{place}: {_found(category, 'keypoints')}; it must be texts")
+        if len(set(names)) != len(names):
+            raise BadOption(f"{place}: {_found(category, 'keypoints')}; a name stands twice")
+        named[check_integer(category, "id", place)] = names
+    return named
+
+
+def _categories_of(keypoints: tuple[str, ...], document: dict[str, Any], path: Path) -> list[int]:
+    """The ids of the categories that name these keypoints in this order; raises BadOption."""
+    named = _named_keypoints(document, path)
+    found = [number for number, names in named.items() if names == keypoints]
+    if not found:
+        told = " and ".join(sorted({_in_short(names) for names in named.values()})) or "none"
+        raise OtherKeypoints(
+            f"{path}: no category names the {_in_short(keypoints)} in their order; named are {told}"
+        )
+    return found
+
+
+def _in_short(keypoints: Sequence[str]) -> str:
+    return f"{len(keypoints)} keypoints {keypoints[0]} to {keypoints[-1]}"
 
 
 def _are_coco_s(joints: list[Any]) -> bool:
@@ -200,15 +274,16 @@ def _where(annotation: Any, place: str, path: Path, images: Mapping[int, dict[st
     return where
 
 
-def _check_person(annotation: dict[str, Any], where: str, needed: Sequence[str]) -> None:
+def _check_person(
+    annotation: dict[str, Any], where: str, needed: Sequence[str], joints: int
+) -> None:
     check_numbers(annotation, "bbox", 4, where)
     for field in needed:
         check_number(annotation, field, where)
     seen = annotation.get("num_keypoints", 0)
     if type(seen) is not int:
         raise BadOption(f"{where}: {_found(annotation, 'num_keypoints')}; it must be an integer")
-    joints = 3 * len(COCO_KEYPOINTS)
-    check_numbers(annotation, "keypoints", joints, where, optional=not seen)
+    check_numbers(annotation, "keypoints", 3 * joints, where, optional=not seen)
 
 
 def _typed(row: Mapping[str, Any], field: str, kind: type, where: str) -> Any:

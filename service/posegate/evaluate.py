@@ -13,18 +13,16 @@ import numpy as np
 
 from posegate.api.documents import coco_results
 from posegate.catalog import Model
-from posegate.coco_labels import PERSON, check_sides, label_file, read_labels
+from posegate.coco_labels import PERSON, OtherKeypoints, check_sides, label_file, read_labels
 from posegate.errors import BadImage, BadOption, TooLarge
 from posegate.ordered import in_order
 from posegate.pipeline import EstimateOptions, Pipeline
-from posegate.skeleton import COCO_KEYPOINTS
+from posegate.skeleton import COCO_KEYPOINTS, sigmas_of
 
 KEYPOINT_FIGURES = (
     "ap", "ap50", "ap75", "ap_medium", "ap_large", "ar", "ar50", "ar75", "ar_medium", "ar_large",
 )  # fmt: skip
 BOX_FIGURES = ("ap", "ap50")
-_UNLABELLED = {"iscrowd": 0, "keypoints": [0] * 51}
-"""What the evaluator asks of an annotation that has a box alone."""
 Task = Literal["keypoints", "boxes"]
 
 
@@ -39,10 +37,14 @@ class Photo:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The pictures and their annotations in the form that COCO's evaluator takes."""
+    """The pictures and their annotations in the form that COCO's evaluator takes.
+
+    `keypoints` (J,) name the joints that are labelled.
+    """
 
     photos: list[Photo]
     annotations: dict[str, Any]
+    keypoints: tuple[str, ...] = COCO_KEYPOINTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +67,12 @@ class Report:
         return asdict(self)
 
 
-def load_data(path: Path) -> Data:
-    """Read a label file, or `person_keypoints.json` of a folder, whose photos must all be there."""
-    labels = read_labels(label_file(path), needed=("area", "category_id"))
+def load_data(path: Path, *, keypoints: tuple[str, ...] = COCO_KEYPOINTS) -> Data:
+    """Read a label file, or `person_keypoints.json` of a folder, whose photos must all be there.
+
+    Other `keypoints` than COCO's are looked for in the categories that name them.
+    """
+    labels = read_labels(label_file(path), needed=("area", "category_id"), keypoints=keypoints)
     if not labels.images:
         raise BadOption(f"{labels.path} lists no images")
     people = defaultdict(list)
@@ -77,28 +82,33 @@ def load_data(path: Path) -> Data:
             check_sides(label, where)
             people[label["image_id"]].append([float(value) for value in label["bbox"]])
     photos = [Photo(number, photo, people[number]) for number, photo in labels.photos().items()]
+    # What the evaluator asks of an annotation that has a box alone.
+    unlabelled = {"iscrowd": 0, "keypoints": [0] * 3 * len(keypoints)}
     annotations = {
         "info": {},
         "images": list(labels.images.values()),
         # The evaluator takes a match with the annotation of id 0 for none.
         "annotations": [
-            _UNLABELLED | label | {"id": number, "category_id": PERSON}
+            unlabelled | label | {"id": number, "category_id": PERSON}
             for number, label in enumerate(labels.annotations, 1)
         ],
         "categories": [{"id": PERSON, "name": "person"}],
     }
-    return Data(photos, annotations)
+    return Data(photos, annotations, keypoints)
 
 
-def check_keypoints(model: Model) -> None:
-    """BadOption unless the network's joints are those that COCO's figures are of."""
+def load_data_of(model: Model, path: Path) -> Data:
+    """The labels of the joints that the model's card names; OtherKeypoints where there are none."""
     names = model.card.keypoints
-    if names != COCO_KEYPOINTS:
-        raise BadOption(
+    try:
+        return load_data(path, keypoints=names)
+    except OtherKeypoints as error:
+        raise OtherKeypoints(
             f"COCO's AP needs COCO's 17 keypoints in their order, {COCO_KEYPOINTS[0]} to "
-            f"{COCO_KEYPOINTS[-1]}, and the card of {model.name} names {len(names)}, {names[0]} to "
-            f"{names[-1]}; `posenets evaluate --mpii` measures the joints that MPII has too"
-        )
+            f"{COCO_KEYPOINTS[-1]}, or labels of the network's own, and the card of {model.name} "
+            f"names {len(names)}, {names[0]} to {names[-1]} ({error.detail}); `posenets evaluate "
+            "--mpii` measures the joints that MPII has too"
+        ) from error
 
 
 async def evaluate(
@@ -115,13 +125,14 @@ async def evaluate(
 
     With `boxes="truth"` the pose network looks at the labelled people, with boxes of score 1.
     `task="boxes"` scores the detector alone. `on_photo` hears how many of how many pictures are
-    done.
+    done. Joints that COCO does not know count by one constant, see `sigmas_of`.
     """
-    if task == "keypoints":
-        check_keypoints(pipeline.catalog.get(options.model, "pose"))
     with_detector = task == "boxes" or boxes == "detector"
     detector = pipeline.catalog.get(options.detector, "detect").name if with_detector else None
-    data = load_data(folder)
+    if task == "keypoints":
+        data = load_data_of(pipeline.catalog.get(options.model, "pose"), folder)
+    else:
+        data = load_data(folder)
     scorer = coco_scorer(data)
     started = time.perf_counter()
     poses: list[dict[str, Any]] = []
@@ -221,6 +232,8 @@ def coco_scorer(
             evaluator = COCOeval(truth, found, kind)
             evaluator.params.imgIds = [photo.id for photo in data.photos]
             evaluator.params.catIds = [PERSON]
+            if data.keypoints != COCO_KEYPOINTS:
+                evaluator.params.kpt_oks_sigmas = sigmas_of(data.keypoints).astype(np.float64)
             evaluator.evaluate()
             evaluator.accumulate()
             evaluator.summarize()

@@ -22,14 +22,15 @@ from posegate.api.documents import coco_results
 from posegate.build import running_pipeline
 from posegate.card import ModelCard
 from posegate.catalog import CARD_NAME, Catalog, Model, load_catalog
+from posegate.coco_labels import OtherKeypoints
 from posegate.errors import BackendDown, BadCard, BadOption
 from posegate.evaluate import (
     KEYPOINT_FIGURES,
     Data,
     Photo,
-    check_keypoints,
     coco_scorer,
     load_data,
+    load_data_of,
 )
 from posegate.loadclient import Connection, poses_path, running_server
 from posegate.options import EstimateOptions
@@ -93,10 +94,13 @@ async def verify(
 
     catalog = _catalog_with(settings.model_repository, name)
     model = catalog.get(name, "pose")
-    data = load_data(folder)
     siblings = [f"{name}-{form}" for form in FORMS if f"{name}-{form}" in catalog.models]
-    if siblings or triton_urls:  # these are judged by their AP
-        check_keypoints(model)
+    try:
+        data = load_data_of(model, folder)
+    except OtherKeypoints:
+        if siblings or triton_urls:  # these are judged by their AP
+            raise
+        data = load_data(folder)
     hear("torch")
     checks = [await _against_torch(model), *against_plan(model)]
     async with running_pipeline(settings) as pipeline:

@@ -3,12 +3,11 @@
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from posegate.skeleton import COCO_KEYPOINTS
 from posegate.tables import print_table
 from posegate.version import installed_version
 from posenets.cli_calibrate import calibrate_command
@@ -19,7 +18,7 @@ from posenets.cli_train import train_command
 from posenets.counting import count_all, table_rows
 from posenets.training.box_teacher import label_boxes as label_boxes_of
 from posenets.training.cache import MIN_SIDE, build_cache
-from posenets.training.mpii import MPII_KEYPOINTS
+from posenets.training.people import Joints, joints_asked_for, mirrored_joints
 from posenets.training.records import BadData
 
 app = typer.Typer(
@@ -35,7 +34,6 @@ app.command("export")(export_command)
 app.command("export-decoded")(export_decoded_command)
 app.command("compare")(compare_command)
 _console = Console(markup=False)
-_JOINTS = {"coco": COCO_KEYPOINTS, "mpii": MPII_KEYPOINTS}
 
 
 def _show_version(asked: bool) -> None:
@@ -59,7 +57,9 @@ def cache(
     labels: Annotated[Path, typer.Argument(exists=True, help="labels: COCO, pack, MPII or LSP")],
     out: Annotated[Path, typer.Argument(help="folder to write")],
     teacher: Annotated[Path | None, typer.Option(help="heatmap network to ask, ONNX")] = None,
-    joints: Annotated[Literal["coco", "mpii"], typer.Option(help="17 or 16 joints")] = "coco",
+    joints: Annotated[
+        Joints, typer.Option(help="17, 16, or own: those that a COCO file's categories name")
+    ] = "coco",
     size: Annotated[
         str, typer.Option(metavar="WxH", help="pixels of a crop, 5/4 of the largest input or more")
     ] = "240x320",
@@ -76,13 +76,15 @@ def cache(
             labels,
             out,
             teacher=teacher,
-            joint_names=_JOINTS[joints],
+            joint_names=joints_asked_for(joints, labels),
             crop_wh=_sides(size),
             min_side=min_side,
         )
     )
     small = f"; {people.left_out} too small (--min-side)" if people.left_out else ""
     _console.print(f"{len(people)} people in {out}{small}", soft_wrap=True)
+    if joints == "own":
+        _console.print(mirrored_joints(people.joint_names), soft_wrap=True)
 
 
 @app.command(name="label-boxes")

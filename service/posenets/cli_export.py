@@ -13,7 +13,7 @@ from posegate.card import Training
 from posegate.catalog import CARD_NAME, Model, load_card
 from posenets.cli_errors import or_exit
 from posenets.export.calibration import calibration_crops, check_source
-from posenets.export.checkpoint import CheckpointExport, export_checkpoint
+from posenets.export.checkpoint import CheckpointExport, export_checkpoint, joints_of_export
 from posenets.export.compare import compare_with_torch
 from posenets.export.forms import BASE, FORMS, INT8_FORMS, write_form
 from posenets.export.in_graph import export_decoded
@@ -122,7 +122,7 @@ def _export(
     if calibrate is not None and not set(forms) & set(INT8_FORMS):
         raise BadData("--calibrate: only 8-bit forms are calibrated; name one in --forms")
     if calibrate is not None:  # before anything is replaced
-        check_source(calibrate)
+        check_source(calibrate, joints_of_export(job))
     difference = export_checkpoint(job)
     folder = job.repository / job.name
     _console.print(

@@ -12,6 +12,7 @@ from posenets.cli_errors import or_exit
 from posenets.evaluation.during import evaluation_on
 from posenets.training.log import TrainingLog
 from posenets.training.loop import Trainer
+from posenets.training.people import Joints, joints_asked_for
 from posenets.training.processes import joined
 from posenets.training.recipe import (
     BadRecipe,
@@ -38,6 +39,9 @@ def train_command(
     cache: Annotated[list[Path] | None, typer.Option(help="pose: folders of `cache`")] = None,
     labels: Annotated[
         list[Path] | None, typer.Option(help="pose: label files or packs, cut up on the way")
+    ] = None,
+    joints: Annotated[
+        Joints | None, typer.Option(help="pose: of --labels, as for `cache`; else the network's")
     ] = None,
     photos: Annotated[list[Path] | None, typer.Option(help="detector: complete labels")] = None,
     crops: Annotated[list[Path] | None, typer.Option(help="detector: one box a photo")] = None,
@@ -80,14 +84,19 @@ def train_command(
                 raise BadData(
                     "a pose recipe has one source: give either --cache folders or --labels files"
                 )
+            if joints is not None and not labels:
+                raise BadData("--joints are those of --labels; a cache tells its own")
             return plan, pose_trainer(
                 plan,
                 cache or [],
                 streams=labels or [],
+                joints=joints_asked_for(joints, labels[0]) if joints and labels else None,
                 start=start,
                 device=where,
                 checkpoint=out,
             )
+        if joints is not None:
+            raise BadData("--joints: a person detector draws none")
         told = "a detection recipe learns from --photos, --crops and --boxes"
         _refuse_any({"--cache": cache, "--labels": labels}, told)
         if not photos:
@@ -117,8 +126,8 @@ def train_command(
             for said in without_effect(trainer):
                 console.print(said, soft_wrap=True, highlight=False)
             measure = None
-            if evaluate is not None and isinstance(plan, PoseRecipe):
-                measure = evaluation_on(evaluate, plan)
+            if evaluate is not None and isinstance(plan, PoseRecipe) and trainer.joints:
+                measure = evaluation_on(evaluate, plan, trainer.joints)
             progress = trainer.run(
                 seconds=seconds,
                 save_every_s=save_every,

@@ -35,6 +35,7 @@ from posenets.training.checkpoint import (
 )
 from posenets.training.log import TrainingLog
 from posenets.training.loop import Trainer
+from posenets.training.mpii import MPII_KEYPOINTS
 from posenets.training.pose_data import StreamedPeople
 from posenets.training.pose_task import PoseTask, sigma_for
 from posenets.training.recipe import (
@@ -637,11 +638,12 @@ def test_evaluation_while_training_measures_the_folder(cached: Path, tmp_path: P
     (folder / "person_keypoints.json").write_text(json.dumps(made_labels()))
     for index in range(PHOTOS):
         (folder / "images" / f"{index}.png").write_bytes(encoded(index))
-    figures = evaluation_on(folder, _recipe(4))(_TinyNet().eval())
+    figures = evaluation_on(folder, _recipe(4), COCO_KEYPOINTS)(_TinyNet().eval())
     assert set(figures) == {"ap", "ap50", "ap75", "ar"}
     assert all(0 <= value <= 1 for value in figures.values())
+    of_mpii = _recipe(4).model_copy(update={"network": "litedeconv-mpii"})
     with pytest.raises(BadData, match=r"--evaluate: .*litedeconv-mpii has 16 joints; .*--mpii"):
-        evaluation_on(folder, _recipe(4).model_copy(update={"network": "litedeconv-mpii"}))
+        evaluation_on(folder, of_mpii, MPII_KEYPOINTS)
 
 
 def test_people_are_cut_out_of_shards_while_training_goes_on(pack: Path, tmp_path: Path) -> None:

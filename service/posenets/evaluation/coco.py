@@ -8,7 +8,6 @@ import numpy as np
 from posegate.coco_labels import PERSON
 from posegate.evaluate import KEYPOINT_FIGURES, Data, coco_scorer
 from posegate.people import person_scores, without_doubles
-from posegate.skeleton import COCO_KEYPOINTS
 from posegate.types import F64, Boxes, Keypoints, Poses
 from posenets.evaluation.oks import joint_oks
 from posenets.evaluation.scenes import Scene
@@ -24,7 +23,7 @@ def coco_figures(
     results: list[dict[str, Any]] = []
     for scene, keypoints in zip(scenes, found, strict=True):
         scores = person_scores(scene.box_scores, keypoints.scores)
-        poses = Poses(Boxes.from_xywh(scene.boxes_xywh, scores), keypoints, COCO_KEYPOINTS)
+        poses = Poses(Boxes.from_xywh(scene.boxes_xywh, scores), keypoints, data.keypoints)
         if scene.keypoints is None:
             poses = without_doubles(poses)
         joints = poses.keypoints

@@ -12,15 +12,15 @@ from posenets.evaluation.predict import find_keypoints, torch_run
 from posenets.evaluation.scenes import coco_scenes
 from posenets.export.card import NetworkFacts, pose_card
 from posenets.training.augment import HEATMAP_STRIDE
+from posenets.training.mpii import MPII_KEYPOINTS
 from posenets.training.pose_task import sigma_for
 from posenets.training.recipe import PoseRecipe
 from posenets.training.records import BadData
-from posenets.training.start import joints_of
 
 SHOWN = ("ap", "ap50", "ap75", "ar")
 
 
-def card_of(recipe: PoseRecipe) -> ModelCard:
+def card_of(recipe: PoseRecipe, joints: tuple[str, ...] = COCO_KEYPOINTS) -> ModelCard:
     """The card that the recipe's network will get, as far as evaluation reads it."""
     last = recipe.phases[-1]
     facts = NetworkFacts(
@@ -35,22 +35,23 @@ def card_of(recipe: PoseRecipe) -> ModelCard:
         sha256="0" * 64,
     )
     sigma = recipe.sigma or sigma_for(last.width // HEATMAP_STRIDE)
-    return ModelCard.model_validate(pose_card(facts, sigma=sigma))
+    return ModelCard.model_validate(pose_card(facts, sigma=sigma, joint_names=joints))
 
 
-def evaluation_on(folder: Path, recipe: PoseRecipe) -> Callable[[nn.Module], dict[str, float]]:
+def evaluation_on(
+    folder: Path, recipe: PoseRecipe, joints: tuple[str, ...]
+) -> Callable[[nn.Module], dict[str, float]]:
     """A measure of AP on a COCO-form folder, true boxes, no flip, DARK, the last phase's input.
 
-    Raises BadData where the folder is not whole, or the network's joints are not COCO's.
+    Raises BadData where the folder is not whole, or its labels are not of the network's `joints`.
     """
-    joints = joints_of(recipe.network)
-    if joints != COCO_KEYPOINTS:
+    if joints == MPII_KEYPOINTS:
         raise BadData(
             f"--evaluate: AP is of COCO's {len(COCO_KEYPOINTS)} keypoints, {recipe.network} has "
             f"{len(joints)} joints; measure its PCKh by posenets evaluate --mpii"
         )
-    scenes, data = coco_scenes(folder)
-    card = card_of(recipe)
+    scenes, data = coco_scenes(folder, joints)
+    card = card_of(recipe, joints)
 
     def evaluate(network: nn.Module) -> dict[str, float]:
         device = next(network.parameters()).device

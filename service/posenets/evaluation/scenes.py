@@ -44,10 +44,10 @@ class Scene:
     head_sizes: F32 | None = None
 
 
-def coco_scenes(folder: Path) -> tuple[list[Scene], Data]:
-    """Photos of a COCO-form folder with the people that have keypoints; raises BadData."""
+def coco_scenes(folder: Path, joints: tuple[str, ...] = COCO_KEYPOINTS) -> tuple[list[Scene], Data]:
+    """Photos of a COCO-form folder with the people that have those keypoints; raises BadData."""
     try:
-        data = load_data(folder)
+        data = load_data(folder, keypoints=joints)
     except BadOption as error:
         raise BadData(error.detail) from error
     labels = defaultdict(list)
@@ -58,7 +58,7 @@ def coco_scenes(folder: Path) -> tuple[list[Scene], Data]:
     for photo in data.photos:
         people = labels[photo.id]
         try:
-            shape = (len(people), len(COCO_KEYPOINTS), 3)
+            shape = (len(people), len(joints), 3)
             keypoints = np.array([p["keypoints"] for p in people], np.float32).reshape(shape)
             areas = np.array([p["area"] for p in people], np.float32)
         except (KeyError, ValueError) as error:

@@ -14,6 +14,7 @@ from posegate.image import ImageLimits, decode_image
 from posegate.types import F32, Boxes
 from posenets.evaluation.scenes import coco_scenes
 from posenets.training.cache import CROP_WH, open_cache
+from posenets.training.people import labelled_as
 from posenets.training.records import BadData
 from posenets.training.teacher import TEACHER_WH
 
@@ -29,7 +30,7 @@ def calibration_crops(source: Path, card: ModelCard, *, count: int = 64) -> F32:
     if (source / "crops.npy").exists():
         return _cached(source, preprocess, count)
     assert card.crop is not None
-    scenes, _ = coco_scenes(source)
+    scenes, _ = coco_scenes(source, labelled_as(card.keypoints))
     owners = np.repeat(np.arange(len(scenes)), [len(scene.boxes_xywh) for scene in scenes])
     if not len(owners):
         raise BadData(f"{source}: holds no person to calibrate on")
@@ -48,13 +49,16 @@ def calibration_crops(source: Path, card: ModelCard, *, count: int = 64) -> F32:
     return np.concatenate(crops)
 
 
-def check_source(source: Path) -> None:
-    """Raises BadData where it is neither a crop cache nor a COCO-form folder with its photos."""
+def check_source(source: Path, joints: tuple[str, ...]) -> None:
+    """Raises BadData where it is neither a crop cache nor a COCO-form folder with its photos.
+
+    `joints` are the network's.
+    """
     try:
         if (source / "crops.npy").exists():
             open_cache(source)
         else:
-            read_labels(label_file(source)).photos()
+            read_labels(label_file(source), keypoints=labelled_as(joints)).photos()
     except BadOption as error:
         raise BadData(error.detail) from error
 

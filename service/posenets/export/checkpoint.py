@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from posegate.card import Training
 from posegate.catalog import CARD_NAME, ONNX_NAME, Model, load_card, sha256_of
+from posegate.skeleton import COCO_KEYPOINTS
 from posenets.counting import count_operations, count_parameters
 from posenets.export.card import NetworkFacts, detect_card, pose_card
 from posenets.export.halves import LARGEST
@@ -29,7 +30,7 @@ from posenets.training.checkpoint import (
 )
 from posenets.training.pose_task import sigma_for
 from posenets.training.recipe import BadRecipe, DetectionRecipe, PoseRecipe, Recipe
-from posenets.training.start import joints_of, make_network
+from posenets.training.start import joints_in, make_network
 
 START_FILE = "training.pt"
 """Beside the card: weights for `posenets train --start` to go on from."""
@@ -50,6 +51,13 @@ class CheckpointExport:
     training: Training = field(default_factory=Training)
     published: str | None = None
     halves: bool = False
+
+
+def joints_of_export(job: CheckpointExport) -> tuple[str, ...]:
+    """The joints of the network that will be exported; raises BadCheckpoint."""
+    if job.published is not None:
+        return COCO_KEYPOINTS
+    return joints_in(load_checkpoint(job.checkpoint), job.checkpoint)
 
 
 def export_checkpoint(job: CheckpointExport) -> float:
@@ -88,7 +96,7 @@ def export_checkpoint(job: CheckpointExport) -> float:
             training=training,
             sha256=sha256_of(part),
         )
-        card = _card(facts, recipe, state)
+        card = _card(facts, recipe, state, job.checkpoint)
         card["verification"] = [{"form": "onnx-fp32", "max_abs_diff": float(f"{difference:.2e}")}]
         put_in_place(part, folder, card)
     if not detects:
@@ -98,14 +106,14 @@ def export_checkpoint(job: CheckpointExport) -> float:
 
 
 def _card(
-    facts: NetworkFacts, recipe: PoseRecipe | DetectionRecipe, state: dict[str, Any]
+    facts: NetworkFacts, recipe: PoseRecipe | DetectionRecipe, state: dict[str, Any], path: Path
 ) -> dict[str, Any]:
     if isinstance(recipe, DetectionRecipe):
         return detect_card(facts, calibrated="calibration" in state)
     return pose_card(
         facts,
         sigma=recipe.sigma or sigma_for(facts.size_wh[0] // HEATMAP_STRIDE),
-        joint_names=joints_of(recipe.network),
+        joint_names=joints_in(state, path),
         to_corners=bool(state.get("udp")),
     )
 
@@ -121,7 +129,8 @@ def _network_of(
 ) -> tuple[PoseRecipe | DetectionRecipe, nn.Module]:
     recipe = recipe_in(state, path)
     try:
-        network = make_network(recipe.network, _size_of(recipe))
+        joints = len(joints_in(state, path)) if isinstance(recipe, PoseRecipe) else None
+        network = make_network(recipe.network, _size_of(recipe), joints)
     except BadRecipe as error:
         raise BadCheckpoint(f"{path}: field 'recipe': {error}") from error
     if isinstance(network, PersonDetector) != isinstance(recipe, DetectionRecipe):
@@ -157,7 +166,11 @@ def _start(state: dict[str, Any], path: Path) -> dict[str, Any]:
     Kernels are rounded to half precision, so that the file is half the size and still the exported
     network; scales, shifts and statistics are not.
     """
-    kept = {key: state[key] for key in ("recipe", "calibration", "udp", "halves") if key in state}
+    kept = {
+        key: state[key]
+        for key in ("recipe", "joints", "calibration", "udp", "halves")
+        if key in state
+    }
     weights = {
         name: value.half() if value.is_floating_point() and value.ndim > 1 else value
         for name, value in weights_in(state, path, "ema").items()

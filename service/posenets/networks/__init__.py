@@ -4,6 +4,13 @@ Every network maps RGB crops (N, 3, H, W), normalised as its card says, to raw h
 (N, J, H/4, W/4).
 """
 
-from posenets.networks.table import NETWORKS, Convention, Network, build_network
+from posenets.networks.table import (
+    JOINT_WEIGHTS,
+    NETWORKS,
+    Convention,
+    Network,
+    build_network,
+    find_network,
+)
 
-__all__ = ["NETWORKS", "Convention", "Network", "build_network"]
+__all__ = ["JOINT_WEIGHTS", "NETWORKS", "Convention", "Network", "build_network", "find_network"]

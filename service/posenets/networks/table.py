@@ -112,8 +112,17 @@ NETWORKS: dict[str, Network] = {
 }
 
 
-def build_network(name: str, joints: int | None = None, size_wh: SizeWH | None = None) -> nn.Module:
-    """Builds the network called `name`."""
+JOINT_WEIGHTS = ("last.weight", "last.bias")
+"""What of every network goes by the number of joints."""
+
+
+def find_network(name: str) -> Network:
+    """The network called `name`; raises ValueError."""
     if name not in NETWORKS:
         raise ValueError(f"no network is called {name!r}; known: {', '.join(NETWORKS)}")
-    return NETWORKS[name].build(joints, size_wh)
+    return NETWORKS[name]
+
+
+def build_network(name: str, joints: int | None = None, size_wh: SizeWH | None = None) -> nn.Module:
+    """Builds the network called `name`."""
+    return find_network(name).build(joints, size_wh)

@@ -245,7 +245,7 @@ def _half_body(
     take_upper = (choose_upper & (above.sum(1) >= 3)) | (below.sum(1) < 3)
     chosen = torch.where(take_upper[:, None], above, below)
     count = chosen.sum(1)
-    possible = (seen.sum(1) > 8) & (count >= 2)
+    possible = (seen.sum(1) > 8) & (count >= 2) & lower.any()
     centre = (joints[..., :2] * chosen[..., None]).sum(1) / count.clamp(min=1)[:, None]
     low, high = _extent(joints, chosen)
     size = (high - low).clamp(min=16.0)

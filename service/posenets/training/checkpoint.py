@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import zipfile
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -115,16 +116,23 @@ def check_moments(optimiser: torch.optim.Optimizer, path: Path, *, begun: bool) 
                 )
 
 
-def refuse_other_run(state: dict[str, Any], recipe: Recipe, path: Path) -> None:
-    """Raises BadCheckpoint where a run of another network or optimiser was kept there."""
+def refuse_other_run(
+    state: dict[str, Any], recipe: Recipe, path: Path, *, joints: Sequence[str] | None = None
+) -> None:
+    """Raises BadCheckpoint where a run of another network or optimiser was kept there.
+
+    Or one of other `joints`, where the checkpoint tells them.
+    """
     made = recipe_in(state, path)
+    elsewhere = "give another --out (and --start, to begin from its weights)"
     for field in ("network", "optimiser"):
         theirs, ours = getattr(made, field), getattr(recipe, field)
         if theirs != ours:
             raise BadCheckpoint(
-                f"{path}: holds a run with {field} {theirs!r}, the recipe has {ours!r}; give "
-                "another --out (and --start, to begin from its weights)"
+                f"{path}: holds a run with {field} {theirs!r}, the recipe has {ours!r}; {elsewhere}"
             )
+    if joints is not None and state.get("joints", [*joints]) != [*joints]:
+        raise BadCheckpoint(f"{path}: holds a run of other joints than these; {elsewhere}")
 
 
 def refuse_other_normalisation(state: dict[str, Any], recipe: Recipe, path: Path) -> None:
@@ -137,16 +145,25 @@ def refuse_other_normalisation(state: dict[str, Any], recipe: Recipe, path: Path
         )
 
 
-def load_weights(network: torch.nn.Module, path: Path) -> dict[str, Any]:
+def load_weights(
+    network: torch.nn.Module, path: Path, *, renewed: Collection[str] = ()
+) -> dict[str, Any]:
     """Load a checkpoint's weights into `network`; what else it holds. Raises BadCheckpoint.
 
     Ours keep them in `ema`, others' in `state_dict` or bare; an HRNet may have published names.
+    Those of the names `renewed` stay the network's where the checkpoint's have another shape.
     """
     state = load_checkpoint(path)
     weights = weights_in(state, path)
     if is_published(weights):
         weights = renamed(weights, path)
-    fit_weights(network, weights, path)
+    ours = network.state_dict()
+    kept = {
+        name: ours[name]
+        for name in renewed
+        if name in weights and weights[name].shape != ours[name].shape
+    }
+    fit_weights(network, weights | kept, path)
     return state
 
 

@@ -84,7 +84,7 @@ class Trainer(Generic[Batch]):
     """Trains one network on one task until the recipe's examples are seen.
 
     A checkpoint holds the network, its moving average, the optimiser and the random state, so a
-    killed run goes on from its last one.
+    killed run goes on from its last one; and the names of a pose network's `joints`.
     """
 
     def __init__(
@@ -96,12 +96,14 @@ class Trainer(Generic[Batch]):
         device: torch.device,
         checkpoint: Path,
         amp: bool = False,
+        joints: tuple[str, ...] | None = None,
     ) -> None:
         self.recipe = recipe
         self.task = task
         self.device = device
         self.checkpoint = checkpoint
         self.amp = amp
+        self.joints = joints
         self.rank, self.processes = place()
         if self.rank:
             task.reseed(self.rank)
@@ -125,7 +127,7 @@ class Trainer(Generic[Batch]):
         if not path.exists():
             return False
         state = load_checkpoint(path)
-        refuse_other_run(state, self.recipe, path)
+        refuse_other_run(state, self.recipe, path, joints=self.joints)
         refuse_other_normalisation(state, self.recipe, path)
         try:
             fit_weights(self.network, weights_in(state, path, "network"), path)
@@ -216,6 +218,7 @@ class Trainer(Generic[Batch]):
             "random": self._random,
             "progress": asdict(self.progress),
             "recipe": self.recipe.model_dump_json(),
+            "joints": None if self.joints is None else [*self.joints],
         }
         save_checkpoint(path or self.checkpoint, state)
 

@@ -7,16 +7,48 @@ what the file holds.
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from scipy.io import whosmat
 
-from posegate.coco_labels import label_file
-from posegate.skeleton import COCO_KEYPOINTS
+from posegate.coco_labels import label_file, own_keypoints
+from posegate.errors import BadOption
+from posegate.skeleton import COCO_KEYPOINTS, flip_order
 from posenets.training.lsp import read_lsp
 from posenets.training.matlab import UNREADABLE
-from posenets.training.mpii import read_mpii_json, read_mpii_mat
+from posenets.training.mpii import MPII_KEYPOINTS, read_mpii_json, read_mpii_mat
 from posenets.training.records import BadData, LabelledImage, read_labelled_images
+
+Joints = Literal["coco", "mpii", "own"]
+"""Which joints are to be learned: COCO's 17, MPII's 16, or those that a COCO file names."""
+KNOWN_JOINTS = {"coco": COCO_KEYPOINTS, "mpii": MPII_KEYPOINTS}
+"""Joints that are found in every label file by their names."""
+
+
+def labelled_as(joint_names: tuple[str, ...]) -> tuple[str, ...]:
+    """The joints that a COCO file of them names: COCO's, but for joints of one's own."""
+    return COCO_KEYPOINTS if joint_names in KNOWN_JOINTS.values() else joint_names
+
+
+def joints_asked_for(joints: Joints, labels: Path) -> tuple[str, ...]:
+    """Their names; raises BadData where the labels have none of their own."""
+    if joints != "own":
+        return KNOWN_JOINTS[joints]
+    if _kind(labels) != "coco":
+        raise BadData(f"{labels}: only files of COCO's form name joints of their own")
+    try:
+        return own_keypoints(label_file(labels))
+    except BadOption as error:
+        raise BadData(error.detail) from error
+
+
+def mirrored_joints(joint_names: tuple[str, ...]) -> str:
+    """A sentence on which joints a mirrored picture swaps: it is their names that tell it."""
+    theirs = enumerate(flip_order(joint_names).tolist())
+    pairs = [f"{joint_names[a]} with {joint_names[b]}" for a, b in theirs if a < b]
+    swaps = ", ".join(pairs) or "none: no two names differ by left_ and right_ alone"
+    return f"{len(joint_names)} joints; a mirrored picture swaps {swaps}"
 
 
 def read_people(
@@ -24,9 +56,13 @@ def read_people(
 ) -> Iterator[LabelledImage]:
     """Every photo with those joints; a joint that the source does not know has v = 0.
 
+    Joints of one's own are read from the categories of a COCO file that name them, and no others.
     Raises BadData.
     """
-    return (with_joints(image, joint_names) for image in _READERS[_kind(labels)](labels))
+    kind = _kind(labels)
+    if kind == "coco" and labelled_as(joint_names) == joint_names:
+        return read_labelled_images(labels, joint_names)
+    return (with_joints(image, joint_names) for image in _READERS[kind](labels))
 
 
 def with_joints(image: LabelledImage, joint_names: tuple[str, ...]) -> LabelledImage:

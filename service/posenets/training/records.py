@@ -75,17 +75,19 @@ def decode_bgr(jpeg: bytes, place: str) -> U8:
     return np.asarray(pixels, np.uint8)
 
 
-def read_labelled_images(labels: Path) -> Iterator[LabelledImage]:
-    """Every photo of a COCO folder or pack.
+def read_labelled_images(
+    labels: Path, joint_names: tuple[str, ...] = COCO_KEYPOINTS
+) -> Iterator[LabelledImage]:
+    """Every photo of a COCO folder or pack, whose categories name joints other than COCO's.
 
     A folder is read in the label file's order, a pack in that of its shards. Raises BadData for a
     missing field or photo, a NaN or a shard that is cut short.
     """
     try:
-        known = read_labels(label_file(labels))
+        known = read_labels(label_file(labels), keypoints=joint_names)
         annotations: dict[int, list[dict[str, Any]]] = {number: [] for number in known.images}
         for annotation in known.annotations:
-            _check_joints(known.path, annotation)
+            _check_joints(known, annotation)
             annotations[annotation["image_id"]].append(annotation)
         in_shards = any("shard" in image for image in known.images.values())
         read = (
@@ -96,16 +98,16 @@ def read_labelled_images(labels: Path) -> Iterator[LabelledImage]:
     except BadOption as error:
         raise BadData(error.detail) from error
     for image, place, jpeg in read:
-        yield _labelled(image, place, jpeg, annotations[image["id"]])
+        yield _labelled(image, place, jpeg, annotations[image["id"]], joint_names)
 
 
 _UNREADABLE = (OSError, tarfile.TarError, EOFError, KeyError, zlib.error, lzma.LZMAError)
 """What a shard raises that is missing, cut short (compressed ones too) or links to nothing."""
 
 
-def _check_joints(labels: Path, annotation: dict[str, Any]) -> None:
-    where = f"{labels}: annotation {annotation['id']} of image {annotation['image_id']}"
-    check_numbers(annotation, "keypoint_scores", len(COCO_KEYPOINTS), where, optional=True)
+def _check_joints(labels: CocoLabels, annotation: dict[str, Any]) -> None:
+    where = f"{labels.path}: annotation {annotation['id']} of image {annotation['image_id']}"
+    check_numbers(annotation, "keypoint_scores", len(labels.keypoints), where, optional=True)
     check_number(annotation, "score", where, optional=True)
     strange = set(annotation.get("keypoints", [])[2::3]) - {0, 1, 2}
     if strange:
@@ -159,11 +161,15 @@ def _read_tars(
 
 
 def _labelled(
-    image: dict[str, Any], place: str, jpeg: bytes, annotations: list[dict[str, Any]]
+    image: dict[str, Any],
+    place: str,
+    jpeg: bytes,
+    annotations: list[dict[str, Any]],
+    joint_names: tuple[str, ...],
 ) -> LabelledImage:
     crowds = [one["bbox"] for one in annotations if one.get("iscrowd")]
     annotations = [one for one in annotations if not one.get("iscrowd")]
-    people, joints = len(annotations), len(COCO_KEYPOINTS)
+    people, joints = len(annotations), len(joint_names)
     blank = [0.0] * (3 * joints)
     points = np.array([a.get("keypoints", blank) for a in annotations], np.float32)
     points = points.reshape(people, joints, 3)
@@ -179,5 +185,6 @@ def _labelled(
         box_scores=np.array([a.get("score", 1.0) for a in annotations], np.float32),
         keypoints=points,
         keypoint_scores=scores,
+        joint_names=joint_names,
         crowds_xywh=np.array(crowds, np.float32).reshape(-1, 4),
     )

@@ -12,8 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from posegate.skeleton import COCO_KEYPOINTS
-from posenets.networks import NETWORKS, build_network
+from posenets.networks import JOINT_WEIGHTS, NETWORKS, build_network, find_network
 from posenets.networks.blocks import weaken_residuals
 from posenets.networks.mobilenetv3_small import MobileNetV3Small, load_folded_weights
 from posenets.networks.nam import nam_scales
@@ -21,17 +20,18 @@ from posenets.networks.person_detector import PersonDetector
 from posenets.networks.posefpn import PoseFPN
 from posenets.training.augment import HEATMAP_STRIDE
 from posenets.training.box_teacher import add_teacher_boxes
-from posenets.training.cache import CropCache, open_cache
+from posenets.training.cache import open_cache
 from posenets.training.checkpoint import (
     BadCheckpoint,
     fit_weights,
     load_weights,
+    recipe_in,
     refuse_other_normalisation,
 )
 from posenets.training.detection_data import DetectionData, Photo, read_photos
 from posenets.training.detection_task import DetectionTask
 from posenets.training.loop import Trainer
-from posenets.training.mpii import MPII_KEYPOINTS
+from posenets.training.people import KNOWN_JOINTS
 from posenets.training.pose_data import CachedPeople, StreamedPeople, crop_wh_for
 from posenets.training.pose_task import PoseTask
 from posenets.training.recipe import (
@@ -49,10 +49,12 @@ DETECTOR = "person-detector"
 _CALIBRATION_PICTURES = 32
 
 
-def make_network(name: str, size_wh: tuple[int, int] | None = None) -> nn.Module:
+def make_network(
+    name: str, size_wh: tuple[int, int] | None = None, joints: int | None = None
+) -> nn.Module:
     """A network of the table, or the person detector, with random weights; raises BadRecipe."""
     try:
-        return PersonDetector() if name == DETECTOR else build_network(name, size_wh=size_wh)
+        return PersonDetector() if name == DETECTOR else build_network(name, joints, size_wh)
     except ValueError as error:
         raise BadRecipe(f"network: {error}") from error
 
@@ -75,8 +77,22 @@ def with_network(recipe: PoseRecipe | DetectionRecipe, name: str) -> PoseRecipe 
 
 
 def joints_of(name: str) -> tuple[str, ...]:
-    """The joints that a network of the table is made for, by their number."""
-    return {len(names): names for names in (COCO_KEYPOINTS, MPII_KEYPOINTS)}[NETWORKS[name].joints]
+    """The joints that a network of the table is made for, by their number; raises BadRecipe."""
+    try:
+        joints = find_network(name).joints
+    except ValueError as error:
+        raise BadRecipe(f"network: {error}") from error
+    return {len(names): names for names in KNOWN_JOINTS.values()}[joints]
+
+
+def joints_in(state: dict[str, Any], path: Path) -> tuple[str, ...]:
+    """The joints that a checkpoint of `train` draws; raises BadCheckpoint or BadRecipe."""
+    names = state.get("joints")
+    if names is None:
+        return joints_of(recipe_in(state, path).network)
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        raise BadCheckpoint(f"{path}: field 'joints': no list of names")
+    return tuple(names)
 
 
 def pose_trainer(
@@ -84,19 +100,24 @@ def pose_trainer(
     caches: list[Path],
     *,
     streams: Sequence[Path] = (),
+    joints: tuple[str, ...] | None = None,
     start: Path | None,
     device: torch.device,
     checkpoint: Path,
 ) -> Trainer[Any]:
     """Trainer of a heatmap network on cached crops, or on the label files of `streams`.
 
+    It draws the joints of the caches, or `joints` of the streams, else those of the table.
     `start` is a checkpoint or backbone .npz. The recipe's seed draws the weights too. Raises
     BadData, BadRecipe or BadCheckpoint.
     """
     if recipe.network == DETECTOR:
         raise BadRecipe(f"network: {DETECTOR} draws no heatmaps; its recipes have task = 'detect'")
+    opened = [open_cache(folder) for folder in caches]
+    told = [] if joints is None else [("--joints", joints)]
+    names = _joints_to_learn(recipe.network, [(c.folder, c.joint_names) for c in opened] or told)
     torch.manual_seed(recipe.seed)
-    network = make_network(recipe.network)
+    network = make_network(recipe.network, joints=len(names))
     weaken_residuals(network, recipe.residual_start)
     if recipe.sparsity and not nam_scales(network):
         raise BadRecipe(f"sparsity: {recipe.network} has no NAM whose scales it would act on")
@@ -107,7 +128,6 @@ def pose_trainer(
         raise BadRecipe(
             f"phases.stride: the last phase must have {HEATMAP_STRIDE}, which is what is exported"
         )
-    names = joints_of(recipe.network)
     if streams:
         if recipe.epochs:
             raise BadRecipe("epochs: a stream has no known length; give examples, or make a cache")
@@ -117,14 +137,19 @@ def pose_trainer(
         )
         task = PoseTask(streamed, recipe, device)
     else:
-        opened = _open_caches(caches, names, recipe.network)
         sources = {source for cache in opened for source in cache.sources}
         _need_some([recipe.source_weights.get(source, 1.0) for source in sources])
         recipe = recipe.for_data(sum(len(cache) for cache in opened))
         task = PoseTask(opened, recipe, device)
     _start_from(network, start, lambda: task.draw(0)[0].images, recipe)
     return Trainer(
-        network, recipe, task, device=device, checkpoint=checkpoint, amp=device.type == "cuda"
+        network,
+        recipe,
+        task,
+        device=device,
+        checkpoint=checkpoint,
+        amp=device.type == "cuda",
+        joints=names,
     )
 
 
@@ -161,15 +186,23 @@ def _need_some(chances: Iterable[float]) -> None:
         raise BadRecipe("source_weights: are 0 for all that there is to learn from")
 
 
-def _open_caches(folders: list[Path], names: tuple[str, ...], network: str) -> list[CropCache]:
-    opened = [open_cache(folder) for folder in folders]
-    for folder, cache in zip(folders, opened, strict=True):
-        if cache.joint_names != names:
+def _joints_to_learn(
+    network: str, sources: Sequence[tuple[object, tuple[str, ...]]]
+) -> tuple[str, ...]:
+    """The joints of all sources, (place, joints) each: the network's of the table, or others' own.
+
+    Raises BadData where they are not the same, or are known and not the network's.
+    """
+    wanted, whose = joints_of(network), network
+    if sources and sources[0][1] not in KNOWN_JOINTS.values():
+        wanted, whose = sources[0][1], str(sources[0][0])
+    for place, names in sources:
+        if names != wanted:
             raise BadData(
-                f"{folder}: its {len(cache.joint_names)} joints are not the {len(names)} of "
-                f"{network}; see posenets cache --joints"
+                f"{place}: its {len(names)} joints are not the {len(wanted)} of {whose}; see "
+                "posenets cache --joints"
             )
-    return opened
+    return wanted
 
 
 def detection_trainer(
@@ -224,7 +257,7 @@ def _start_from(
     if start is None:
         return
     if start.suffix != ".npz":
-        state = load_weights(network, start)
+        state = load_weights(network, start, renewed=JOINT_WEIGHTS)
         if "recipe" in state:
             refuse_other_normalisation(state, recipe, start)
         return

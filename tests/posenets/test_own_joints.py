@@ -1,0 +1,206 @@
+"""Joints of one's own: from a label file's category through training and export to the service."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from deploy.tiny_networks import TINY
+from fakes import make_repository
+from made_labels import PHOTOS, encoded, made_labels, made_photo
+from posegate.catalog import load_card
+from posegate.cli import app as posegate_app
+from posegate.errors import BadOption
+from posegate.evaluate import KEYPOINT_FIGURES, coco_scorer, load_data
+from posenets.cli import app
+from posenets.networks import JOINT_WEIGHTS, NETWORKS
+from posenets.training.checkpoint import load_checkpoint, save_checkpoint
+from posenets.training.people import read_people
+from posenets.training.recipe import read_recipe
+from posenets.training.records import BadData
+
+NAMES = ("wing_tip", "left_claw", "right_claw", "tail")
+SHORT = """
+task = "pose"
+network = "posefpn-small"
+examples = 8
+phases = [{ width = 64, height = 64, share = 1.0, batch = 4 }]
+distil = 0.0
+"""
+
+
+def birds(**category: Any) -> dict[str, Any]:
+    """The made photos with four joints of a bird in each, beside a person without any."""
+    images, annotations = [], []
+    for index in range(PHOTOS):
+        triples = made_photo(index)[1]
+        images.append({"id": index, "file_name": f"{index}.png", "width": 200, "height": 240})
+        box = {"bbox": [40.0, 30.0, 120.0, 150.0], "area": 18000.0, "image_id": index}
+        joints = {"keypoints": triples[: 3 * len(NAMES)], "num_keypoints": len(NAMES)}
+        annotations.append({"id": 2 * index + 1, "category_id": 3, "iscrowd": 0} | box | joints)
+        annotations.append({"id": 2 * index + 2, "category_id": 1, "iscrowd": 0} | box)
+    named = {"id": 3, "name": "bird", "keypoints": list(NAMES)} | category
+    categories = [{"id": 1, "name": "person"}, named]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "birds"
+    (folder / "images").mkdir(parents=True)
+    for index in range(PHOTOS):
+        (folder / "images" / f"{index}.png").write_bytes(encoded(index))
+    (folder / "person_keypoints.json").write_text(json.dumps(birds()))
+    (tmp_path / "short.toml").write_text(SHORT)
+    return folder
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return " ".join(result.output.split())
+
+
+def test_own_joints_are_cut_out_learned_exported_and_measured(folder: Path, tmp_path: Path) -> None:
+    repository = make_repository(tmp_path)
+    said = run("cache", folder, tmp_path / "cache", "--joints", "own")
+    assert f"{PHOTOS} people in" in said
+    assert "4 joints; a mirrored picture swaps left_claw with right_claw" in said
+    out = tmp_path / "bird.pt"
+    arguments = ("--cache", tmp_path / "cache", "--out", out, "--evaluate", folder)
+    assert "evaluated: ap 0." in run("train", tmp_path / "short.toml", *arguments)
+    assert load_checkpoint(out)["joints"] == list(NAMES)
+    forms = ("--forms", "fp32,int8", "--calibrate", folder)
+    run("export", out, "--repository", repository, "--name", "bird", *forms)
+    for name in ("bird", "bird-int8"):
+        assert load_card(repository / name / "posegate.json").keypoints == NAMES
+    told = ["evaluate", "--data", str(folder), "--model", "bird", "--json"]
+    result = CliRunner().invoke(posegate_app, [*told, "--model-repository", str(repository)])
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert (report["model"], report["people"]) == ("bird", PHOTOS)
+    assert 0 <= report["keypoints"]["ap"] <= 1
+
+
+def test_a_stream_learns_them_and_a_start_lends_all_but_the_last_layer(
+    folder: Path, tmp_path: Path
+) -> None:
+    recipe, out, start = (tmp_path / name for name in ("short.toml", "bird.pt", "start.pt"))
+    lent = NETWORKS["posefpn-small"].build().state_dict()
+    save_checkpoint(start, {"ema": lent, "recipe": read_recipe(recipe).model_dump_json()})
+    streamed = ("train", recipe, "--labels", folder, "--out", out)
+    run(*streamed, "--joints", "own", "--start", start, "--seconds", 0)
+    state = load_checkpoint(out)
+    assert state["joints"] == list(NAMES)
+    assert state["network"]["last.weight"].shape[0] == len(NAMES)
+    kernel = "backbone.0.c.weight"
+    torch.testing.assert_close(state["network"][kernel], lent[kernel], rtol=0, atol=0.01)
+    save_checkpoint(out, state | {"joints": ["beak", *NAMES[1:]]})
+    said = run(*streamed, "--joints", "own", code=1)
+    assert "bird.pt: holds a run of other joints than these; give another --out" in said
+    del lent["mix.2.2.c.weight"]
+    save_checkpoint(start, {"ema": lent, "recipe": read_recipe(recipe).model_dump_json()})
+    out.unlink()
+    said = run(*streamed, "--joints", "own", "--start", start, code=1)
+    assert "start.pt: does not fit PoseFPN: mix.2.2.c.weight is missing" in said
+
+
+@pytest.mark.parametrize(
+    ("category", "words"),
+    [
+        ({"keypoints": []}, "no category names its keypoints"),
+        ({"keypoints": "wing"}, "categories[1]: keypoints is 'wing'; it must be a list"),
+        ({"keypoints": ["wing", 2]}, "categories[1]: keypoints is ['wing', 2]; it must be texts"),
+        ({"keypoints": ["wing", "wing"]}, "keypoints is ['wing', 'wing']; a name stands twice"),
+        ({"keypoints": ["beak"]}, "annotation 1 of image 0: keypoints is [50, 40, 1,"),
+        ({"id": "3"}, "categories[1]: id is '3'; it must be an integer"),
+    ],
+)
+def test_categories_that_name_no_joints_to_learn_are_refused(
+    folder: Path, tmp_path: Path, category: dict[str, object], words: str
+) -> None:
+    path = folder / "person_keypoints.json"
+    path.write_text(json.dumps(birds(**category)))
+    said = run("cache", folder, tmp_path / "cache", "--joints", "own", code=1)
+    assert f"{path}: " in said
+    assert words in said
+    assert not (tmp_path / "cache").exists()
+
+
+def test_two_kinds_of_joints_in_one_file_are_refused(folder: Path, tmp_path: Path) -> None:
+    labels = birds()
+    labels["categories"] += [
+        {"id": 4, "name": "crow", "keypoints": list(NAMES)},
+        {"id": 5, "name": "fish", "keypoints": ["fin", "tail"]},
+    ]
+    (folder / "person_keypoints.json").write_text(json.dumps(labels))
+    said = run("cache", folder, tmp_path / "cache", "--joints", "own", code=1)
+    assert "different keypoints, 2 keypoints fin to tail and 4 keypoints wing_tip to tail" in said
+    del labels["categories"][-1]
+    labels["annotations"][0]["category_id"] = 4  # as AP-10K, whose animals all have the same
+    (folder / "person_keypoints.json").write_text(json.dumps(labels))
+    assert f"{PHOTOS} people" in run("cache", folder, tmp_path / "cache", "--joints", "own")
+
+
+def test_joints_are_asked_for_where_they_can_be(folder: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "mpii.json"
+    labels.write_text("[]")
+    said = run("cache", labels, tmp_path / "cache", "--joints", "own", code=1)
+    assert "mpii.json: only files of COCO's form name joints of their own" in said
+    run("cache", folder, tmp_path / "cache", "--joints", "own")
+    cached = ("train", tmp_path / "short.toml", "--cache", tmp_path / "cache")
+    out = ("--out", tmp_path / "run.pt")
+    said = run(*cached, *out, "--joints", "own", code=1)
+    assert "--joints are those of --labels; a cache tells its own" in said
+    said = run(*cached, *out, "--cache", cache_of_people(folder, tmp_path), code=1)
+    assert f"its 17 joints are not the 4 of {tmp_path / 'cache'}" in said
+    said = run("train", "person-detector", "--photos", folder, *out, "--joints", "own", code=1)
+    assert "--joints: a person detector draws none" in said
+    photos = ("--labels", folder, "--joints", "mpii")
+    said = run("train", tmp_path / "short.toml", *photos, *out, code=1)
+    assert "--joints: its 16 joints are not the 17 of posefpn-small" in said
+
+
+def cache_of_people(folder: Path, tmp_path: Path) -> Path:
+    labels = folder / "people.json"
+    labels.write_text(json.dumps(made_labels()))
+    run("cache", labels, tmp_path / "people")
+    return tmp_path / "people"
+
+
+def test_joints_that_coco_does_not_know_count_by_one_constant(folder: Path) -> None:
+    data = load_data(folder, keypoints=NAMES)
+    truth = [label for label in data.annotations["annotations"] if label["num_keypoints"]]
+    sigma, area = 0.08, 18000.0
+    aside = (2 * area * (2 * sigma) ** 2 * -math.log(0.72)) ** 0.5  # OKS 0.72: five of ten limits
+    results = [
+        {
+            "image_id": label["image_id"],
+            "category_id": 1,
+            "keypoints": [v + aside * (i % 3 == 0) for i, v in enumerate(label["keypoints"])],
+            "score": 1.0,
+        }
+        for label in truth
+    ]
+    figures = coco_scorer(data)("keypoints", results, KEYPOINT_FIGURES)
+    assert (figures["ap50"], figures["ap75"], figures["ap"]) == (1.0, 0.0, 0.5)
+
+
+def test_labels_of_other_joints_than_the_networks_are_refused(folder: Path) -> None:
+    with pytest.raises(BadOption, match=r"no category names the 2 keypoints fin to tail in their"):
+        load_data(folder, keypoints=("fin", "tail"))
+    with pytest.raises(BadData, match="named are 4 keypoints wing_tip to tail"):
+        next(read_people(folder, ("fin", "tail")))
+
+
+@pytest.mark.parametrize("name", ["posefpn-small", "litedeconv", "simple-shufflenetv2", *TINY])
+def test_only_the_last_layer_goes_by_the_number_of_joints(name: str) -> None:
+    build = TINY.get(name) or NETWORKS[name].constructor
+    few, many = (build(joints, (192, 256)).state_dict() for joints in (4, 5))
+    assert few.keys() == many.keys()
+    changed = {name for name, value in few.items() if value.shape != many[name].shape}
+    assert changed == set(JOINT_WEIGHTS)
