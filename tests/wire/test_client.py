@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import io
+import os
 import signal
 import socket
 import subprocess
@@ -300,6 +301,75 @@ def test_an_address_of_another_kind_is_refused():
 def test_a_port_or_host_that_cannot_be_is_refused(url: str):
     with pytest.raises(BadOption, match="url is"):
         Client(url)
+
+
+def test_grpc_takes_no_path():
+    with pytest.raises(BadOption, match="gRPC has no paths"):
+        Client("grpc://127.0.0.1:8081/posegate")
+    Client("grpc://127.0.0.1:8081/").close()
+
+
+def test_a_scheme_may_be_written_in_capitals(service: Service):
+    with Client(service.url.replace("http", "HTTP")) as client:
+        assert [event["event"] for event in client.stream([SMALL])] == ["result", "summary"]
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "nonsense://127.0.0.1:9"])
+async def test_a_proxy_that_cannot_be_used_is_told(monkeypatch: pytest.MonkeyPatch, proxy: str):
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(BadOption, match=r"the proxy .* cannot be used: .*NO_PROXY"):
+        AsyncClient("http://127.0.0.1:9")
+    monkeypatch.delenv("ALL_PROXY")
+    async with AsyncClient("http://127.0.0.1:9") as client:
+        monkeypatch.setenv("HTTP_PROXY", proxy)
+        with pytest.raises(BadOption, match=r"the proxy .* cannot be used: .*NO_PROXY"):
+            await anext(client.stream([SMALL]))
+
+
+async def test_a_closed_client_says_so(url: str):
+    client = AsyncClient(url)
+    await client.models()
+    await client.close()
+    for ask in (client.models, lambda: client.estimate(SMALL), lambda: client.stream([SMALL])):
+        with pytest.raises(RuntimeError, match="this client is closed; make another"):
+            await ask()
+
+
+def test_a_forked_process_is_told_that_it_needs_a_client_of_its_own(client: Client):
+    assert client.estimate(SMALL)["model"] == POSE_NAME
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            client.estimate(SMALL)
+        except RuntimeError as error:
+            os.write(writing, str(error).encode())
+        client.close()  # nothing to wait for
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reading, 200) == b"this client is of another process; make one after the fork"
+    assert client.estimate(SMALL)["model"] == POSE_NAME
+
+
+def test_a_stream_of_a_hung_service_ends(service: Service, url: str):
+    with Client(url, timeout_s=1.0) as client:
+        events = client.stream(iter(lambda: SMALL, None), mode="every")
+        assert next(events)["event"] == "result"
+        with service.paused():
+            began = time.monotonic()
+            with pytest.raises(DeadlineExceeded, match="no event for 1 s, though frames wait"):
+                list(events)
+        assert 0.9 < time.monotonic() - began < 10
+
+
+def test_a_camera_that_is_slow_is_waited_for(url: str):
+    def camera() -> Iterator[bytes]:
+        yield SMALL
+        time.sleep(1.5)
+        yield SMALL
+
+    with Client(url, timeout_s=0.5) as client:
+        assert [e["event"] for e in client.stream(camera())] == ["result", "result", "summary"]
 
 
 async def test_only_what_is_retryable_is_tried_again(monkeypatch: pytest.MonkeyPatch):

@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ import numpy as np
 from posegate.client.http import HttpTransport
 from posegate.client.rpc import GrpcTransport
 from posegate.client.tls import Tls
-from posegate.client.transport import Document, Frames, Picture, Transport, encoded
+from posegate.client.transport import Document, Frames, Outgoing, Picture, Transport, encoded
 from posegate.errors import BadOption, DeadlineExceeded, PosegateError
 
 T = TypeVar("T")
@@ -25,7 +26,8 @@ class AsyncClient:
 
     Refusals raise the errors of `posegate.errors`. A call is tried again, at most `retries`
     times and within `timeout_s`, only where the service says that makes sense: it is overloaded,
-    its backend is down, or nobody answers. Streams are never tried again: frames grow old.
+    its backend is down, or nobody answers. Streams are never tried again: frames grow old. They may
+    last, but where an event is due and none comes for `timeout_s` they end with DeadlineExceeded.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class AsyncClient:
         self._transport = _transport(url, api_key, tls)
         self._timeout_s = timeout_s
         self._retries = retries
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -54,6 +57,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Let the connections go."""
+        self._closed = True
         await self._transport.close()
 
     async def estimate(self, image: Picture, **options: Any) -> Document:
@@ -79,9 +83,39 @@ class AsyncClient:
             raise TypeError(
                 f"frames is {type(frames).__name__}; it must be an iterable of encoded pictures"
             )
-        return self._transport.stream(frames, _given(options))
+        self._check_open()
+        return self._answered(Outgoing(frames), _given(options))
+
+    async def _answered(self, outgoing: Outgoing, options: Document) -> AsyncGenerator[Document]:
+        async with aclosing(self._transport.stream(outgoing, options)) as events:
+            while (event := await self._next(events, outgoing)) is not None:
+                outgoing.heard(event)
+                yield event
+
+    async def _next(self, events: AsyncGenerator[Document], outgoing: Outgoing) -> Document | None:
+        """The next event, None after the last; DeadlineExceeded where it is due for too long."""
+
+        async def wait() -> Document | None:
+            return await anext(events, None)
+
+        waiting = asyncio.create_task(wait())
+        try:
+            while not (await asyncio.wait({waiting}, timeout=self._timeout_s))[0]:
+                if outgoing.silence_s >= self._timeout_s:
+                    raise DeadlineExceeded(
+                        f"no event for {self._timeout_s:g} s, though frames wait for theirs"
+                    )
+            return waiting.result()
+        finally:
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("this client is closed; make another")
 
     async def _insist(self, call: Callable[[float], Awaitable[T]]) -> T:
+        self._check_open()
         ends = time.monotonic() + self._timeout_s
         for attempt in range(self._retries + 1):
             left_s = ends - time.monotonic()
@@ -125,8 +159,10 @@ def _transport(url: str, api_key: str | None, tls: Tls | None) -> Transport:
         raise BadOption(f"url is {url!r}; TLS files need https:// or grpcs://")
     tls = (tls or Tls()) if encrypted else None
     if parts.scheme in ("http", "https") and parts.netloc:
-        return HttpTransport(url, api_key, tls)
+        return HttpTransport(parts.geturl(), api_key, tls)
     if parts.scheme in ("grpc", "grpcs") and parts.netloc:
+        if parts.path.strip("/") or parts.query or parts.fragment:
+            raise BadOption(f"url is {url!r}; gRPC has no paths: give host and port alone")
         return GrpcTransport(parts.netloc, api_key, tls)
     raise BadOption(
         f"url is {url!r}; it must look like http://127.0.0.1:8080 or grpc://127.0.0.1:8081 "

@@ -8,20 +8,19 @@ from typing import Any
 
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus
 from websockets.frames import CloseCode
 
 from posegate.client.tls import Tls
 from posegate.client.transport import (
     Document,
-    Frames,
     Outgoing,
     bearer,
     error_of,
     failure,
     unreachable,
 )
-from posegate.errors import PosegateError, TooLarge
+from posegate.errors import BadOption, PosegateError, TooLarge
 
 END = json.dumps({"end": True})
 
@@ -35,12 +34,15 @@ class HttpTransport:
         as_bytes = key and key.encode().decode("latin-1")  # one character for each byte of UTF-8
         self._headers = {"Authorization": as_bytes} if as_bytes else {}
         self._ssl = tls.context() if tls else None
-        self._client = httpx.AsyncClient(
-            base_url=self._url,
-            headers=httpx.Headers(self._headers, encoding="latin-1"),
-            verify=self._ssl or True,
-            timeout=None,  # noqa: S113  httpx bounds each step of a call, and the caller the whole
-        )
+        try:
+            self._client = httpx.AsyncClient(
+                base_url=self._url,
+                headers=httpx.Headers(self._headers, encoding="latin-1"),
+                verify=self._ssl or True,
+                timeout=None,  # noqa: S113  httpx bounds each step, and the caller the whole
+            )
+        except (ImportError, ValueError) as error:  # a kind of proxy that needs more, or is none
+            raise _bad_proxy(error) from error
 
     async def estimate(self, image: bytes, options: Document, timeout_s: float) -> Document:
         headers = {"X-Request-Timeout": f"{timeout_s:.3f}", "Accept": "application/json"}
@@ -53,9 +55,8 @@ class HttpTransport:
         answer: list[Document] = (await self._ask("GET", "/v1/models"))["models"]
         return answer
 
-    async def stream(self, frames: Frames, options: Document) -> AsyncGenerator[Document]:
+    async def stream(self, outgoing: Outgoing, options: Document) -> AsyncGenerator[Document]:
         socket = await self._connect()
-        outgoing = Outgoing(frames)
         sending = asyncio.create_task(_send(socket, outgoing, options))
         sending.add_done_callback(lambda task: socket.transport.abort() if failure(task) else None)
         complete = False
@@ -110,6 +111,8 @@ class HttpTransport:
         except InvalidStatus as error:
             response = error.response
             raise _refusal(response.body, response.headers, response.status_code) from error
+        except (ImportError, InvalidProxy) as error:
+            raise _bad_proxy(error) from error
         except (OSError, InvalidHandshake) as error:
             raise unreachable(self._url, error) from error
 
@@ -124,6 +127,13 @@ async def _send(socket: ClientConnection, outgoing: Outgoing, options: Document)
         await socket.send(END)
     except ConnectionClosed:
         return  # the reader of the events learns it as well
+
+
+def _bad_proxy(error: Exception) -> BadOption:
+    return BadOption(
+        f"the proxy that the environment names cannot be used: {error}; unset it, or name the "
+        "service's host in NO_PROXY"
+    )
 
 
 def _query(options: Document) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from posegate.client.messages import (
     stream_options,
 )
 from posegate.client.tls import Tls
-from posegate.client.transport import Document, Frames, Outgoing, bearer, error_of, failure
+from posegate.client.transport import Document, Outgoing, bearer, error_of, failure
 from posegate.errors import BackendDown, BadOption, PosegateError
 
 UNLIMITED = -1
@@ -78,10 +78,9 @@ class GrpcTransport:
         response = await self._call(self._stub.ListModels, pb.ListModelsRequest(), timeout_s)
         return [json.loads(model.card_json) for model in response.models]
 
-    async def stream(self, frames: Frames, options: Document) -> AsyncGenerator[Document]:
+    async def stream(self, outgoing: Outgoing, options: Document) -> AsyncGenerator[Document]:
         first = pb.StreamRequest(options=stream_options(options)) if options else None
         call = self._stub.Stream(metadata=self._metadata)
-        outgoing = Outgoing(frames)
         sending = asyncio.create_task(_send(call, outgoing, first))
         sending.add_done_callback(lambda task: call.cancel() if failure(task) else None)
         summary: Document | None = None

@@ -1,6 +1,7 @@
 """The same client for code without asyncio: an event loop of its own in a thread."""
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import Future
@@ -18,7 +19,8 @@ Result = TypeVar("Result")
 class Client:
     """See AsyncClient; use it as a context manager, or close it.
 
-    One that is never closed does not keep the program from ending.
+    One that is never closed does not keep the program from ending. A forked process needs one of
+    its own: the thread stays behind.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class _Loop:
     """An event loop in a thread that ends with the program."""
 
     def __init__(self) -> None:
+        self._process = os.getpid()
         self._ended = asyncio.Event()
         begun: Future[asyncio.AbstractEventLoop] = Future()
         life = self._live(begun)
@@ -90,13 +93,15 @@ class _Loop:
 
     def call(self, function: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """Run the coroutine there and wait for it; when the wait is interrupted, it goes on."""
+        if self._process != os.getpid():
+            raise RuntimeError("this client is of another process; make one after the fork")
         if self.closed:
             raise RuntimeError("this client is closed; make another")
         return asyncio.run_coroutine_threadsafe(function(), self._loop).result()
 
     @property
     def closed(self) -> bool:
-        return self._loop.is_closed()
+        return self._loop.is_closed() or self._process != os.getpid()
 
     def close(self) -> None:
         """Cancel what still runs there and end the thread."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import aclosing
@@ -50,7 +51,7 @@ class Transport(Protocol):
         """The model cards."""
         ...
 
-    def stream(self, frames: Frames, options: Document) -> AsyncGenerator[Document]:
+    def stream(self, outgoing: "Outgoing", options: Document) -> AsyncGenerator[Document]:
         """One event per frame, in order, and the summary."""
         ...
 
@@ -116,20 +117,35 @@ async def each(frames: Frames) -> AsyncGenerator[bytes]:
 
 
 class Outgoing:
-    """The frames of a stream as they leave, and whether the service took them all."""
+    """The frames of a stream as they leave, and whether the service took and answered them all."""
 
     def __init__(self, frames: Frames) -> None:
         self._frames = frames
         self._count = 0
         self._all = False
+        self._answered = 0
+        self._owing_since = 0.0
 
     async def each(self) -> AsyncGenerator[bytes]:
         """See `each`."""
         async with aclosing(each(self._frames)) as read:
             async for frame in read:
+                if self._count == self._answered:
+                    self._owing_since = time.monotonic()
                 self._count += 1
                 yield frame
         self._all = True
+
+    def heard(self, event: Document) -> None:
+        """The service has answered with this."""
+        self._answered += event.get("frame") is not None
+        self._owing_since = time.monotonic()
+
+    @property
+    def silence_s(self) -> float:
+        """How long the service has said nothing while an event is due."""
+        owing = self._all or self._count > self._answered
+        return time.monotonic() - self._owing_since if owing else 0.0
 
     def check(self, summary: Document) -> None:
         """Raises BackendDown where the service summed up before it had every frame."""
