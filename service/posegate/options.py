@@ -58,12 +58,18 @@ class EstimateOptions:
         return self.max_people
 
     def given_boxes(self, image: Image) -> Boxes:
-        """The given boxes that touch the picture, each with score 1."""
+        """The given boxes, each with score 1; BadOption where one does not touch the picture."""
         assert self.boxes_xywh is not None
         given = Boxes.from_xywh(self.boxes_xywh, np.ones(len(self.boxes_xywh), np.float32))
         last = np.array([image.width - 1, image.height - 1], np.float32)
         touches = ((given.xyxy[:, :2] <= last) & (given.xyxy[:, 2:] >= 0)).all(axis=1)
-        return Boxes(given.xyxy[touches], given.scores[touches])
+        if not touches.all():
+            index = int(touches.argmin())
+            raise BadOption(
+                f"boxes[{index}] is {self.boxes_xywh[index].tolist()}, wholly outside the picture "
+                f"of {image.width}x{image.height} pixels"
+            )
+        return given
 
 
 def _check_fraction(name: str, value: float) -> None:

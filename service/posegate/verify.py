@@ -23,7 +23,7 @@ from posegate.build import running_pipeline
 from posegate.card import ModelCard
 from posegate.catalog import CARD_NAME, Catalog, Model, load_catalog
 from posegate.coco_labels import OtherKeypoints
-from posegate.errors import BackendDown, BadCard, BadOption
+from posegate.errors import BackendDown, BadCard, BadImage, BadOption, TooLarge
 from posegate.evaluate import (
     KEYPOINT_FIGURES,
     Data,
@@ -224,8 +224,14 @@ async def _estimates(pipeline: Pipeline, photos: Sequence[Photo], model: str) ->
     found: Estimates = []
     for photo in photos:
         options = _options(photo, model)
-        data = photo.path.read_bytes()
-        found.append(None if options is None else (await pipeline.estimate(data, options)).poses)
+        if options is None:
+            found.append(None)
+            continue
+        try:
+            estimate = await pipeline.estimate(photo.path.read_bytes(), options)
+        except (BadImage, BadOption, TooLarge) as error:
+            raise BadOption(f"{photo.path}: {error.detail}") from error
+        found.append(estimate.poses)
     return found
 
 

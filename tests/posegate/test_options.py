@@ -55,13 +55,16 @@ def test_a_value_out_of_range_is_refused(changes: dict[str, Any]) -> None:
         ([-100, -100, 300, 300], True),  # all around
     ],
 )
-def test_given_boxes_wholly_outside_the_picture_are_left_out(box: list[float], kept: bool) -> None:
+def test_given_boxes_wholly_outside_the_picture_are_refused(box: list[float], kept: bool) -> None:
     image = Image(np.zeros((10, 10, 3), np.uint8))
-    given = EstimateOptions(boxes_xywh=boxes(box)).given_boxes(image)
-    assert len(given) == int(kept)
+    options = EstimateOptions(boxes_xywh=boxes([1, 1, 5, 5], box))
     if kept:
-        assert given.xywh.tolist() == [box]
-        assert given.scores.tolist() == [1.0]
+        given = options.given_boxes(image)
+        assert given.xywh.tolist() == [[1, 1, 5, 5], box]
+        assert given.scores.tolist() == [1.0, 1.0]
+    else:
+        with pytest.raises(BadOption, match=r"boxes\[1\] .* outside the picture of 10x10 pixels"):
+            options.given_boxes(image)
 
 
 @pytest.mark.parametrize(

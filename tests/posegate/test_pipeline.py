@@ -136,10 +136,10 @@ async def test_every_given_box_gets_its_person(pipeline: Pipeline) -> None:
     assert len((await pipeline.estimate(PHOTO, EstimateOptions(boxes_xywh=twice))).poses) == 2
 
 
-async def test_boxes_outside_the_picture_give_no_pose(pipeline: Pipeline) -> None:
+async def test_boxes_outside_the_picture_are_refused(pipeline: Pipeline) -> None:
     outside = np.array([[500, 500, 10, 10]], np.float32)
-    estimate = await pipeline.estimate(PHOTO, EstimateOptions(boxes_xywh=outside))
-    assert len(estimate.poses) == 0
+    with pytest.raises(BadOption, match=r"boxes\[0\] is \[500\.0, 500\.0, 10\.0, 10\.0\], wholly"):
+        await pipeline.estimate(PHOTO, EstimateOptions(boxes_xywh=outside))
 
 
 @pytest.mark.parametrize(

@@ -77,12 +77,13 @@ def test_form_and_service_that_agree_pass_and_are_written_into_the_card(
     assert len(load_card(models / POSE_NAME / "posegate.json").verification) == 3
 
 
-def test_people_labelled_outside_their_photo_are_not_compared(models: Path, folder: Path) -> None:
+def test_people_labelled_outside_their_photo_are_named(models: Path, folder: Path) -> None:
     outside = [700.0, 500.0, 50.0, 80.0]
     write(folder, [label(1, 1, BOXES[0]), label(2, 2, outside)])
-    code, rows, _ = run(models, folder)
-    assert (code, rows[-1]["form"], rows[-1]["ok"]) == (0, "http", True)
-    write(folder, [label(2, 2, outside)])
+    code, _, said = run(models, folder)
+    assert code == 2
+    assert "2.png: boxes[0] is [700.0, 500.0, 50.0, 80.0], wholly outside the picture" in said
+    write(folder, [label(2, 2, BOXES[1], num_keypoints=0)])
     code, _, said = run(models, folder)
     assert (code, "shows a labelled person" in said) == (2, True)
 

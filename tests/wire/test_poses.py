@@ -103,10 +103,11 @@ def test_nobody_is_a_normal_answer(client: httpx.Client):
     assert "infer" not in answer["stages_ms"]
 
 
-def test_box_outside_the_picture_gives_no_pose(client: httpx.Client, photo: bytes):
-    response = post(client, photo, "?boxes=[[900,900,20,20]]")
-    assert response.status_code == 200
-    assert response.json()["people"] == []
+def test_box_outside_the_picture_is_refused(client: httpx.Client, photo: bytes):
+    response = post(client, photo, "?boxes=[[10,10,20,20],[900,900,20,20]]")
+    problem = problem_of(response, 422, "bad-option")
+    assert "boxes[1] is [900.0, 900.0, 20.0, 20.0], wholly outside" in str(problem["detail"])
+    assert len(post(client, photo, "?boxes=[[10,10,20,20]]").json()["people"]) == 1
 
 
 def test_options_are_heeded(client: httpx.Client, photo: bytes):

@@ -234,3 +234,11 @@ def test_address_and_method_that_do_not_exist_get_problems(still_serving: httpx.
     response = still_serving.get("/v1/poses")
     problem_of(response, 405, "method-not-allowed")
     assert response.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize("route", ["/v1/poses", "/v1/poses:batch"])
+def test_a_compressed_body_is_told_as_such(still_serving: httpx.Client, route: str):
+    headers = {"content-encoding": "gzip"}
+    response = still_serving.post(route, files={"image": ("a.jpg", JPEG)}, headers=headers)
+    problem = problem_of(response, 415, "bad-image")
+    assert "content-encoding 'gzip' is not taken; send the picture's bytes" in problem["detail"]

@@ -35,6 +35,7 @@ def check_length(request: Request, *, max_bytes: int) -> None:
 
 async def read_image(request: Request, *, max_bytes: int) -> Upload:
     """The one image of a request: the body itself, or the only `image` part of a multipart body."""
+    _refuse_encoded(request)
     kind = _content_type(request)
     if kind == MULTIPART:
         return (await read_images(request, max_bytes=max_bytes, max_images=1))[0]
@@ -51,6 +52,7 @@ async def read_image(request: Request, *, max_bytes: int) -> Upload:
 
 async def read_images(request: Request, *, max_bytes: int, max_images: int) -> list[Upload]:
     """The 1 to `max_images` parts named `image` of a multipart body, in the order sent."""
+    _refuse_encoded(request)
     if _content_type(request) != MULTIPART:
         raise UnknownImageFormat(
             f"this route takes {MULTIPART} with parts named {PART_NAME!r}, "
@@ -77,6 +79,14 @@ async def read_images(request: Request, *, max_bytes: int, max_images: int) -> l
 
 def _content_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _refuse_encoded(request: Request) -> None:
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise UnknownImageFormat(
+            f"content-encoding {encoding[:80]!r} is not taken; send the picture's bytes as they are"
+        )
 
 
 async def _stream(request: Request, max_bytes: int) -> AsyncIterator[bytes]:

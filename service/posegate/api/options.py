@@ -79,7 +79,8 @@ class PoseQuery(BaseModel):
     boxes: str | None = Field(
         None,
         description="JSON list of `[x, y, width, height]` in pixels of the upright image: "
-        "the detector is skipped.",
+        "the detector is skipped, and people come in this order, one for each box. A box wholly "
+        "outside the picture is refused.",
         examples=["[[12, 40.5, 210.3, 400.9]]"],
     )
     flip_test: bool = Field(False, description="Average with the mirrored crop: slower, better.")
