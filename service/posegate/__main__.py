@@ -1,6 +1,9 @@
 """`python -m posegate`, and the command `posegate`."""
 
+import errno
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,7 +12,8 @@ def main() -> None:
     """Run the command line."""
     with loading():
         from posegate.cli import app
-    app()
+    with writing():
+        app()
 
 
 @contextmanager
@@ -20,6 +24,25 @@ def loading() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGINT, heard)
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """A standard output that takes no more, as of a full disk, ends the command in a sentence."""
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EPIPE):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or it is tried again
+        if error.errno == errno.EPIPE:  # nobody reads any more, and nobody is told
+            sys.exit(1)
+        print(f"error: cannot write the output: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from signal import SIGINT, SIGTERM, raise_signal
 from typing import Annotated, Literal
 
 import typer
@@ -138,6 +139,8 @@ async def _predict(
     ahead: int,
 ) -> int:
     """How many pictures could not be used."""
+    # SIGTERM ends a run as Ctrl-C does.
+    asyncio.get_running_loop().add_signal_handler(SIGTERM, raise_signal, SIGINT)
     sources = find_sources(paths)
     if others := left_out(paths):
         counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
@@ -168,7 +171,7 @@ async def _tell(
                 coco += json.loads(answer.text)
             elif answer.text is not None:
                 named = json.dumps({"file": str(answer.source.path)})
-                print(named[:-1], answer.text[1:], sep=", ")
+                print(named[:-1], answer.text[1:], sep=", ", flush=True)
             if error is not None:
                 failures += 1
                 progress.console.print(

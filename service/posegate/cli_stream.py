@@ -95,6 +95,9 @@ def stream_command(
                     drawing.take(event)
         if event.get("frames") == 0:
             raise BadOption(f"{source} has no frame that can be read")
+        if drawing:
+            drawing.check()
+        video.check()
 
 
 class _Drawing:
@@ -121,3 +124,7 @@ class _Drawing:
 
     def close(self) -> None:
         self._file.close()
+
+    def check(self) -> None:
+        """See VideoFile."""
+        self._file.check()

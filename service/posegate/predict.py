@@ -150,14 +150,24 @@ def write_prediction(prediction: Prediction, folder: Path) -> str | None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if prediction.text is not None:
-            target.with_name(target.name + ".json").write_text(prediction.text + "\n")
+            _write(target.with_name(target.name + ".json"), f"{prediction.text}\n".encode())
         if prediction.picture is not None:
-            target.with_name(target.name + DRAWN).write_bytes(prediction.picture)
+            _write(target.with_name(target.name + DRAWN), prediction.picture)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             return f"cannot write to {target.parent}: {error.strerror}"
         raise BadOption(f"cannot write to {target.parent}: {error.strerror}") from error
     return None
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write the file, or leave none: a part of it would look done."""
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _told_apart(sources: list[Source]) -> list[Source]:

@@ -15,6 +15,8 @@ DEFAULT_FPS = 30.0
 JPEG_QUALITY = 92
 SUFFIX = ".mp4"
 PROBE_WH = (64, 48)
+_WHOLE = 0.9
+"""Share of the told frames from which on a file counts as read to its end."""
 CLOSE_S = 1.0
 """How long a source that is being read is waited for; a camera that hangs is left to itself."""
 
@@ -38,6 +40,10 @@ class VideoSource:
             )
         has_end = self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
         self.is_camera = is_device or (is_address and not has_end)
+        self._source = source
+        self._told = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self._count = 0
+        self._ended = False
         self.fps = self._capture.get(cv2.CAP_PROP_FPS) or DEFAULT_FPS
 
     def frames(self) -> Iterator[bytes]:
@@ -49,9 +55,25 @@ class VideoSource:
                     return
                 there, pixels = self._capture.read()
             if not there:
+                self._ended = True
                 return
+            self._count += 1
             _, data = cv2.imencode(".jpg", pixels, quality)
             yield data.tobytes()
+
+    def check(self) -> None:
+        """Raises BadOption where the frames ended that should not have.
+
+        A camera's never should, a file's not a tenth before what its header tells, which many a
+        file tells only roughly.
+        """
+        if self._ended and self.is_camera:
+            raise BadOption(f"camera {self._source} went away after {self._count} frames")
+        if self._ended and self._count < _WHOLE * self._told:
+            raise BadOption(
+                f"{self._source} ended after {self._count} of {self._told:.0f} frames; it is "
+                "damaged or cut off"
+            )
 
     def close(self) -> None:
         """Let the file or the camera go, also while another thread reads frames."""
@@ -80,6 +102,7 @@ class VideoFile:
             raise BadOption(f"cannot write a video to {path}: {error.strerror}") from error
         self._path = path
         self._fps = fps
+        self._count = 0
         self._writer: cv2.VideoWriter | None = None
 
     def write(self, image: Image) -> None:
@@ -87,11 +110,24 @@ class VideoFile:
         if self._writer is None:
             self._writer = _open_writer(self._path, self._fps, (image.width, image.height))
         self._writer.write(image.pixels_bgr)
+        self._count += 1
 
     def close(self) -> None:
         """Finish the file."""
         if self._writer is not None:
             self._writer.release()
+
+    def check(self) -> None:
+        """Raises BadOption where the finished file does not hold every frame."""
+        if not self._count:
+            return
+        written = cv2.VideoCapture(str(self._path))
+        held = written.get(cv2.CAP_PROP_FRAME_COUNT) if written.isOpened() else 0
+        written.release()
+        if held < self._count:
+            raise BadOption(
+                f"{self._path} holds {held:.0f} of {self._count} drawn frames; is the disk full?"
+            )
 
 
 def _open_writer(path: Path, fps: float, size_wh: tuple[int, int]) -> cv2.VideoWriter:

@@ -1,6 +1,7 @@
 """files -> poses: posegate.predict and posegate.ordered."""
 
 import asyncio
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -218,6 +219,25 @@ async def test_a_folder_that_cannot_be_written_is_named(pipeline: Pipeline, phot
     (answer,) = await collect(pipeline, find_sources([str(photos / "b.png")]))
     with pytest.raises(BadOption, match="cannot write to"):
         write_prediction(answer, photos / "notes.txt")
+
+
+async def test_a_full_disk_leaves_no_part_of_a_file(
+    pipeline: Pipeline, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (answer,) = await collect(pipeline, find_sources([str(photos / "b.png")]), draw=True)
+    assert answer.picture is not None
+    write = Path.write_bytes
+
+    def write_half(path: Path, data: bytes) -> int:
+        if data != answer.picture:
+            return write(path, data)
+        write(path, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write_half)
+    with pytest.raises(BadOption, match="No space left on device"):
+        write_prediction(answer, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.json"]
 
 
 async def test_a_name_too_long_to_write_concerns_one_picture(

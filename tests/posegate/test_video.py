@@ -146,3 +146,62 @@ def test_a_video_may_be_closed_while_a_thread_reads_it(tmp_path: Path):
     run = [sys.executable, "-c", CLOSED_WHILE_READ, str(path)]
     ended = subprocess.run(run, capture_output=True, text=True, timeout=120)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def long_video(path: Path) -> bytes:
+    """Forty frames of noise; the file's bytes."""
+    random = np.random.default_rng(0)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), FPS, SIZE_WH)
+    for _ in range(40):
+        writer.write(random.integers(0, 255, (SIZE_WH[1], SIZE_WH[0], 3), np.uint8))
+    writer.release()
+    return path.read_bytes()
+
+
+def test_a_file_that_is_cut_off_is_told_from_a_whole_one(tmp_path: Path):
+    path = tmp_path / "long.avi"
+    whole = long_video(path)
+    for data, is_whole in ((whole, True), (whole[: len(whole) // 2], False)):
+        path.write_bytes(data)
+        source = VideoSource(str(path))
+        source.check()  # nothing was read yet
+        read = sum(1 for _ in source.frames())
+        source.close()
+        if is_whole:
+            assert read == 40
+            source.check()
+        else:
+            assert 10 < read < 30
+            with pytest.raises(BadOption, match=rf"ended after {read} of 40 frames; it is damaged"):
+                source.check()
+
+
+def test_a_camera_that_ends_went_away_but_not_one_that_is_closed(video: Path):
+    for closed in (False, True):
+        source = VideoSource(str(video))
+        source.is_camera = True
+        frames = source.frames()
+        next(frames)
+        if closed:
+            source.close()
+        assert list(frames) == []
+        if closed:
+            source.check()
+        else:
+            with pytest.raises(BadOption, match=r"camera .*walk\.avi went away after 1 frames"):
+                source.check()
+
+
+def test_a_drawn_video_that_is_not_whole_is_told(tmp_path: Path):
+    path = tmp_path / "drawn.mp4"
+    file = VideoFile(path, FPS)
+    file.check()  # nothing was drawn
+    for _ in range(3):
+        file.write(picture())
+    file.close()
+    file.check()
+    path.write_bytes(path.read_bytes()[:-200])  # as a full disk leaves it
+    with pytest.raises(
+        BadOption, match=r"drawn\.mp4 holds 0 of 3 drawn frames; is the disk full\?"
+    ):
+        file.check()

@@ -36,6 +36,17 @@ def run(*arguments: object) -> Result:
     return result
 
 
+def command(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """The command in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "posegate", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
 @pytest.fixture(params=["http", "grpc"])
 def url(request: pytest.FixtureRequest, service: Service) -> str:
     return {"http": service.url, "grpc": f"grpc://{service.grpc_address}"}[request.param]
@@ -146,13 +157,7 @@ class Short(services.PoseServiceServicer):
 def test_an_interrupt_ends_a_stream_that_waits(video: Path, tmp_path: Path, drawn: list[str]):
     silent = Silent()
     with answering(silent) as url:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "posegate", "stream", str(video), "--url", url, *drawn],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=tmp_path,
-        )
+        process = command("stream", video, "--url", url, *drawn, cwd=tmp_path)
         assert silent.took.wait(60)
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=60)
@@ -178,6 +183,45 @@ def test_a_video_without_a_frame_is_named(url: str, video: Path, tmp_path: Path)
     result = run("stream", tmp_path / "1.jpg", "--url", url)
     assert result.exit_code == 2
     assert "1.jpg has no frame that can be read" in result.stderr
+
+
+def test_a_video_that_is_cut_off_is_told_behind_its_events(url: str, tmp_path: Path):
+    path = tmp_path / "cut.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, SIZE_WH)
+    for seed in range(4 * FRAMES):
+        writer.write(make_photo(width=SIZE_WH[0], height=SIZE_WH[1], seed=seed))
+    writer.release()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    result = run("stream", path, "--url", url)
+    *events, summary = map(json.loads, result.stdout.splitlines())
+    assert 0 < len(events) == summary["frames"] < 4 * FRAMES
+    assert result.exit_code == 2
+    assert f"cut.avi ended after {len(events)} of {4 * FRAMES} frames" in result.stderr
+
+
+def test_what_is_done_is_told_when_the_run_is_ended(service: Service, tmp_path: Path):
+    for number in range(400):
+        (tmp_path / f"{number}.png").write_bytes(encode(make_photo(seed=number)))
+    process = command("predict", tmp_path, "--url", service.url, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    process.terminate()
+    rest, told = process.communicate(timeout=60)
+    assert (process.returncode, told.strip()) == (130, "")
+    assert len([json.loads(line) for line in (first, *rest.splitlines())]) < 400
+
+
+@pytest.mark.parametrize("arguments", [("predict", "photo.png"), ("models", "list", "--json")])
+def test_an_output_that_takes_no_more_is_told(
+    repository: Path, tmp_path: Path, arguments: tuple[str, ...]
+):
+    (tmp_path / "photo.png").write_bytes(encode(make_photo()))
+    with Path("/dev/full").open("w") as full:
+        told = ("--model-repository", repository)
+        process = command(*arguments, *told, stdout=full, cwd=tmp_path)
+        said = process.communicate(timeout=120)[1]
+    assert said.strip() == "error: cannot write the output: No space left on device"
+    assert process.returncode == 2
 
 
 def test_a_stream_that_is_refused_says_why(url: str, video: Path):
