@@ -38,7 +38,7 @@ def label(number: int, image_id: int, box: list[float], **changes: Any) -> dict[
 
 
 def write(folder: Path, labels: list[dict[str, Any]]) -> None:
-    images = [{"id": i, "file_name": f"{i}.png", "width": 640, "height": 480} for i in (1, 2)]
+    images = [{"id": i, "file_name": f"{i}.png"} for i in (1, 2)]
     document = {
         "images": images,
         "annotations": labels,

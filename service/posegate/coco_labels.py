@@ -60,6 +60,18 @@ class CocoLabels:
         return found
 
 
+def told_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Width and height of an image, where its labels tell both."""
+    width, height = image.get("width"), image.get("height")
+    told = all(type(side) is int and side > 0 for side in (width, height))
+    return (int(width or 0), int(height or 0)) if told else None
+
+
+def other_size(size_wh: tuple[int, int], told_wh: tuple[int, int]) -> str:
+    """A complaint about a photo of another size than told: what its labels mark lies elsewhere."""
+    return "the photo has {}x{} pixels, its labels are of {}x{}".format(*size_wh, *told_wh)
+
+
 def label_file(path: Path) -> Path:
     """The label file that is meant: itself, or `person_keypoints.json` of a folder."""
     return path / LABELS_NAME if path.is_dir() or not path.suffix else path

@@ -13,8 +13,17 @@ import numpy as np
 
 from posegate.api.documents import coco_results
 from posegate.catalog import Model
-from posegate.coco_labels import PERSON, OtherKeypoints, check_sides, label_file, read_labels
+from posegate.coco_labels import (
+    PERSON,
+    OtherKeypoints,
+    check_sides,
+    label_file,
+    other_size,
+    read_labels,
+    told_size,
+)
 from posegate.errors import BadImage, BadOption, TooLarge
+from posegate.headers import parse_header
 from posegate.ordered import in_order
 from posegate.pipeline import EstimateOptions, Pipeline
 from posegate.skeleton import COCO_KEYPOINTS, sigmas_of
@@ -28,11 +37,22 @@ Task = Literal["keypoints", "boxes"]
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """One labelled picture; `boxes_xywh` are its people with keypoints, crowds left out."""
+    """One labelled picture; `boxes_xywh` are its people with keypoints, crowds left out.
+
+    `told_wh` is its size as the labels tell it, None where they do not.
+    """
 
     id: int
     path: Path
     boxes_xywh: list[list[float]]
+    told_wh: tuple[int, int] | None = None
+
+    def read(self) -> bytes:
+        """The file; BadOption where it has another size than told, BadImage where it is none."""
+        data = self.path.read_bytes()
+        if self.told_wh is not None and (size := parse_header(data).upright_wh) != self.told_wh:
+            raise BadOption(other_size(size, self.told_wh))
+        return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +101,10 @@ def load_data(path: Path, *, keypoints: tuple[str, ...] = COCO_KEYPOINTS) -> Dat
             where = f"{labels.path}: annotation {label['id']} of image {label['image_id']}"
             check_sides(label, where)
             people[label["image_id"]].append([float(value) for value in label["bbox"]])
-    photos = [Photo(number, photo, people[number]) for number, photo in labels.photos().items()]
+    photos = [
+        Photo(number, path, people[number], told_size(labels.images[number]))
+        for number, path in labels.photos().items()
+    ]
     # What the evaluator asks of an annotation that has a box alone.
     unlabelled = {"iscrowd": 0, "keypoints": [0] * 3 * len(keypoints)}
     annotations = {
@@ -180,7 +203,7 @@ async def _answers(
             raise BadOption(f"{photo.path}: {error.detail}") from error
 
     async def look_at(photo: Photo) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        data = photo.path.read_bytes()
+        data = photo.read()
         if task == "boxes":
             boxes = await pipeline.find_people(data, options)
             return [], _box_results(boxes.xywh, boxes.scores, photo.id)

@@ -28,6 +28,8 @@ _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD9)})
 _SCAN, _END = 0xDA, 0xD9
 _EXIF_INTEGERS = {3: "H", 4: "I"}
 """SHORT is the type of EXIF's Orientation; some programs write LONG."""
+_FIRST_TURNED = 5
+"""From this orientation on a picture lies on its side."""
 _TRUNCATED = "The {} file is cut off or its structure is broken; send all of its bytes."
 
 
@@ -43,6 +45,12 @@ class ImageHeader:
     height: int
     orientation: int
     frames: int
+
+    @property
+    def upright_wh(self) -> tuple[int, int]:
+        """Width and height once it is turned."""
+        sides = self.width, self.height
+        return sides[::-1] if self.orientation >= _FIRST_TURNED else sides
 
 
 def is_jpeg(data: bytes) -> bool:

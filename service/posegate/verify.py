@@ -228,7 +228,7 @@ async def _estimates(pipeline: Pipeline, photos: Sequence[Photo], model: str) ->
             found.append(None)
             continue
         try:
-            estimate = await pipeline.estimate(photo.path.read_bytes(), options)
+            estimate = await pipeline.estimate(photo.read(), options)
         except (BadImage, BadOption, TooLarge) as error:
             raise BadOption(f"{photo.path}: {error.detail}") from error
         found.append(estimate.poses)

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+import image_files as files
 from fakes import DETECTOR_NAME, MADE_JOINTS_HEATMAP, POSE_NAME, encode, make_photo, make_repository
 from labelled_folder import BOXES, label, write
 from posegate.build import running_pipeline
 from posegate.errors import BadOption
-from posegate.evaluate import BOX_FIGURES, KEYPOINT_FIGURES, coco_scorer, evaluate, load_data
+from posegate.evaluate import BOX_FIGURES, KEYPOINT_FIGURES, Task, coco_scorer, evaluate, load_data
 from posegate.options import EstimateOptions
 from posegate.pipeline import Pipeline
 from posegate.settings import Settings
@@ -75,6 +76,24 @@ async def test_a_network_of_other_joints_is_refused_but_its_boxes_are_not(
         with pytest.raises(BadOption, match=r"COCO's 17 keypoints .* of made-pose names 16, left_"):
             await evaluate(pipeline, folder, EstimateOptions())
         assert (await evaluate(pipeline, folder, EstimateOptions(), task="boxes")).boxes is not None
+
+
+@pytest.mark.parametrize("task", ["keypoints", "boxes"])
+async def test_labels_of_another_size_than_the_photo_are_refused(
+    pipeline: Pipeline, folder: Path, task: Task
+) -> None:
+    path = folder / "person_keypoints.json"
+    labels = json.loads(path.read_text())
+    labels["images"][1] |= {"width": 480, "height": 640}
+    path.write_text(json.dumps(labels))
+    with pytest.raises(
+        BadOption, match=r"/2\.png: the photo has 640x480 pixels, its labels are of 480x640"
+    ):
+        await evaluate(pipeline, folder, EstimateOptions(), task=task)
+    photo = folder / "images" / "2.png"  # turned upright it has the size that the labels tell
+    turn = files.png_chunk(b"eXIf", files.exif_block(6))
+    photo.write_bytes(files.png_after_header(photo.read_bytes(), turn))
+    await evaluate(pipeline, folder, EstimateOptions(), task=task)
 
 
 async def test_a_network_that_sees_people_elsewhere_scores_zero(

@@ -13,6 +13,9 @@ import pytest
 
 import image_files as files
 from posegate.skeleton import COCO_KEYPOINTS
+from posenets.evaluation.scenes import coco_scenes
+from posenets.training.cache import build_cache
+from posenets.training.detection_data import read_photos
 from posenets.training.people import read_people
 from posenets.training.records import BadData, read_labelled_images
 
@@ -253,6 +256,9 @@ def test_photo_that_is_twice_in_its_shard_and_one_that_is_not_are_named(pack: Pa
 
 
 def test_photos_stand_upright(coco_folder: Path) -> None:
+    labels = json.loads(coco_folder.read_text())
+    del labels["images"][0]["width"]  # the photo that comes in its place has another
+    coco_folder.write_text(json.dumps(labels))
     plain = files.encoded(".jpg")
     photo = coco_folder.parent / "images" / "0.png"
     photo.write_bytes(plain)
@@ -260,3 +266,22 @@ def test_photos_stand_upright(coco_folder: Path) -> None:
     photo.write_bytes(files.jpeg_with_exif(plain, files.exif_block(6)))
     upright = next(read_labelled_images(coco_folder)).pixels_bgr()
     np.testing.assert_array_equal(upright, np.rot90(stored, -1))
+
+
+def test_labels_of_another_size_than_the_photo_are_refused(coco_folder: Path) -> None:
+    labels = json.loads(coco_folder.read_text())
+    labels["images"][0] |= {"width": 0, "height": 0}  # untold
+    labels["images"][1] |= {"width": 400, "height": 480}
+    coco_folder.write_text(json.dumps(labels))
+    words = r"1\.png: the photo has 200x240 pixels, its labels are of 400x480"
+    first, second, *_ = read_labelled_images(coco_folder)
+    assert first.pixels_bgr().shape == (240, 200, 3)
+    with pytest.raises(BadData, match=words):
+        second.pixels_bgr()
+    with pytest.raises(BadData, match=words):
+        build_cache(coco_folder, coco_folder.parent / "cache")
+    photo = read_photos(coco_folder, source_weights={})["1.png"]
+    with pytest.raises(BadData, match=words):
+        photo.pixels_bgr()
+    with pytest.raises(BadData, match=words):
+        coco_scenes(coco_folder)

@@ -17,8 +17,8 @@ from posegate.coco_labels import (
     check_object,
     check_sides,
 )
-from posegate.errors import BadOption
-from posegate.evaluate import Data, load_data
+from posegate.errors import BadImage, BadOption
+from posegate.evaluate import Data, Photo, load_data
 from posegate.skeleton import COCO_KEYPOINTS
 from posegate.types import F32
 from posenets.training.mpii import read_mpii_json, read_mpii_mat
@@ -73,7 +73,7 @@ def coco_scenes(folder: Path, joints: tuple[str, ...] = COCO_KEYPOINTS) -> tuple
             Scene(
                 image_id=photo.id,
                 name=photo.path.name,
-                data=photo.path.read_bytes(),
+                data=_read(photo),
                 boxes_xywh=boxes,
                 box_scores=np.ones(len(boxes), np.float32),
                 keypoints=keypoints,
@@ -81,6 +81,13 @@ def coco_scenes(folder: Path, joints: tuple[str, ...] = COCO_KEYPOINTS) -> tuple
             )
         )
     return scenes, data
+
+
+def _read(photo: Photo) -> bytes:
+    try:
+        return photo.read()
+    except (BadImage, BadOption) as error:
+        raise BadData(f"{photo.path}: {error.detail}") from error
 
 
 def mpii_scenes(labels: Path, *, heads: Path | None = None) -> list[Scene]:

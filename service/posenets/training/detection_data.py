@@ -24,7 +24,7 @@ _MIN_KEPT = 0.3
 class Photo:
     """One encoded photo: `people` (P, 4) and `ignored` (I, 4) float32 xyxy in its pixels.
 
-    `weight` is its chance to be drawn, against the others'.
+    `weight` is its chance to be drawn, against the others', `told_wh` its size by the labels.
     """
 
     name: str
@@ -32,10 +32,11 @@ class Photo:
     people: F32
     ignored: F32
     weight: float
+    told_wh: tuple[int, int] | None = None
 
     def pixels_bgr(self) -> U8:
         """(H, W, 3) uint8; raises BadData."""
-        return decode_bgr(self.jpeg, self.name)
+        return decode_bgr(self.jpeg, self.name, self.told_wh)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def read_photos(
         people = _corners(image.boxes_xywh[certain])
         crowds = np.zeros((0, 4), np.float32) if image.crowds_xywh is None else image.crowds_xywh
         ignored = _corners(np.concatenate([image.boxes_xywh[~certain], crowds]))
-        photos[image.name] = Photo(image.place, image.jpeg, people, ignored, weight)
+        photos[image.name] = Photo(image.place, image.jpeg, people, ignored, weight, image.told_wh)
     return photos
 
 

@@ -23,7 +23,9 @@ from posegate.coco_labels import (
     check_number,
     check_numbers,
     label_file,
+    other_size,
     read_labels,
+    told_size,
 )
 from posegate.errors import BadOption
 from posegate.skeleton import COCO_KEYPOINTS
@@ -44,7 +46,8 @@ class LabelledImage:
     (0 unknown, 1 placed by a teacher, 2 by a person); `keypoint_scores` (P, J) float32: the
     teacher's confidence, 1 where a person placed the joint. `joint_names` are the J joints;
     `head_sizes` (P,) float32, pixels, are PCKh's, NaN where they are not known. In
-    `crowds_xywh` (C, 4) float32 people are not told apart.
+    `crowds_xywh` (C, 4) float32 people are not told apart. `told_wh` is the size that the labels
+    tell, None where they do not.
     """
 
     name: str
@@ -58,20 +61,24 @@ class LabelledImage:
     joint_names: tuple[str, ...] = COCO_KEYPOINTS
     head_sizes: F32 | None = None
     crowds_xywh: F32 | None = None
+    told_wh: tuple[int, int] | None = None
 
     def pixels_bgr(self) -> U8:
         """(H, W, 3) uint8; raises BadData."""
-        return decode_bgr(self.jpeg, self.place)
+        return decode_bgr(self.jpeg, self.place, self.told_wh)
 
 
-def decode_bgr(jpeg: bytes, place: str) -> U8:
+def decode_bgr(jpeg: bytes, place: str, told_wh: tuple[int, int] | None) -> U8:
     """(H, W, 3) uint8, upright by EXIF as in evaluation and service.
 
-    Raises BadData by the photo's `place`.
+    Raises BadData by the photo's `place`, also where the labels tell another size.
     """
     pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) if jpeg else None
     if pixels is None:
         raise BadData(f"{place}: not a readable photo")
+    size_wh = (pixels.shape[1], pixels.shape[0])
+    if told_wh is not None and told_wh != size_wh:
+        raise BadData(f"{place}: {other_size(size_wh, told_wh)}")
     return np.asarray(pixels, np.uint8)
 
 
@@ -187,4 +194,5 @@ def _labelled(
         keypoint_scores=scores,
         joint_names=joint_names,
         crowds_xywh=np.array(crowds, np.float32).reshape(-1, 4),
+        told_wh=told_size(image),
     )
