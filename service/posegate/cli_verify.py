@@ -46,12 +46,13 @@ def verify_command(
     with reported():
         settings = load_settings(config, model_repository=model_repository, threads=threads)
         checks = asyncio.run(run(settings))
-        if write:
-            write_checks(settings.model_repository / name, checks)
     rows = [check.as_dict() for check in checks]
     if as_json:
         print(json.dumps(rows))
     else:
         print_table(name, [{**row, "ok": "yes" if row["ok"] else "NO"} for row in rows])
+    if write:
+        with reported():
+            write_checks(settings.model_repository / name, checks)
     if not all(check.ok for check in checks):
         raise typer.Exit(1)

@@ -125,7 +125,8 @@ async def verify(
 def write_checks(folder: Path, checks: Sequence[Check]) -> None:
     """Put the rows into the card of a model's folder, in place of former ones of the same form.
 
-    A row that says that nothing was checked replaces none.
+    A row that says that nothing was checked replaces none. Raises BadOption where the card cannot
+    be written.
     """
     path = folder / CARD_NAME
     card = json.loads(path.read_text(encoding="utf-8"))
@@ -139,8 +140,11 @@ def write_checks(folder: Path, checks: Sequence[Check]) -> None:
     card["verification"] = list(rows.values())
     ModelCard.model_validate(card)
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
+    try:
+        part.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise BadOption(f"{path} cannot be written: {error.strerror}") from error
 
 
 def against_plan(model: Model) -> Iterator[Check]:

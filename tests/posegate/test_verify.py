@@ -1,5 +1,6 @@
 """network and its forms -> how far they lie from each other: posegate.verify."""
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -164,6 +165,19 @@ def test_row_that_was_not_checked_replaces_none_that_was(models: Path) -> None:
     write_checks(folder, [Check("onnx-fp32", False, note="training.pt: damaged")])
     (row,) = load_card(folder / "posegate.json").verification
     assert (row.max_abs_diff, row.note) == (None, "training.pt: damaged")
+
+
+def test_what_was_found_is_told_where_the_card_cannot_be_written(
+    models: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    code, rows, complaint = run(models, folder, "--write")
+    assert code == 2
+    assert [row["form"] for row in rows] == ["onnx-fp32", "http"]
+    assert "posegate.json cannot be written: Permission denied" in complaint
 
 
 def test_form_of_other_joints_than_those_of_coco_is_refused(folder: Path) -> None:
