@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Literal
 
 import typer
@@ -49,6 +50,8 @@ def evaluate_command(
         networks = _networks(repository)
         chosen = _chosen(networks, model)
         out.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out):  # told before the measuring, which takes long
+            pass
         notes = _left_out(chosen, {"--data": data, "--mpii": mpii}, named=bool(model))
         said = {}
         coco = None if data is None else coco_scenes(data)

@@ -13,7 +13,12 @@ from posegate.card import Training
 from posegate.catalog import CARD_NAME, Model, load_card
 from posenets.cli_errors import or_exit
 from posenets.export.calibration import calibration_crops, check_source
-from posenets.export.checkpoint import CheckpointExport, export_checkpoint, joints_of_export
+from posenets.export.checkpoint import (
+    CheckpointExport,
+    draws_no_heatmaps,
+    export_checkpoint,
+    joints_of_export,
+)
 from posenets.export.compare import compare_with_torch
 from posenets.export.forms import BASE, FORMS, INT8_FORMS, write_form
 from posenets.export.in_graph import export_decoded
@@ -121,14 +126,16 @@ def _export(
         raise BadData("--float: only 8-bit forms leave something in float; name one in --forms")
     if calibrate is not None and not set(forms) & set(INT8_FORMS):
         raise BadData("--calibrate: only 8-bit forms are calibrated; name one in --forms")
-    if calibrate is not None:  # before anything is replaced
+    others = [form for form in forms if form != BASE]
+    if others and draws_no_heatmaps(job):  # this too before anything is replaced
+        raise BadData("--forms: only pose networks have other forms than fp32")
+    if calibrate is not None:
         check_source(calibrate, joints_of_export(job))
     difference = export_checkpoint(job)
     folder = job.repository / job.name
     _console.print(
         f"{folder}: ONNX differs from torch by {difference:.1e} of the range", soft_wrap=True
     )
-    others = [form for form in forms if form != BASE]
     for form in set(FORMS) - {BASE, *others}:
         if (job.repository / f"{job.name}-{form}" / CARD_NAME).exists():
             _console.print(
@@ -139,8 +146,6 @@ def _export(
     if not others:
         return
     model = Model(load_card(folder / CARD_NAME), folder)
-    if model.card.task != "pose":
-        raise BadData("--forms: only pose networks have other forms than fp32")
     crops = None if calibrate is None else calibration_crops(calibrate, model.card)
     for form in others:
         path = write_form(model, form, crops, in_float=in_float)

@@ -173,6 +173,17 @@ def test_a_detector_of_halves_has_the_parameters_of_the_trained_one(tmp_path: Pa
     export_checkpoint(CheckpointExport(tmp_path / "run.pt", tmp_path, NAME, halves=True))
     card = load_card(tmp_path / NAME / CARD_NAME)
     assert card.parameters == count_parameters(detector)
+    arguments = [
+        "export",
+        tmp_path / "run.pt",
+        "--repository",
+        tmp_path / "none",
+        "--forms",
+        "fp16",
+    ]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert (result.exit_code, "only pose networks have other" in result.stderr) == (1, True)
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,48 @@ def test_crash_between_file_and_card_leaves_the_other_networks(
     assert list(load_catalog(repository).models) == ["made-detector"]
 
 
+def test_an_exchange_after_one_that_was_cut_short_keeps_the_default(
+    tmp_path: Path, crash: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_repository(tmp_path) / POSE_NAME
+    path = folder / "posegate.json"
+    card = json.loads(path.read_text())
+    path.write_text(json.dumps(card | {"default": True}))
+    weights = folder / "training.pt"
+    weights.write_bytes(b"former")
+    for content in (b"second", b"third"):
+        part = in_place.part_of(folder / "1" / "model.onnx")
+        part.write_bytes(content)
+        (folder / "next").write_bytes(content)
+        new = card | {"sha256": hashlib.sha256(content).hexdigest()}
+        with monkeypatch.context() as stopped:
+            if content == b"second":
+                stopped.setattr(in_place, "write_config", _interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    in_place.put_in_place(part, folder, new, others={folder / "next": weights})
+                assert not path.exists()
+            else:
+                stopped.setattr(in_place, "write_config", lambda _: None)
+                in_place.put_in_place(part, folder, new, others={folder / "next": weights})
+    assert json.loads(path.read_text()) == new | {"default": True}
+    assert weights.read_bytes() == b"third"
+    assert sorted(one.name for one in folder.iterdir()) == ["1", "posegate.json", "training.pt"]
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_constants_that_are_inputs_too_are_taken() -> None:
+    """As ONNX had it until its version 3, and older exporters still write."""
+    codec = spec()
+    network = passing_through(codec)
+    network.ir_version = 3
+    appended = append_decode(network, codec, joints=JOINTS)
+    onnx.checker.check_model(appended, full_check=True)
+    ort.InferenceSession(appended.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
 def test_figures_of_the_same_file_are_kept(tmp_path: Path) -> None:
     folder = make_repository(tmp_path) / POSE_NAME
     card = json.loads((folder / "posegate.json").read_text())

@@ -60,6 +60,14 @@ def joints_of_export(job: CheckpointExport) -> tuple[str, ...]:
     return joints_in(load_checkpoint(job.checkpoint), job.checkpoint)
 
 
+def draws_no_heatmaps(job: CheckpointExport) -> bool:
+    """Whether it is a detector that will be exported; raises BadCheckpoint."""
+    if job.published is not None:
+        return False
+    recipe = recipe_in(load_checkpoint(job.checkpoint), job.checkpoint)
+    return isinstance(recipe, DetectionRecipe)
+
+
 def export_checkpoint(job: CheckpointExport) -> float:
     """Write `<repository>/<name>/1/model.onnx`, `posegate.json` and the weights to go on from.
 
@@ -98,10 +106,11 @@ def export_checkpoint(job: CheckpointExport) -> float:
         )
         card = _card(facts, recipe, state, job.checkpoint)
         card["verification"] = [{"form": "onnx-fp32", "max_abs_diff": float(f"{difference:.2e}")}]
-        put_in_place(part, folder, card)
+        weights = folder / f"{START_FILE}.next"
+        save_checkpoint(weights, state)
+        put_in_place(part, folder, card, others={weights: folder / START_FILE})
     if not detects:
         write_decoded(Model(load_card(folder / CARD_NAME), folder))
-    save_checkpoint(folder / START_FILE, state)
     return difference
 
 

@@ -72,6 +72,10 @@ def write_decoded(model: Model) -> Path:
     return path
 
 
+_IR_VERSION = 4
+"""The first of ONNX whose constants need not be inputs of the graph too."""
+
+
 def append_decode(
     network: onnx.ModelProto,
     codec: HeatmapSpec,
@@ -90,6 +94,7 @@ def append_decode(
         opsets = {opset.domain: opset.version for opset in network.opset_import}
     merged = onnx.ModelProto()
     merged.CopyFrom(network)
+    merged.ir_version = max(merged.ir_version, _IR_VERSION)
     graph = merged.graph
     graph.node.extend(_nodes(heatmaps, output))
     graph.initializer.extend(

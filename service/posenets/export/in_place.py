@@ -5,7 +5,7 @@ lacks its own network. So the former card goes before the file and the new one c
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -35,22 +35,32 @@ def proving(path: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def put_in_place(part: Path, folder: Path, card: dict[str, Any]) -> None:
+def put_in_place(
+    part: Path, folder: Path, card: dict[str, Any], *, others: Mapping[Path, Path] | None = None
+) -> None:
     """Make `part` the ONNX file of `folder`, with its card and Triton's `config.pbtxt`.
 
-    Figures measured on the same file (sha256) are kept, and being the default in any case.
+    Figures measured on the same file (sha256) are kept, and being the default in any case; a card
+    that is set aside is read again where an exchange was cut short. `others` go to their places
+    while there is no card.
     """
     path = folder / CARD_NAME
-    former = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    aside = path.with_name(f"{CARD_NAME}.former")
+    known = path if path.exists() else aside
+    former = json.loads(known.read_text(encoding="utf-8")) if known.exists() else {}
     kept = ["default"]
     if former.get("sha256") == card["sha256"]:
         kept += ["accuracy", "verification"]
     else:
-        path.unlink(missing_ok=True)
+        if path.exists():
+            path.replace(aside)
     card = card | {key: former[key] for key in kept if key in former}
     part.replace(folder / ONNX_NAME)
+    for other, place in (others or {}).items():
+        other.replace(place)
     write_config(Model(ModelCard.model_validate(card), folder))
     save_card(path, card)
+    aside.unlink(missing_ok=True)
 
 
 def save_card(path: Path, card: dict[str, Any]) -> None:
