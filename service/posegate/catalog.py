@@ -1,8 +1,10 @@
 """model_repository -> catalogue: which networks there are, each with its card checked."""
 
 import hashlib
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -46,6 +48,8 @@ __all__ = [
 
 CARD_NAME = "posegate.json"
 CONFIG_NAME = "config.pbtxt"
+_LOCATION = b"\n\x08location"
+"""The key of a StringStringEntryProto in TensorProto.external_data, as protobuf writes it."""
 ONNX_NAME = Path("1/model.onnx")
 
 
@@ -147,7 +151,7 @@ def load_catalog(
 def load_card(path: Path) -> ModelCard:
     """Read one card; BadCard names the file, the field and what is wrong with it."""
     try:
-        return ModelCard.model_validate_json(path.read_bytes())
+        return ModelCard.model_validate_json(path.read_bytes().removeprefix(BOM_UTF8))
     except OSError as error:
         raise BadCard(f"card {path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
@@ -199,6 +203,20 @@ def check_file(model: Model) -> None:
             f"network file {model.onnx_path} has sha256 {actual}, its card says "
             f"{model.card.sha256}; restore the file or correct the card"
         )
+    if _keeps_weights_elsewhere(model.onnx_path):
+        raise BadCard(
+            f"network file {model.onnx_path} keeps weights in a file beside it, which sha256 does "
+            "not cover; make one file of them: torch.onnx.export(..., external_data=False), or "
+            "onnx.save(onnx.load('mine.onnx'), 'model.onnx')"
+        )
+
+
+def _keeps_weights_elsewhere(path: Path) -> bool:
+    """Whether a tensor of the file names the place of its data: ONNX's external data."""
+    if not path.stat().st_size:  # which cannot be mapped
+        return False
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        return content.find(_LOCATION) >= 0
 
 
 def _preference(model: Model) -> tuple[bool, float, str]:

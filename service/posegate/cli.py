@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from posegate.backends.onnx import refuse_misfit
 from posegate.catalog import Catalog, load_catalog
 from posegate.cli_build import build_command
 from posegate.cli_doctor import doctor_command
@@ -144,13 +145,14 @@ def models_show(
     model_repository: Repository = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the card of one network."""
+    """Show the card of one network, once its file has been seen to do what the card says."""
     catalog = _catalog(config, model_repository)
     with reported():
         if name not in catalog.models:
             catalog.require_card(name)
             known = ", ".join(catalog.models)
             raise UnknownModel(f"there is no network {name!r}; known: {known}")
+        refuse_misfit(catalog.models[name])
     card = catalog.models[name].card
     if as_json:
         print(card.model_dump_json(exclude_none=True))

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 
 from fakes import DETECTOR_NAME, POSE_NAME, make_repository, pose_card
@@ -86,6 +87,26 @@ def test_a_changed_network_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(BadCard, match="restore the file or correct the card"):
         load_catalog(repository)
+
+
+def test_weights_in_a_file_beside_the_network_are_refused(tmp_path: Path) -> None:
+    repository = make_repository(tmp_path)
+    path = repository / POSE_NAME / "1" / "model.onnx"
+    network = onnx.load(path)
+    onnx.save(network, path, save_as_external_data=True, location="weights", size_threshold=0)
+    assert path.with_name("weights").stat().st_size > 0
+    rewrite(repository, POSE_NAME, sha256=sha256_of(path))
+    with pytest.raises(BadCard, match=r"keeps weights in a file beside it.*external_data=False"):
+        load_catalog(repository)
+    onnx.save(onnx.load(path), path)
+    rewrite(repository, POSE_NAME, sha256=sha256_of(path))
+    assert POSE_NAME in load_catalog(repository).models
+
+
+def test_a_card_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    card = make_repository(tmp_path) / POSE_NAME / "posegate.json"
+    card.write_text(card.read_text(), encoding="utf-8-sig")
+    assert load_card(card).name == POSE_NAME
 
 
 def test_the_form_that_decodes_in_the_graph_may_be_elsewhere_but_not_half_here(

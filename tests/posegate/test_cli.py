@@ -180,6 +180,15 @@ def test_a_card_is_shown_for_people_and_for_programs(run) -> None:
     assert card["codec"]["kind"] == "heatmap"
 
 
+def test_a_card_that_is_not_of_its_network_is_not_shown(run, tmp_path: Path) -> None:
+    repository = make_repository(tmp_path)
+    card = repository / POSE_NAME / "posegate.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"keypoints": ["nose"]}))
+    result = run("models", "show", POSE_NAME, "--model-repository", repository)
+    assert result.exit_code == 2
+    assert "heatmaps" in result.stderr
+
+
 def test_settings_in_force_are_printed(run) -> None:
     settings = json.loads(run("serve", "--port", "9", "--print-settings").stdout)
     assert (settings["http_port"], settings["threads"]) == (9, 1)

@@ -1,6 +1,7 @@
 """config.pbtxt says what the card says, in words that Triton's own parser takes."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import onnxruntime as ort
 import pytest
 
 from fakes import DETECTOR_NAME, POSE_NAME, make_repository
-from posegate.backends.triton_config import render_config, write_configs
-from posegate.catalog import CONFIG_NAME, Model, load_catalog
+from made_networks import replace_network
+from posegate.backends.triton_config import main, render_config, write_configs
+from posegate.catalog import CONFIG_NAME, Model, load_card, load_catalog
 
 SHIPPED = Path(__file__).parents[2] / "model_repository"
 
@@ -86,6 +88,36 @@ def test_every_card_gets_its_file(tmp_path: Path):
     repository = make_repository(tmp_path)
     written = write_configs(repository)
     assert written == [repository / name / CONFIG_NAME for name in (DETECTOR_NAME, POSE_NAME)]
+
+
+def test_names_are_quoted_as_protobuf_reads_them(tmp_path: Path):
+    repository = make_repository(tmp_path)
+    folder = repository / POSE_NAME
+    card = json.loads((folder / "posegate.json").read_text())
+    network = onnx.load(folder / "1" / "model.onnx")
+    name = 'Bild_ä"q\\'
+    for node in network.graph.node:
+        node.input[:] = [name if one == card["input"]["name"] else one for one in node.input]
+    network.graph.input[0].name = name
+    card["input"]["name"] = name
+    replace_network(folder, card, network.SerializeToString())
+    config = parsed(render_config(Model(load_card(folder / "posegate.json"), folder)))
+    assert config.input[0].name == name
+    assert set(config.model_warmup[0].inputs) == {name}
+
+
+def test_the_command_answers_in_sentences(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    repository = make_repository(tmp_path)
+    main([str(repository)])
+    assert f"{POSE_NAME}/{CONFIG_NAME}" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="usage: python -m"):
+        main([])
+    card = repository / POSE_NAME / "posegate.json"
+    card.write_text("{}")
+    with pytest.raises(SystemExit, match=r"error: card .*posegate\.json: "):
+        main([str(repository)])
 
 
 @pytest.mark.skipif(not SHIPPED.is_dir(), reason="no model repository beside the tests")

@@ -5,12 +5,15 @@ folder, so that a plan can replace the ONNX file without another edit. To write 
 repository: `python -m posegate.backends.triton_config model_repository`.
 """
 
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from posegate.backends.onnx import graph_outputs
 from posegate.card import ModelCard
 from posegate.catalog import CONFIG_NAME, Model, load_catalog
+from posegate.errors import PosegateError
 
 MAX_BATCH = 32
 PREFERRED = (8, 16, 32)
@@ -75,17 +78,34 @@ model_warmup [
 
 def _tensor(name: str, shape: tuple[int | None, ...], kind: str) -> str:
     dims = ", ".join("-1" if size is None else str(size) for size in shape)
-    return f'  {{ name: "{name}" data_type: TYPE_{kind} dims: [ {dims} ] }}'
+    return f"  {{ name: {_text(name)} data_type: TYPE_{kind} dims: [ {dims} ] }}"
 
 
 def _warm_up(card: ModelCard, batch: int) -> str:
     dims = ", ".join(map(str, card.input_shape))
     return (
-        f'  {{ name: "batch-{batch}" batch_size: {batch} inputs {{ key: "{card.input.name}"\n'
+        f'  {{ name: "batch-{batch}" batch_size: {batch} inputs {{ key: {_text(card.input.name)}\n'
         f"    value {{ data_type: TYPE_FP32 dims: [ {dims} ] zero_data: true }} }} }}"
     )
 
 
+def _text(value: str) -> str:
+    """In quotes, as protobuf's text form has it."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command line; ends with a sentence where there is nothing to write."""
+    if len(arguments) != 1:
+        sys.exit("usage: python -m posegate.backends.triton_config MODEL_REPOSITORY")
+    try:
+        for written in write_configs(Path(arguments[0])):
+            print(written)
+    except PosegateError as error:
+        sys.exit(f"error: {error.detail}")
+    except OSError as error:
+        sys.exit(f"error: {error.filename} cannot be written: {error.strerror}")
+
+
 if __name__ == "__main__":
-    for written in write_configs(Path(sys.argv[1])):
-        print(written)
+    main(sys.argv[1:])
