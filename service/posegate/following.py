@@ -44,7 +44,7 @@ class Follower:
                 await self._changed.wait()
             boxes = self._tracker.carry(self._time_s(number, arrived)) if self._tracker else None
             if boxes is not None:
-                return replace(self._options, boxes_xywh=boxes)
+                return replace(self._options, boxes_xywh=boxes, guessed=True)
         self._detection = number
         return self._options
 

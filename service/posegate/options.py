@@ -18,8 +18,9 @@ MAX_NAME = 128
 class EstimateOptions:
     """Options of one image; the contract's query options, with its defaults.
 
-    `boxes_xywh` (P, 4) float32, image pixels, replaces the detector. `min_keypoint_score` acts
-    where keypoints are written out, not here. `max_people` None leaves it to `most_people`.
+    `boxes_xywh` (P, 4) float32, image pixels, replaces the detector; `guessed` ones, which no
+    caller gave, may lie outside. `min_keypoint_score` acts where keypoints are written out, not
+    here. `max_people` None leaves it to `most_people`.
     """
 
     model: str | None = None
@@ -30,6 +31,7 @@ class EstimateOptions:
     boxes_xywh: F32 | None = None
     flip_test: bool = False
     decode: str = "dark"
+    guessed: bool = False
 
     def __post_init__(self) -> None:
         _check_fraction("min_score", self.min_score)
@@ -58,11 +60,16 @@ class EstimateOptions:
         return self.max_people
 
     def given_boxes(self, image: Image) -> Boxes:
-        """The given boxes, each with score 1; BadOption where one does not touch the picture."""
+        """The given boxes, each with score 1.
+
+        One that does not touch the picture is left out where it is guessed; else BadOption.
+        """
         assert self.boxes_xywh is not None
         given = Boxes.from_xywh(self.boxes_xywh, np.ones(len(self.boxes_xywh), np.float32))
         last = np.array([image.width - 1, image.height - 1], np.float32)
         touches = ((given.xyxy[:, :2] <= last) & (given.xyxy[:, 2:] >= 0)).all(axis=1)
+        if self.guessed:
+            return Boxes(given.xyxy[touches], given.scores[touches])
         if not touches.all():
             index = int(touches.argmin())
             raise BadOption(

@@ -1,5 +1,6 @@
 """What a caller may ask: posegate.options."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,8 @@ def test_given_boxes_wholly_outside_the_picture_are_refused(box: list[float], ke
         assert given.xywh.tolist() == [[1, 1, 5, 5], box]
         assert given.scores.tolist() == [1.0, 1.0]
     else:
+        guessed = replace(options, guessed=True).given_boxes(image)
+        assert guessed.xywh.tolist() == [[1, 1, 5, 5]]
         with pytest.raises(BadOption, match=r"boxes\[1\] .* outside the picture of 10x10 pixels"):
             options.given_boxes(image)
 
