@@ -64,6 +64,7 @@ def test_the_detector_may_look_at_some_frames_only(page: "sync_api.Page"):
 
 
 def test_a_stream_that_is_refused_gives_the_camera_back(page: "sync_api.Page"):
+    sync_api.expect(page.locator("#model option")).to_have_count(1)  # they were listed
     page.evaluate(
         "document.getElementById('model').add(new Option('nosuch', 'nosuch', true, true))"
     )

@@ -172,6 +172,17 @@ def test_of_several_photos_the_first_is_taken_and_that_is_said(
     sync_api.expect(page.locator("#summary")).to_contain_text("First of 2 photos: 2 people")
 
 
+def test_a_list_of_networks_that_is_late_is_asked_for_once(page: "sync_api.Page", service: Service):
+    held: list[sync_api.Route] = []
+    page.route("**/v1/models", lambda route: held.append(route))
+    with page.expect_response("**/readyz"):
+        page.goto(service.url)
+    page.wait_for_timeout(500)
+    assert len(held) == 1
+    held[0].continue_()
+    sync_api.expect(page.locator("#model option")).to_have_count(1)
+
+
 def test_networks_can_be_chosen_once_the_service_answers(
     browser: "sync_api.Browser", service: Service
 ):

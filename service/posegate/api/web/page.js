@@ -13,7 +13,7 @@ const MAX_CANVAS_HEIGHT = 0.72;
 const SUMMARY_MS = 1000;
 
 // `turn` numbers the requests, so that a late answer never replaces a newer one.
-const state = { photo: null, picture: null, answer: null, active: -1, scale: 1, turn: 0, camera: null, key: null, summed: 0, others: 0 };
+const state = { photo: null, picture: null, answer: null, active: -1, scale: 1, turn: 0, camera: null, key: null, summed: 0, others: 0, listing: null };
 
 byId("file").addEventListener("change", (event) => choose(event.target.files[0]));
 byId("file").addEventListener("click", (event) => { event.target.value = ""; }); // the same photo again is a choice too
@@ -269,7 +269,13 @@ async function useKey(event) {
   await estimate();
 }
 
-async function listModels() {
+// Asked for once at a time: a second list would undo what was chosen meanwhile.
+function listModels() {
+  state.listing ??= readModels().finally(() => { state.listing = null; });
+  return state.listing;
+}
+
+async function readModels() {
   const { answer, problem } = await request("/v1/models");
   if (problem) return showProblem(problem);
   const { models } = answer;
