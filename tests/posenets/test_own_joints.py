@@ -102,6 +102,11 @@ def test_a_stream_learns_them_and_a_start_lends_all_but_the_last_layer(
     save_checkpoint(out, state | {"joints": ["beak", *NAMES[1:]]})
     said = run(*streamed, "--joints", "own", code=1)
     assert "bird.pt: holds a run of other joints than these; give another --out" in said
+    for names in ("beak", [], ["beak", 3], ["beak", "beak"]):
+        save_checkpoint(out, state | {"joints": names})
+        said = run("export", out, "--repository", tmp_path / "made", code=1)
+        assert "bird.pt: field 'joints': no list of names" in said
+    assert not (tmp_path / "made").exists()
     del lent["mix.2.2.c.weight"]
     save_checkpoint(start, {"ema": lent, "recipe": read_recipe(recipe).model_dump_json()})
     out.unlink()

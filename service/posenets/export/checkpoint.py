@@ -54,7 +54,7 @@ class CheckpointExport:
 
 
 def joints_of_export(job: CheckpointExport) -> tuple[str, ...]:
-    """The joints of the network that will be exported; raises BadCheckpoint."""
+    """The joints of the network that will be exported; raises BadCheckpoint or BadRecipe."""
     if job.published is not None:
         return COCO_KEYPOINTS
     return joints_in(load_checkpoint(job.checkpoint), job.checkpoint)
@@ -89,7 +89,7 @@ def export_checkpoint(job: CheckpointExport) -> float:
     detects = isinstance(recipe, DetectionRecipe)
     served = _served(network, state, job.checkpoint)
     outputs = ("boxes", "scores") if detects else ("heatmaps",)
-    with proving(folder / ONNX_NAME) as part:
+    with proving(folder / ONNX_NAME) as part, proving(folder / START_FILE) as weights:
         difference = export_onnx(
             served, part, size_wh=size_wh, output_names=outputs, halves=state["halves"]
         )
@@ -106,7 +106,6 @@ def export_checkpoint(job: CheckpointExport) -> float:
         )
         card = _card(facts, recipe, state, job.checkpoint)
         card["verification"] = [{"form": "onnx-fp32", "max_abs_diff": float(f"{difference:.2e}")}]
-        weights = folder / f"{START_FILE}.next"
         save_checkpoint(weights, state)
         put_in_place(part, folder, card, others={weights: folder / START_FILE})
     if not detects:

@@ -85,7 +85,7 @@ def decode_bgr(jpeg: bytes, place: str, told_wh: tuple[int, int] | None) -> U8:
 def read_labelled_images(
     labels: Path, joint_names: tuple[str, ...] = COCO_KEYPOINTS
 ) -> Iterator[LabelledImage]:
-    """Every photo of a COCO folder or pack, whose categories name joints other than COCO's.
+    """Every photo of a COCO folder or pack; other joints than COCO's are those its categories name.
 
     A folder is read in the label file's order, a pack in that of its shards. Raises BadData for a
     missing field or photo, a NaN or a shard that is cut short.

@@ -90,7 +90,8 @@ def joints_in(state: dict[str, Any], path: Path) -> tuple[str, ...]:
     names = state.get("joints")
     if names is None:
         return joints_of(recipe_in(state, path).network)
-    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+    named = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+    if not named or not names or len(set(names)) != len(names):
         raise BadCheckpoint(f"{path}: field 'joints': no list of names")
     return tuple(names)
 
