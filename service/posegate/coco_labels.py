@@ -62,9 +62,9 @@ class CocoLabels:
 
 def told_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
     """Width and height of an image, where its labels tell both."""
-    width, height = image.get("width"), image.get("height")
+    width, height = (image.get(side, 0) for side in ("width", "height"))
     told = all(type(side) is int and side > 0 for side in (width, height))
-    return (int(width or 0), int(height or 0)) if told else None
+    return (width, height) if told else None
 
 
 def other_size(size_wh: tuple[int, int], told_wh: tuple[int, int]) -> str:

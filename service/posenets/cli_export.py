@@ -13,12 +13,7 @@ from posegate.card import Training
 from posegate.catalog import CARD_NAME, Model, load_card
 from posenets.cli_errors import or_exit
 from posenets.export.calibration import calibration_crops, check_source
-from posenets.export.checkpoint import (
-    CheckpointExport,
-    draws_no_heatmaps,
-    export_checkpoint,
-    joints_of_export,
-)
+from posenets.export.checkpoint import CheckpointExport, export_checkpoint, joints_of_export
 from posenets.export.compare import compare_with_torch
 from posenets.export.forms import BASE, FORMS, INT8_FORMS, write_form
 from posenets.export.in_graph import export_decoded
@@ -127,10 +122,12 @@ def _export(
     if calibrate is not None and not set(forms) & set(INT8_FORMS):
         raise BadData("--calibrate: only 8-bit forms are calibrated; name one in --forms")
     others = [form for form in forms if form != BASE]
-    if others and draws_no_heatmaps(job):  # this too before anything is replaced
-        raise BadData("--forms: only pose networks have other forms than fp32")
-    if calibrate is not None:
-        check_source(calibrate, joints_of_export(job))
+    if others:  # this too before anything is replaced
+        joints = joints_of_export(job)
+        if joints is None:
+            raise BadData("--forms: only pose networks have other forms than fp32")
+        if calibrate is not None:
+            check_source(calibrate, joints)
     difference = export_checkpoint(job)
     folder = job.repository / job.name
     _console.print(

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from deploy.tiny_networks import TINY
 from fakes import make_repository
-from made_labels import PHOTOS, encoded, made_labels, made_photo
+from made_labels import PHOTOS, made_labels, made_photo
 from posegate.catalog import load_card
 from posegate.cli import app as posegate_app
 from posegate.errors import BadOption
@@ -49,11 +49,8 @@ def birds(**category: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "birds"
-    (folder / "images").mkdir(parents=True)
-    for index in range(PHOTOS):
-        (folder / "images" / f"{index}.png").write_bytes(encoded(index))
+def folder(coco_folder: Path, tmp_path: Path) -> Path:
+    folder = coco_folder.parent
     (folder / "person_keypoints.json").write_text(json.dumps(birds()))
     (tmp_path / "short.toml").write_text(SHORT)
     return folder

@@ -20,7 +20,7 @@ from posenets.training.records import BadData
 SHOWN = ("ap", "ap50", "ap75", "ar")
 
 
-def card_of(recipe: PoseRecipe, joints: tuple[str, ...] = COCO_KEYPOINTS) -> ModelCard:
+def card_of(recipe: PoseRecipe, joints: tuple[str, ...]) -> ModelCard:
     """The card that the recipe's network will get, as far as evaluation reads it."""
     last = recipe.phases[-1]
     facts = NetworkFacts(

@@ -53,19 +53,16 @@ class CheckpointExport:
     halves: bool = False
 
 
-def joints_of_export(job: CheckpointExport) -> tuple[str, ...]:
-    """The joints of the network that will be exported; raises BadCheckpoint or BadRecipe."""
+def joints_of_export(job: CheckpointExport) -> tuple[str, ...] | None:
+    """The joints of the network that will be exported, None of a detector.
+
+    Raises BadCheckpoint or BadRecipe.
+    """
     if job.published is not None:
         return COCO_KEYPOINTS
-    return joints_in(load_checkpoint(job.checkpoint), job.checkpoint)
-
-
-def draws_no_heatmaps(job: CheckpointExport) -> bool:
-    """Whether it is a detector that will be exported; raises BadCheckpoint."""
-    if job.published is not None:
-        return False
-    recipe = recipe_in(load_checkpoint(job.checkpoint), job.checkpoint)
-    return isinstance(recipe, DetectionRecipe)
+    state = load_checkpoint(job.checkpoint)
+    detects = isinstance(recipe_in(state, job.checkpoint), DetectionRecipe)
+    return None if detects else joints_in(state, job.checkpoint)
 
 
 def export_checkpoint(job: CheckpointExport) -> float:
