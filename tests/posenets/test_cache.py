@@ -2,6 +2,7 @@
 
 import errno
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from made_networks import INPUT, save_constant_teacher
+from posegate.types import U8
 from posenets.cli import app
 from posenets.training import cache
 from posenets.training.augment import Augmentation, Batch, make_batch
 from posenets.training.cache import CropCache, build_cache, open_cache
-from posenets.training.records import BadData
+from posenets.training.records import BadData, StoredPhoto
 
 STILL = Augmentation(
     flip=0, rotation=0, rotation_std=0, scale_std=0, shift=0, half_body=0, colour=0, erase=0
@@ -47,7 +49,7 @@ def test_a_cache_made_anew_without_a_teacher_has_none(coco_folder: Path, taught:
 @pytest.mark.parametrize("name", ["teacher", "joints"])
 def test_arrays_of_other_lengths_are_refused(taught: Path, name: str) -> None:
     np.save(taught / f"{name}.npy", np.load(taught / f"{name}.npy")[:3])
-    with pytest.raises(BadData, match=r"cache: its arrays hold \[3, 6\] people"):
+    with pytest.raises(BadData, match=r"cache: .*its arrays hold \[3, 6\] people"):
         open_cache(taught)
 
 
@@ -80,6 +82,50 @@ def test_a_cache_stays_whole_where_the_new_one_fails(
     kept = open_cache(taught)
     assert len(kept) == 6
     assert kept.teacher is not None
+    assert not list(taught.glob("*.part"))  # as large as a cache
+
+
+def _damage(**arrays: np.ndarray) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array)
+
+    return damage
+
+
+def _write(name: str, content: bytes) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes(content) and None
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_write("joints.json", b"5"), "'int' object is not iterable"),
+        (_write("joints.json", b"[1, 2]"), "holds other things than names"),
+        (_write("joints.json", b'["nose", "tail"]'), r"joints\.npy holds float32 of \(6, 17, 3\)"),
+        (_write("sources.json", b"null"), "not iterable"),
+        (_write("sources.json", b"[{}, {}, {}, {}, {}, {}]"), "holds other things than names"),
+        (_write("joints.npy", b"PK\x03\x04 no array"), "make it again"),
+        (_damage(scores=np.zeros((6, 7), np.float32)), r"scores\.npy holds float32 of \(6, 7\)"),
+        (_damage(scores=np.float32(1)), r"scores\.npy holds float32 of \(\)"),
+        (_damage(joints=np.zeros((6, 17, 3))), r"joints\.npy holds float64"),
+        (_damage(crops=np.zeros((6, 4), np.uint8)), r"crops\.npy holds uint8 of \(6, 4\)"),
+        (_damage(crops=np.zeros((6, 320, 240, 3), np.float32)), r"crops\.npy holds float32"),
+        (_damage(teacher=np.zeros((6, 3, 64, 48), np.uint8)), r"teacher\.npy holds uint8"),
+    ],
+)
+def test_a_damaged_cache_is_named(taught: Path, damage: Callable[[Path], None], words: str) -> None:
+    damage(taught)
+    with pytest.raises(BadData, match=f"cache: not a whole crop cache, make it again .*{words}"):
+        open_cache(taught)
+
+
+def test_a_cache_of_nobody_is_refused(taught: Path) -> None:
+    for name in ("crops", "joints", "scores", "teacher"):
+        np.save(taught / f"{name}.npy", np.load(taught / f"{name}.npy")[:0])
+    (taught / "sources.json").write_text("[]")
+    with pytest.raises(BadData, match="it holds nobody"):
+        open_cache(taught)
 
 
 def _save_brightness(path: Path) -> None:
@@ -230,6 +276,27 @@ def test_people_too_small_to_learn_from_are_left_out_and_counted(
     arguments = ["cache", str(coco_folder), str(tmp_path / "all"), "--min-side", "20"]
     result = CliRunner().invoke(app, arguments)
     assert result.stdout.endswith("; 2 too small (--min-side)\n"), "these have no sides at all"
+
+
+def test_a_photo_of_several_people_is_decoded_once(
+    coco_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = json.loads(coco_folder.read_text())
+    first = labels["annotations"][0]
+    more = [first | {"id": 100 + n, "bbox": [n, 2, 30, 60]} for n in range(4)]
+    labels["annotations"] += more
+    coco_folder.write_text(json.dumps(labels))
+    decoded: list[str] = []
+    pixels_bgr = StoredPhoto.pixels_bgr
+
+    def counted(photo: StoredPhoto) -> U8:
+        decoded.append(photo.path.name)
+        return pixels_bgr(photo)
+
+    monkeypatch.setattr(StoredPhoto, "pixels_bgr", counted)
+    cached = build_cache(coco_folder, tmp_path / "cache")
+    assert len(cached) == len(labels["annotations"])
+    assert sorted(decoded) == sorted(image["file_name"] for image in labels["images"])
 
 
 @pytest.mark.parametrize(("full_at", "named"), [(1, "crops"), (2, "teacher")])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from posegate.types import U8
 from posenets.evaluation.calibrate import _judge, calibrate_detector, fit_logistic
 from posenets.export.onnx import export_onnx
 from posenets.networks.person_detector import DetectorExport, PersonDetector, points_of
@@ -17,7 +18,7 @@ from posenets.training.detection_loss import assign, detection_loss, giou, pairw
 from posenets.training.detection_task import DetectionTask
 from posenets.training.loop import Trainer
 from posenets.training.recipe import DetectionRecipe, Phase
-from posenets.training.records import BadData
+from posenets.training.records import BadData, StoredPhoto
 
 
 def _boxes(*rows: list[float]) -> torch.Tensor:
@@ -76,12 +77,15 @@ def test_background_in_an_ignored_region_teaches_nothing() -> None:
     assert (logits.grad[0, ~inside] > 0).all()
 
 
-def test_mosaic_moves_boxes_with_their_pictures(coco_folder: Path) -> None:
+def _stored(pixels_bgr: U8) -> StoredPhoto:
+    return StoredPhoto(Path("made.png"), held=bytes(cv2.imencode(".png", pixels_bgr)[1]))
+
+
+def test_mosaic_moves_boxes_with_their_pictures() -> None:
     white = np.zeros((120, 160, 3), np.uint8)
     white[30:90, 40:100] = 255
-    encoded = bytes(cv2.imencode(".png", white)[1])
     people, ignored = np.array([[40, 30, 100, 90]], np.float32), np.zeros((0, 4), np.float32)
-    photo = Photo("white.png", encoded, people, ignored, 1.0)
+    photo = Photo(_stored(white), people, ignored, 1.0)
     for mosaic in (0.0, 1.0):
         batch = DetectionData([photo], mosaic=mosaic, seed=5).batch(8, 128)
         for image, people, valid in zip(batch.images, batch.people, batch.valid, strict=True):
@@ -99,7 +103,8 @@ def test_mosaic_moves_boxes_with_their_pictures(coco_folder: Path) -> None:
 def test_no_person_of_a_crowded_photo_becomes_background() -> None:
     corners = np.array([[70 * x, 70 * y] for x in range(10) for y in range(10)], np.float32)
     boxes = np.concatenate([corners, corners + 60], 1)
-    data = DetectionData([Photo("crowd.png", b"", boxes[:60], boxes[60:], 1.0)], mosaic=0.0)
+    photo = Photo(StoredPhoto(Path("crowd.png")), boxes[:60], boxes[60:], 1.0)
+    data = DetectionData([photo], mosaic=0.0)
     data._single = lambda size: (np.zeros((size, size, 3), np.uint8), boxes[:60], boxes[60:])
     batch = data.batch(1, 64)
     np.testing.assert_array_equal(batch.people[0, batch.valid[0]], boxes[:60])
@@ -107,9 +112,9 @@ def test_no_person_of_a_crowded_photo_becomes_background() -> None:
 
 
 def test_photos_of_nobody_teach_background() -> None:
-    encoded = bytes(cv2.imencode(".png", np.zeros((64, 64, 3), np.uint8))[1])
     nobody = np.zeros((0, 4), np.float32)
-    batch = DetectionData([Photo("empty.png", encoded, nobody, nobody, 1.0)]).batch(2, 64)
+    black = _stored(np.zeros((64, 64, 3), np.uint8))
+    batch = DetectionData([Photo(black, nobody, nobody, 1.0)]).batch(2, 64)
     assert not batch.valid.any()
     centres, _ = points_of((64, 64))
     logits, boxes = torch.zeros(2, len(centres)), torch.zeros(2, len(centres), 4)
@@ -149,7 +154,7 @@ def test_crowds_become_ignored_regions(coco_folder: Path) -> None:
 def test_boxes_within_a_crowd_say_nothing_of_the_scores() -> None:
     people = np.array([[0, 0, 10, 10]], np.float32)
     crowd = np.array([[40, 0, 140, 100]], np.float32)
-    photo = Photo("made", b"", people, crowd, 1.0)
+    photo = Photo(StoredPhoto(Path("made.png")), people, crowd, 1.0)
     boxes = torch.tensor(
         [[0, 0, 10, 9], [50, 10, 60, 20], [36, 0, 46, 10], [30, 0, 42, 10], [20, 0, 30, 10]]
     )

@@ -456,6 +456,9 @@ def test_calibration_is_spread_over_the_people_of_a_folder(
     assert len(every) == PHOTOS + 1
     chosen = calibration_crops(tmp_path / "coco", card, count=3)
     np.testing.assert_array_equal(chosen, every[[0, 3, 6]])
+    for index in (1, 2, 4):  # nobody of them is chosen: they are not read
+        (tmp_path / "coco" / "images" / f"{index}.png").write_bytes(b"no photo")
+    assert len(calibration_crops(tmp_path / "coco", card, count=3)) == 3
 
 
 def test_broken_photo_cannot_calibrate(folder: Path, models: Path, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_the_extension_leaves_out_what_could_not_be_placed(
 ) -> None:
     image = list(read_lsp(write(tmp_path, joints, (1, 2, 0), 5)))[1]
     shown = joints[1, :, 2] > 0
-    assert (image.name, image.source) == ("im00002.jpg", "lsp-extended")
+    assert (image.name, image.source) == ("im00002.jpg", "lspet")
     np.testing.assert_array_equal(image.keypoints[0, :, 2], 2 * shown)
     np.testing.assert_array_equal(image.keypoints[0, ~shown], 0)
 

@@ -100,7 +100,11 @@ def test_json_people_are_gathered_by_photo_and_count_from_zero(folder: Path) -> 
         "b.jpg": 1,
     }
     record = images["a.jpg"]
-    assert (record.joint_names, record.source, record.jpeg) == (MPII_KEYPOINTS, "mpii", b"a.jpg")
+    assert (record.joint_names, record.source, record.photo.read()) == (
+        MPII_KEYPOINTS,
+        "mpii",
+        b"a.jpg",
+    )
     np.testing.assert_array_equal(record.keypoints[1, 2], [159, 69, 2])
     np.testing.assert_array_equal(record.keypoints[:, 15], 0)
     assert np.isnan(record.head_sizes).all()

@@ -19,7 +19,8 @@ from posegate.evaluate import KEYPOINT_FIGURES, coco_scorer, load_data
 from posenets.cli import app
 from posenets.networks import JOINT_WEIGHTS, NETWORKS
 from posenets.training.checkpoint import load_checkpoint, save_checkpoint
-from posenets.training.people import read_people
+from posenets.training.mpii import MPII_KEYPOINTS
+from posenets.training.people import joints_asked_for, read_people
 from posenets.training.recipe import read_recipe
 from posenets.training.records import BadData
 
@@ -131,6 +132,31 @@ def test_categories_that_name_no_joints_to_learn_are_refused(
     assert f"{path}: " in said
     assert words in said
     assert not (tmp_path / "cache").exists()
+
+
+def test_mpii_s_joints_in_a_coco_file_are_read_as_they_are_named(
+    folder: Path, tmp_path: Path
+) -> None:
+    labels = birds(keypoints=list(MPII_KEYPOINTS))
+    for annotation in labels["annotations"]:
+        if "keypoints" in annotation:
+            annotation |= {"keypoints": [7.0, 8.0, 2] * len(MPII_KEYPOINTS), "num_keypoints": 16}
+    path = folder / "person_keypoints.json"
+    path.write_text(json.dumps(labels))
+    assert joints_asked_for("own", path) == MPII_KEYPOINTS
+    for image in read_people(path, MPII_KEYPOINTS):
+        assert image.keypoints.tolist() == [[[7.0, 8.0, 2.0]] * 16]
+
+
+def test_labels_that_come_late_in_a_stream_are_looked_at_first(
+    folder: Path, tmp_path: Path
+) -> None:
+    labels = ("--labels", folder / "person_keypoints.json", "--labels", tmp_path / "nowhere.json")
+    out = ("--joints", "own", "--out", tmp_path / "run.pt")
+    assert "nowhere.json cannot be read" in run(
+        "train", tmp_path / "short.toml", *labels, *out, code=1
+    )
+    assert not (tmp_path / "run.pt").exists()
 
 
 def test_two_kinds_of_joints_in_one_file_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_broken_photo_is_named_with_its_folder(
 ) -> None:
     (folder / "images" / "im0001.jpg").write_bytes(b"no photo")
     with pytest.raises(BadData, match=r"images/im0001\.jpg: not a readable photo"):
-        next(read_people(request.getfixturevalue(form))).pixels_bgr()
+        next(read_people(request.getfixturevalue(form))).photo.pixels_bgr()
 
 
 def test_a_matlab_file_of_something_else_is_refused(folder: Path) -> None:

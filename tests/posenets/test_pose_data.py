@@ -1,5 +1,6 @@
 """Whose crops make a batch: posenets.training.pose_data."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from posegate.skeleton import COCO_KEYPOINTS
+from posenets.training import pose_data
 from posenets.training.augment import Augmentation
 from posenets.training.cache import build_cache, open_cache
 from posenets.training.pose_data import StreamedPeople, crop_wh_for
@@ -70,6 +72,29 @@ def test_crops_have_a_pixel_for_each_of_the_largest_input(
     sizes_wh: list[tuple[int, int]], crop_wh: tuple[int, int]
 ) -> None:
     assert crop_wh_for(sizes_wh) == crop_wh
+
+
+def test_processes_stream_people_of_their_own(
+    coco_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def once(rank: int, processes: int) -> list[bytes]:
+        monkeypatch.setattr(pose_data, "place", lambda: (rank, processes))
+        streamed = StreamedPeople([coco_folder], {}, COCO_KEYPOINTS, CPU)
+        return [crop.numpy().tobytes() for crop, _, _ in streamed._once(lambda: 0.0)]
+
+    alone, first, second = once(0, 1), once(0, 2), once(1, 2)
+    assert first and second and not set(first) & set(second)
+    assert sorted(first + second) == sorted(alone)
+
+
+def test_people_whom_a_teacher_is_not_sure_of_are_not_streamed(coco_folder: Path) -> None:
+    """Caches leave them out too."""
+    labels = json.loads(coco_folder.read_text())
+    for person in labels["annotations"]:
+        person["score"] = 0.9 if person["id"] == labels["annotations"][0]["id"] else 0.39
+    coco_folder.write_text(json.dumps(labels))
+    streamed = StreamedPeople([coco_folder], {}, COCO_KEYPOINTS, CPU)
+    assert len(list(streamed._once(lambda: 0.0))) == 1
 
 
 def test_streamed_crops_have_the_size_asked_for(pack: Path) -> None:

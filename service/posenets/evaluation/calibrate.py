@@ -46,7 +46,7 @@ def calibrate_detector(
     preprocess = Preprocess((size, size), "rgb", recipe.mean, recipe.std)
     logits, right = [], []
     for photo in track(list(photos), description="calibrate"):
-        tensor, input_to_image = letterbox(Image(photo.pixels_bgr()), preprocess, fill=FILL)
+        tensor, input_to_image = letterbox(Image(photo.stored.pixels_bgr()), preprocess, fill=FILL)
         raw, boxes = network(torch.from_numpy(tensor))
         kept = _suppress(boxes[0], raw[0].sigmoid())
         scale = torch.tensor(input_to_image, dtype=torch.float32).repeat(2)

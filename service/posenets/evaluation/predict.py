@@ -55,6 +55,10 @@ class DirectNetwork:
         """Always."""
         return None
 
+    def fault(self) -> str | None:
+        """Nothing to load."""
+        return None
+
 
 def find_keypoints(
     card: ModelCard,
@@ -104,7 +108,7 @@ async def _look(estimator: Estimator, scene: Scene, *, flip_test: bool, decode: 
     if not len(scene.boxes_xywh):
         return nobody(estimator.names).keypoints
     try:
-        image = decode_image(scene.data, _LIMITS)
+        image = decode_image(scene.photo.read(), _LIMITS)
     except PosegateError as error:
         raise BadData(f"{scene.name}: {error.detail}") from error
     poses, _ = await estimator.estimate(

@@ -22,7 +22,7 @@ from posegate.evaluate import Data, Photo, load_data
 from posegate.skeleton import COCO_KEYPOINTS
 from posegate.types import F32
 from posenets.training.mpii import read_mpii_json, read_mpii_mat
-from posenets.training.records import BadData, LabelledImage
+from posenets.training.records import BadData, LabelledImage, StoredPhoto
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +36,7 @@ class Scene:
 
     image_id: int
     name: str
-    data: bytes
+    photo: StoredPhoto
     boxes_xywh: F32
     box_scores: F32
     keypoints: F32 | None
@@ -56,6 +56,7 @@ def coco_scenes(folder: Path, joints: tuple[str, ...] = COCO_KEYPOINTS) -> tuple
             labels[label["image_id"]].append(label)
     scenes = []
     for photo in data.photos:
+        _check(photo)
         people = labels[photo.id]
         try:
             shape = (len(people), len(joints), 3)
@@ -73,7 +74,7 @@ def coco_scenes(folder: Path, joints: tuple[str, ...] = COCO_KEYPOINTS) -> tuple
             Scene(
                 image_id=photo.id,
                 name=photo.path.name,
-                data=_read(photo),
+                photo=StoredPhoto(photo.path),
                 boxes_xywh=boxes,
                 box_scores=np.ones(len(boxes), np.float32),
                 keypoints=keypoints,
@@ -83,9 +84,10 @@ def coco_scenes(folder: Path, joints: tuple[str, ...] = COCO_KEYPOINTS) -> tuple
     return scenes, data
 
 
-def _read(photo: Photo) -> bytes:
+def _check(photo: Photo) -> None:
+    """BadData for a photo that its labels do not fit; its bytes are not kept, as there are many."""
     try:
-        return photo.read()
+        photo.read()
     except (BadImage, BadOption) as error:
         raise BadData(f"{photo.path}: {error.detail}") from error
 
@@ -156,7 +158,7 @@ def _of_mpii(number: int, image: LabelledImage, labels: Path, heads: Path | None
     return Scene(
         image_id=number,
         name=image.name,
-        data=image.jpeg,
+        photo=image.photo,
         boxes_xywh=image.boxes_xywh,
         box_scores=image.box_scores,
         keypoints=image.keypoints,

@@ -55,7 +55,7 @@ def _tile(scene: Scene, person: int, keypoints: Keypoints, *, minimum: float) ->
     box = np.array([[x, y, x + w, y + h]], np.float32)
     region = box_to_region(box, aspect=_TILE_WH[0] / _TILE_WH[1], padding=1.4)
     to_tile = region_to_crop_affine(region, size_wh=_TILE_WH)
-    picture = decode_image(scene.data, _LIMITS).pixels_bgr
+    picture = decode_image(scene.photo.read(), _LIMITS).pixels_bgr
     tile = Image(np.asarray(cv2.warpAffine(picture, to_tile[0], _TILE_WH), np.uint8))
     corners = apply_affine(to_tile, box.reshape(1, 2, 2)).reshape(1, 4)
     placed = Keypoints(apply_affine(to_tile, keypoints.xy), keypoints.scores)

@@ -10,9 +10,9 @@ from posegate.card import ModelCard
 from posegate.coco_labels import label_file, read_labels
 from posegate.crops import Preprocess, normalize, warp_crops
 from posegate.errors import BadImage, BadOption, TooLarge
+from posegate.evaluate import load_data
 from posegate.image import ImageLimits, decode_image
 from posegate.types import F32, Boxes
-from posenets.evaluation.scenes import coco_scenes
 from posenets.training.cache import CROP_WH, open_cache
 from posenets.training.people import labelled_as
 from posenets.training.records import BadData
@@ -30,22 +30,24 @@ def calibration_crops(source: Path, card: ModelCard, *, count: int = 64) -> F32:
     if (source / "crops.npy").exists():
         return _cached(source, preprocess, count)
     assert card.crop is not None
-    scenes, _ = coco_scenes(source, labelled_as(card.keypoints))
-    owners = np.repeat(np.arange(len(scenes)), [len(scene.boxes_xywh) for scene in scenes])
+    try:
+        photos = load_data(source, keypoints=labelled_as(card.keypoints)).photos
+    except BadOption as error:
+        raise BadData(error.detail) from error
+    owners = np.repeat(np.arange(len(photos)), [len(photo.boxes_xywh) for photo in photos])
     if not len(owners):
         raise BadData(f"{source}: holds no person to calibrate on")
     chosen = np.isin(np.arange(len(owners)), _spread(len(owners), count))
     crops: list[F32] = []
     for number in np.unique(owners[chosen]):
-        scene, rows = scenes[number], chosen[owners == number]
-        corners = scene.boxes_xywh[rows]
-        corners[:, 2:] += corners[:, :2]
-        boxes = Boxes(corners, scene.box_scores[rows])
+        photo, rows = photos[number], chosen[owners == number]
+        boxes = np.array(photo.boxes_xywh, np.float32)[rows]
         try:
-            image = decode_image(scene.data, _LIMITS)
-        except (BadImage, TooLarge) as error:
-            raise BadData(f"{source}: {scene.name}: {error.detail}") from error
-        crops.append(warp_crops(image, boxes, preprocess, padding=card.crop.padding).tensor)
+            image = decode_image(photo.read(), _LIMITS)
+        except (BadImage, BadOption, TooLarge) as error:
+            raise BadData(f"{source}: {photo.path.name}: {error.detail}") from error
+        people = Boxes.from_xywh(boxes, np.ones(len(boxes), np.float32))
+        crops.append(warp_crops(image, people, preprocess, padding=card.crop.padding).tensor)
     return np.concatenate(crops)
 
 

@@ -8,50 +8,48 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import onnxruntime as ort
 from rich.progress import track
 
-from posegate.types import F32, U8
+from posegate.association import box_iou
+from posegate.crops import Preprocess, letterbox
+from posegate.types import F32, Image
 from posenets.onnx_files import open_session
 from posenets.training.detection_data import FILL, Photo, check_new
-from posenets.training.records import BadData, read_labelled_images
+from posenets.training.records import SURE_BOX, BadData, read_labelled_images
 
-_MEAN = np.array([103.53, 116.28, 123.675], np.float32)
-_STD = np.array([57.375, 57.12, 58.395], np.float32)
+_MEAN, _STD = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
+_MIN_SCORE = 0.2
 _SAME_PERSON_IOU = 0.5
 _FATAL = 4
 """ONNX Runtime's highest level of log lines."""
 
 
-def label_boxes(
-    labels: Path, teacher: Path, out: Path, *, size: int = 512, min_score: float = 0.2
-) -> int:
+def label_boxes(labels: Path, teacher: Path, out: Path, *, size: int = 512) -> int:
     """Write `{file name: [[x, y, w, h, score], ...]}` for every photo; returns the boxes found."""
     session = _session(teacher, size)
     out.parent.mkdir(parents=True, exist_ok=True)
     name = session.get_inputs()[0].name
+    preprocess = Preprocess((size, size), "bgr", _MEAN, _STD)
     found: dict[str, list[list[float]]] = {}
     for image in track(read_labelled_images(labels), description=f"label {labels.stem}"):
         check_new(image, found, labels)
-        tensor, scale = _letterbox(image.pixels_bgr(), size)
+        tensor, input_to_image = letterbox(Image(image.photo.pixels_bgr()), preprocess, fill=FILL)
         boxes = np.asarray(session.run(None, {name: tensor})[0])[0]
-        boxes = boxes[boxes[:, 4] >= min_score]
+        boxes = boxes[boxes[:, 4] >= _MIN_SCORE]
         boxes[:, 2:4] -= boxes[:, :2]
-        boxes[:, :4] /= scale
+        boxes[:, :4] *= np.tile(input_to_image, 2)
         found[image.name] = np.round(boxes.astype(np.float64), 3).tolist()
     out.write_text(json.dumps(found))
     return sum(len(boxes) for boxes in found.values())
 
 
-def add_teacher_boxes(
-    photos: dict[str, Photo], boxes: Path, *, complete: bool, sure: float = 0.4
-) -> dict[str, Photo]:
+def add_teacher_boxes(photos: dict[str, Photo], boxes: Path, *, complete: bool) -> dict[str, Photo]:
     """Photos by file name with the teacher's further boxes.
 
     Where the labels are `complete`, a box that they do not know is only ignored in training;
-    else a box scored at least `sure` counts as a person. Raises BadData.
+    else a sure box counts as a person. Raises BadData.
     """
     try:
         found = json.loads(boxes.read_text())
@@ -60,7 +58,7 @@ def add_teacher_boxes(
         raise BadData(f"{boxes}: not a file of teacher boxes ({error})") from error
     if not found.keys() & photos.keys():
         raise BadData(f"{boxes}: knows none of the photos; it was not made from these labels")
-    return {name: _with_boxes(photo, rows[name], complete, sure) for name, photo in photos.items()}
+    return {name: _with_boxes(photo, rows[name], complete) for name, photo in photos.items()}
 
 
 def _session(teacher: Path, size: int) -> ort.InferenceSession:
@@ -84,32 +82,14 @@ def _session(teacher: Path, size: int) -> ort.InferenceSession:
     return session
 
 
-def _with_boxes(photo: Photo, boxes: F32, complete: bool, sure: float) -> Photo:
+def _with_boxes(photo: Photo, boxes: F32, complete: bool) -> Photo:
     xyxy = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:4]], 1)
     if len(photo.people):
-        new = _iou(xyxy, photo.people).max(1) < _SAME_PERSON_IOU
+        new = box_iou(xyxy, photo.people).max(1) < _SAME_PERSON_IOU
         xyxy, boxes = xyxy[new], boxes[new]
-    person = np.zeros(len(boxes), bool) if complete else boxes[:, 4] >= sure
+    person = np.zeros(len(boxes), bool) if complete else boxes[:, 4] >= SURE_BOX
     return replace(
         photo,
         people=np.concatenate([photo.people, xyxy[person]]),
         ignored=np.concatenate([photo.ignored, xyxy[~person]]),
     )
-
-
-def _iou(boxes: F32, others: F32) -> F32:
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(-1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1)[:, None]
-    areas = areas + (others[:, 2:] - others[:, :2]).prod(-1)[None] - shared
-    return np.asarray(shared / np.maximum(areas, 1e-6), np.float32)
-
-
-def _letterbox(pixels: U8, size: int) -> tuple[F32, float]:
-    height, width = pixels.shape[:2]
-    scale = min(size / width, size / height)
-    small = cv2.resize(pixels, (round(width * scale), round(height * scale)))
-    canvas = np.full((size, size, 3), FILL, np.float32)
-    canvas[: small.shape[0], : small.shape[1]] = small
-    return np.ascontiguousarray(((canvas - _MEAN) / _STD).transpose(2, 0, 1)[None]), scale

@@ -4,24 +4,26 @@ Decoding a photo costs more than a training step of a small network, so every pe
 once, with room to spare for augmentation, and kept as raw pixels in memory-mapped arrays.
 """
 
-import itertools
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
+from rich.progress import Progress, track
 
 from posegate.geometry import apply_affine, box_to_region, region_to_crop_affine
 from posegate.skeleton import COCO_KEYPOINTS
 from posegate.types import F32, U8
 from posenets.training.people import read_people
-from posenets.training.records import BadData, LabelledImage
+from posenets.training.records import SURE_BOX, BadData, LabelledImage
 from posenets.training.teacher import TEACHER_STRIDE, TEACHER_WH, HeatmapTeacher
 
 CROP_WH = (240, 320)
@@ -38,6 +40,8 @@ TEACHER_SHIFT = ((CROP_WH[0] - TEACHER_WH[0]) / 2, (CROP_WH[1] - TEACHER_WH[1]) 
 _SURE = 0.3
 """Peak of a teacher's heatmap from which on it labels a joint."""
 _CHUNK = 32
+BoolArray = NDArray[np.bool_]
+MappedBytes = np.memmap[Any, np.dtype[np.uint8]]
 MIN_SIDE = 48
 """Pixels of a box's longer side; who is smaller is left out, unless another limit is given."""
 
@@ -86,14 +90,36 @@ def open_cache(folder: Path) -> CropCache:
             sources=tuple(json.loads((folder / "sources.json").read_text())),
             joint_names=tuple(json.loads(names.read_text())) if names.exists() else COCO_KEYPOINTS,
         )
-    except (OSError, ValueError, EOFError) as error:
+        _check_whole(cache)
+    except (OSError, ValueError, TypeError, EOFError, BadZipFile) as error:
         raise BadData(f"{folder}: not a whole crop cache, make it again ({error})") from error
-    sizes = {len(cache.crops), len(cache.joints), len(cache.scores), len(cache.sources)}
-    if cache.teacher is not None:
-        sizes.add(len(cache.teacher))
-    if len(sizes) != 1:
-        raise BadData(f"{folder}: its arrays hold {sorted(sizes)} people; make the cache again")
     return cache
+
+
+def _check_whole(cache: CropCache) -> None:
+    """Raises ValueError, or TypeError, for parts that do not belong together."""
+    names = cache.joint_names
+    if not all(isinstance(text, str) for text in (*names, *cache.sources)):
+        raise ValueError("joints.json or sources.json holds other things than names")
+    joints = len(names)
+    parts: dict[str, tuple[NDArray[Any], type, tuple[int, ...]]] = {
+        "crops": (cache.crops, np.uint8, (*cache.crops.shape[1:3], 3)),
+        "joints": (cache.joints, np.float32, (joints, 3)),
+        "scores": (cache.scores, np.float32, (joints,)),
+    }
+    if cache.teacher is not None:
+        parts["teacher"] = (cache.teacher, np.uint8, (joints, *_TEACHER_MAP_HW))
+    for name, (array, kind, shape) in parts.items():
+        if array.dtype != kind or array.shape[1:] != shape or array.ndim < 2:
+            raise ValueError(
+                f"{name}.npy holds {array.dtype} of {array.shape}, not {np.dtype(kind)} of "
+                f"{('N', *shape)} for {joints} joints"
+            )
+    sizes = {len(cache.sources)} | {len(array) for array, _, _ in parts.values()}
+    if len(sizes) != 1:
+        raise ValueError(f"its arrays hold {sorted(sizes)} people")
+    if sizes == {0}:
+        raise ValueError("it holds nobody")
 
 
 def build_cache(
@@ -103,9 +129,7 @@ def build_cache(
     teacher: Path | None = None,
     joint_names: tuple[str, ...] = COCO_KEYPOINTS,
     crop_wh: tuple[int, int] = CROP_WH,
-    min_box_score: float = 0.4,
     min_side: float = MIN_SIDE,
-    threads: int = 2,
 ) -> CropCache:
     """Cut out every person of `labels` and ask the teacher for heatmaps.
 
@@ -120,16 +144,19 @@ def build_cache(
             f"--size: {crop_wh[0]}x{crop_wh[1]} is no multiple of 30x40, as 240x320 and 480x640 "
             "are, and none of 40x40, as 320x320 is"
         )
-    asked = None if teacher is None else HeatmapTeacher(teacher, threads=threads)
+    asked = None if teacher is None else HeatmapTeacher(teacher)
     if asked is not None and asked.joints != len(joint_names):
         raise BadData(f"{teacher}: gives {asked.joints} joints, the cache has {len(joint_names)}")
 
-    def known() -> Iterator[tuple[LabelledImage, int]]:
-        images = read_people(labels, joint_names)
-        return _known(images, min_box_score, unlabelled=asked is not None)
+    def chosen() -> Iterator[tuple[LabelledImage, BoolArray, BoolArray]]:
+        for image in read_people(labels, joint_names):
+            known = is_known(image, unlabelled=asked is not None)
+            yield image, known, known & is_large_enough(image, min_side)
 
-    large = [is_large_enough(image, index, min_side) for image, index in known()]
-    people = sum(large)
+    people = left_out = 0
+    for _, known, large in chosen():
+        people += int(large.sum())
+        left_out += int((known & ~large).sum())
     if not people:
         raise BadData(f"{labels}: no person to cut out; boxes of {min_side:g} pixels count")
     folder.mkdir(parents=True, exist_ok=True)
@@ -137,54 +164,66 @@ def build_cache(
     shapes = {folder / "crops.npy.part": (people, height, width, 3)}
     if asked is not None:
         shapes[folder / "teacher.npy.part"] = (people, asked.joints, *_TEACHER_MAP_HW)
-    crops, *taught = _arrays_of_bytes(shapes)
-    joints = np.zeros((people, len(joint_names), 3), np.float32)
-    scores = np.zeros((people, len(joint_names)), np.float32)
-    sources: list[str] = []
-    chosen = itertools.compress(known(), large)
-    for image, index in track(chosen, description=f"cut {labels.stem}", total=people):
-        n = len(sources)
-        crops[n], joints[n] = cut_person(image, index, crop_wh)
-        scores[n] = image.keypoint_scores[index]
-        sources.append(image.source)
-    if asked is not None:
-        (heatmaps,) = taught
-        _ask_teacher(crops, asked, heatmaps)
-        _label_by_teacher(joints, scores, heatmaps)
-    # Without crops.npy, the last to come, a cache of old and new parts is refused.
-    for old in ("crops.npy", "teacher.npy"):
-        (folder / old).unlink(missing_ok=True)
-    if asked is not None:
-        (folder / "teacher.npy.part").rename(folder / "teacher.npy")
-    np.save(folder / "joints.npy", joints)
-    np.save(folder / "scores.npy", scores)
-    (folder / "sources.json").write_text(json.dumps(sources))
-    (folder / "joints.json").write_text(json.dumps(joint_names))
-    crops.flush()
-    (folder / "crops.npy.part").rename(folder / "crops.npy")
-    return replace(open_cache(folder), left_out=len(large) - people)
+    with _removed_on_failure(shapes):
+        crops, *taught = _arrays_of_bytes(shapes)
+        joints = np.zeros((people, len(joint_names), 3), np.float32)
+        scores = np.zeros((people, len(joint_names)), np.float32)
+        sources: list[str] = []
+        with Progress() as progress:
+            cutting = progress.add_task(f"cut {labels.stem}", total=people)
+            for image, _, large in chosen():
+                for index, crop, points in cut_people(image, large, crop_wh):
+                    n = len(sources)
+                    crops[n], joints[n] = crop, points
+                    scores[n] = image.keypoint_scores[index]
+                    sources.append(image.source)
+                    progress.advance(cutting)
+        if asked is not None:
+            (heatmaps,) = taught
+            _ask_teacher(crops, asked, heatmaps)
+            _label_by_teacher(joints, scores, heatmaps)
+        # Without crops.npy, the last to come, a cache of old and new parts is refused.
+        for old in ("crops.npy", "teacher.npy"):
+            (folder / old).unlink(missing_ok=True)
+        if asked is not None:
+            (folder / "teacher.npy.part").rename(folder / "teacher.npy")
+        np.save(folder / "joints.npy", joints)
+        np.save(folder / "scores.npy", scores)
+        (folder / "sources.json").write_text(json.dumps(sources))
+        (folder / "joints.json").write_text(json.dumps(joint_names))
+        crops.flush()
+        (folder / "crops.npy.part").rename(folder / "crops.npy")
+    return replace(open_cache(folder), left_out=left_out)
 
 
-def _known(
-    images: Iterator[LabelledImage], min_score: float, *, unlabelled: bool
-) -> Iterator[tuple[LabelledImage, int]]:
-    for image in images:
-        for index in range(len(image.boxes_xywh)):
-            labelled = bool((image.keypoints[index, :, 2] > 0).any())
-            if image.box_scores[index] >= min_score and (labelled or unlabelled):
-                yield image, index
+def is_known(image: LabelledImage, *, unlabelled: bool = False) -> BoolArray:
+    """(P,): who surely is a person and, unless `unlabelled` ones count, has a labelled joint."""
+    sure = image.box_scores >= SURE_BOX
+    return sure if unlabelled else sure & (image.keypoints[..., 2] > 0).any(axis=1)
 
 
-def is_large_enough(image: LabelledImage, index: int, min_side: float = MIN_SIDE) -> bool:
-    """Whether a person's box has sides at all, the longer one of `min_side` pixels or more."""
-    sides = image.boxes_xywh[index, 2:]
-    return bool(sides.min() > 0 and sides.max() >= min_side)
+def is_large_enough(image: LabelledImage, min_side: float = MIN_SIDE) -> BoolArray:
+    """(P,): whose box has sides at all, the longer one of `min_side` pixels or more."""
+    sides = image.boxes_xywh[:, 2:]
+    large: BoolArray = (sides.min(axis=1) > 0) & (sides.max(axis=1) >= min_side)
+    return large
 
 
-def _arrays_of_bytes(shapes: Mapping[Path, tuple[int, ...]]) -> list[NDArray[np.uint8]]:
+@contextmanager
+def _removed_on_failure(parts: Iterable[Path]) -> Iterator[None]:
+    """Half a cache takes as much room as a whole one."""
+    try:
+        yield
+    except BaseException:
+        for part in parts:
+            part.unlink(missing_ok=True)
+        raise
+
+
+def _arrays_of_bytes(shapes: Mapping[Path, tuple[int, ...]]) -> list[MappedBytes]:
     """New memory-mapped files whose room on the disk is taken: a full one would kill the process.
 
-    Raises BadData, and leaves none of them, where there is not room enough.
+    Raises BadData where there is not room enough.
     """
     arrays = []
     try:
@@ -193,33 +232,35 @@ def _arrays_of_bytes(shapes: Mapping[Path, tuple[int, ...]]) -> list[NDArray[np.
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     except OSError as error:
-        for part in shapes:
-            part.unlink(missing_ok=True)
         needed = sum(math.prod(shape) for shape in shapes.values()) / 1e9
         raise BadData(f"{path}: {error.strerror}; the cache takes {needed:.2g} GB") from error
     return arrays
 
 
-def cut_person(
-    image: LabelledImage, index: int, crop_wh: tuple[int, int] = CROP_WH
-) -> tuple[U8, F32]:
-    """The cached crop (H, W, 3) of one person and the joints (J, 3) in the 240x320 frame."""
-    x, y, w, h = image.boxes_xywh[index]
-    box = np.array([[x, y, x + w, y + h]], np.float32)
-    region = box_to_region(box, aspect=CROP_WH[0] / CROP_WH[1], padding=CROP_PADDING)
+def cut_people(
+    image: LabelledImage, chosen: BoolArray, crop_wh: tuple[int, int] = CROP_WH
+) -> Iterator[tuple[int, U8, F32]]:
+    """Row, cached crop (H, W, 3) and joints (J, 3) in the 240x320 frame of each `chosen` (P,).
+
+    A photo is decoded once, and not at all for nobody. Raises BadData.
+    """
+    rows = np.flatnonzero(chosen)
+    if not len(rows):
+        return
+    pixels = image.photo.pixels_bgr()
+    boxes = image.boxes_xywh[rows].copy()
+    boxes[:, 2:] += boxes[:, :2]
+    regions = box_to_region(boxes, aspect=CROP_WH[0] / CROP_WH[1], padding=CROP_PADDING)
     wider = (crop_wh[0] / crop_wh[1]) / (CROP_WH[0] / CROP_WH[1])
-    affine = region_to_crop_affine(region * (1, 1, wider, 1), size_wh=crop_wh)[0]
-    pixels = image.pixels_bgr()
-    crop = cv2.warpAffine(pixels, affine, crop_wh)
-    points = image.keypoints[index].copy()
-    to_frame = region_to_crop_affine(region, size_wh=CROP_WH)[0]
-    points[:, :2] = apply_affine(to_frame, points[:, :2])
-    return np.asarray(crop, np.uint8), points
+    to_crop = region_to_crop_affine(regions * (1, 1, wider, 1), size_wh=crop_wh)
+    to_frame = region_to_crop_affine(regions, size_wh=CROP_WH)
+    points = image.keypoints[rows].copy()
+    points[..., :2] = apply_affine(to_frame, points[..., :2])
+    for row, affine, joints in zip(rows.tolist(), to_crop, points, strict=True):
+        yield row, np.asarray(cv2.warpAffine(pixels, affine, crop_wh), np.uint8), joints
 
 
-def _ask_teacher(
-    crops: NDArray[np.uint8], teacher: HeatmapTeacher, heatmaps: NDArray[np.uint8]
-) -> None:
+def _ask_teacher(crops: NDArray[np.uint8], teacher: HeatmapTeacher, heatmaps: MappedBytes) -> None:
     people, height, width = crops.shape[:3]
     detail = height / CROP_WH[1]
     left = round((width - TEACHER_WH[0] * detail) / 2)

@@ -13,7 +13,13 @@ import torch
 from torch import Tensor
 
 from posegate.types import F32, F64, U8
-from posenets.training.records import BadData, LabelledImage, decode_bgr, read_labelled_images
+from posenets.training.records import (
+    SURE_BOX,
+    BadData,
+    LabelledImage,
+    StoredPhoto,
+    read_labelled_images,
+)
 
 FILL = 114
 _MIN_SIDE = 6.0
@@ -22,21 +28,15 @@ _MIN_KEPT = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """One encoded photo: `people` (P, 4) and `ignored` (I, 4) float32 xyxy in its pixels.
+    """One photo: `people` (P, 4) and `ignored` (I, 4) float32 xyxy in its pixels.
 
-    `weight` is its chance to be drawn, against the others', `told_wh` its size by the labels.
+    `weight` is its chance to be drawn, against the others'.
     """
 
-    name: str
-    jpeg: bytes
+    stored: StoredPhoto
     people: F32
     ignored: F32
     weight: float
-    told_wh: tuple[int, int] | None = None
-
-    def pixels_bgr(self) -> U8:
-        """(H, W, 3) uint8; raises BadData."""
-        return decode_bgr(self.jpeg, self.name, self.told_wh)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +50,21 @@ class DetectionBatch:
     ignored: Tensor
 
 
-def read_photos(
-    labels: Path, *, source_weights: dict[str, float], sure: float = 0.4
-) -> dict[str, Photo]:
+def read_photos(labels: Path, *, source_weights: dict[str, float]) -> dict[str, Photo]:
     """Photos of a COCO folder or pack by file name.
 
-    Boxes under the score `sure` and crowds become ignored regions. Raises BadData where two photos
+    Boxes that are not sure and crowds become ignored regions. Raises BadData where two photos
     have one name.
     """
     photos: dict[str, Photo] = {}
     for image in read_labelled_images(labels):
         check_new(image, photos, labels)
-        certain = image.box_scores >= sure
+        certain = image.box_scores >= SURE_BOX
         weight = source_weights.get(image.source, 1.0)
         people = _corners(image.boxes_xywh[certain])
         crowds = np.zeros((0, 4), np.float32) if image.crowds_xywh is None else image.crowds_xywh
         ignored = _corners(np.concatenate([image.boxes_xywh[~certain], crowds]))
-        photos[image.name] = Photo(image.place, image.jpeg, people, ignored, weight, image.told_wh)
+        photos[image.name] = Photo(image.photo, people, ignored, weight)
     return photos
 
 
@@ -74,7 +72,7 @@ def check_new(image: LabelledImage, known: Collection[str], labels: Path) -> Non
     """BadData where another photo of the labels has this one's name, by which boxes are kept."""
     if image.name in known:
         raise BadData(
-            f"{labels}: two photos are named {image.name!r}, one of them {image.place}; the "
+            f"{labels}: two photos are named {image.name!r}, one of them {image.photo.place}; the "
             "detector's photos need names of their own"
         )
 
@@ -112,7 +110,7 @@ class DetectionData:
     def _single(self, size: int) -> tuple[U8, F32, F32]:
         canvas = np.full((size, size, 3), FILL, np.uint8)
         photo = self._draw()
-        pixels = photo.pixels_bgr()
+        pixels = photo.stored.pixels_bgr()
         fit = size / max(pixels.shape[:2])
         scale = fit * float(np.exp(self.random.uniform(-0.5, 0.6)))
         extent = np.array([pixels.shape[1], pixels.shape[0]]) * scale
@@ -133,7 +131,7 @@ class DetectionData:
             (cut_x, cut_y, size, size),
         ):
             photo = self._draw()
-            pixels = photo.pixels_bgr()
+            pixels = photo.stored.pixels_bgr()
             cover = max((right - left) / pixels.shape[1], (bottom - top) / pixels.shape[0])
             scale = cover * float(np.exp(self.random.uniform(-0.4, 0.4)))
             extent = np.array([pixels.shape[1], pixels.shape[0]]) * scale

@@ -12,7 +12,7 @@ import numpy as np
 
 from posegate.types import F32
 from posenets.training.matlab import read_variable
-from posenets.training.records import BadData, LabelledImage
+from posenets.training.records import BadData, LabelledImage, StoredPhoto
 
 LSP_KEYPOINTS: tuple[str, ...] = (
     "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle",
@@ -31,7 +31,7 @@ def read_lsp(labels: Path) -> Iterator[LabelledImage]:
     where a joint could not be placed. Raises BadData.
     """
     joints, source = _read_joints(labels)
-    digits = 5 if source == "lsp-extended" else 4
+    digits = 5 if source == "lspet" else 4
     for index, keypoints in enumerate(joints, start=1):
         path = labels.parent / "images" / f"im{index:0{digits}}.jpg"
         if not path.is_file():
@@ -43,8 +43,7 @@ def read_lsp(labels: Path) -> Iterator[LabelledImage]:
         yield LabelledImage(
             name=path.name,
             source=source,
-            place=str(path),
-            jpeg=path.read_bytes(),
+            photo=StoredPhoto(path),
             boxes_xywh=_box(placed) if people else np.zeros((0, 4), np.float32),
             box_scores=np.ones(people, np.float32),
             keypoints=keypoints[None][:people],
@@ -64,7 +63,7 @@ def _read_joints(labels: Path) -> tuple[F32, str]:
         joints, source = joints.transpose(2, 1, 0).copy(), "lsp"
         shown = np.ones(joints.shape[:2], bool)
     elif joints.ndim == 3 and joints.shape[:2] == (JOINTS, 3):
-        joints, source = joints.transpose(2, 0, 1).copy(), "lsp-extended"
+        joints, source = joints.transpose(2, 0, 1).copy(), "lspet"
         shown = joints[..., 2] > 0
     else:
         raise BadData(f"{labels}: joints is {joints.shape}, not (3, 14, N) or (14, 3, N)")

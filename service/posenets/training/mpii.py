@@ -15,7 +15,7 @@ import numpy as np
 
 from posegate.types import F32, F64
 from posenets.training.matlab import read_variable
-from posenets.training.records import BadData, LabelledImage
+from posenets.training.records import BadData, LabelledImage, StoredPhoto
 
 MPII_KEYPOINTS: tuple[str, ...] = (
     "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle",
@@ -115,12 +115,10 @@ def _record(labels: Path, name: str, keypoints: F32, boxes: F32, head_sizes: F32
             raise BadData(f"{labels}: image {name}: {field} holds NaN or infinity")
     if not (boxes[:, 2:] > 0).all():
         raise BadData(f"{labels}: image {name}: scale is not above 0")
-    path = _photo(labels, name)
     return LabelledImage(
         name=name,
         source="mpii",
-        place=str(path),
-        jpeg=path.read_bytes(),
+        photo=StoredPhoto(_photo(labels, name)),
         boxes_xywh=boxes,
         box_scores=np.ones(len(boxes), np.float32),
         keypoints=keypoints,
@@ -161,7 +159,8 @@ def _points(person: Any) -> F32:
     for point in _several(person.annopoints, "point"):
         joints[0, int(point.id)] = point.x, point.y
         shown[0, int(point.id)] = True
-    return _keypoints(joints, shown)[0]
+    points: F32 = _keypoints(joints, shown)[0]
+    return points
 
 
 def _head_corners(people: list[Any], where: str) -> F64:

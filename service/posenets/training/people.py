@@ -4,7 +4,7 @@ COCO folders and packs, MPII (.json or .mat) and Leeds Sports Pose (`joints.mat`
 what the file holds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from scipy.io import whosmat
 
-from posegate.coco_labels import label_file, own_keypoints
+from posegate.coco_labels import label_file, names_keypoints, own_keypoints
 from posegate.errors import BadOption
 from posegate.skeleton import COCO_KEYPOINTS, flip_order
 from posenets.training.lsp import read_lsp
@@ -56,13 +56,20 @@ def read_people(
 ) -> Iterator[LabelledImage]:
     """Every photo with those joints; a joint that the source does not know has v = 0.
 
-    Joints of one's own are read from the categories of a COCO file that name them, and no others.
-    Raises BadData.
+    Of a COCO file, joints that are not COCO's are those of the categories that name them; MPII's
+    are taken from COCO's where none does. Raises BadData.
     """
     kind = _kind(labels)
-    if kind == "coco" and labelled_as(joint_names) == joint_names:
+    if kind == "coco" and (labelled_as(joint_names) == joint_names or _names(labels, joint_names)):
         return read_labelled_images(labels, joint_names)
     return (with_joints(image, joint_names) for image in _READERS[kind](labels))
+
+
+def _names(labels: Path, joint_names: tuple[str, ...]) -> bool:
+    try:
+        return names_keypoints(label_file(labels), joint_names)
+    except BadOption as error:
+        raise BadData(error.detail) from error
 
 
 def with_joints(image: LabelledImage, joint_names: tuple[str, ...]) -> LabelledImage:
@@ -98,7 +105,7 @@ def _kind(labels: Path) -> str:
     return found[0]
 
 
-_READERS = {
+_READERS: dict[str, Callable[[Path], Iterator[LabelledImage]]] = {
     "coco": read_labelled_images,
     "mpii json": read_mpii_json,
     "mpii mat": read_mpii_mat,

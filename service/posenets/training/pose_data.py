@@ -1,6 +1,7 @@
 """Where the people of a training batch come from: caches on disk, or photos cut up on the way."""
 
 import atexit
+import itertools
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,10 +18,12 @@ from posenets.training.cache import (
     MIN_SIDE,
     SQUARE_STEP,
     CropCache,
-    cut_person,
+    cut_people,
+    is_known,
     is_large_enough,
 )
 from posenets.training.people import read_people
+from posenets.training.processes import place
 from posenets.training.records import BadData
 from posenets.training.teacher import TEACHER_WH
 
@@ -114,6 +117,7 @@ class StreamedPeople:
     The files are read round and round in their own order; what comes out is drawn at random from a
     buffer that each drawn person makes room in. Where a run goes on after a kill, the reading
     begins anew. A source's weight, over the largest one, is the chance that its people are used.
+    Of several processes each takes photos of its own, as cards are dealt.
     """
 
     def __init__(
@@ -143,9 +147,9 @@ class StreamedPeople:
             self._buffer.append(next(self._reading))
         size, device = len(self._buffer), self.device
         chosen = []
-        for place in torch.randint(size, (count,), generator=generator, device=device).tolist():
-            chosen.append(self._buffer[place])
-            self._buffer[place] = next(self._reading)
+        for index in torch.randint(size, (count,), generator=generator, device=device).tolist():
+            chosen.append(self._buffer[index])
+            self._buffer[index] = next(self._reading)
         crops, joints, scores = (torch.stack(part).to(device) for part in zip(*chosen, strict=True))
         return People(crops, joints, scores, None)
 
@@ -162,15 +166,16 @@ class StreamedPeople:
 
     def _once(self, draw: Callable[[], float]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         most = max([1.0, *self._weights.values()])
+        rank, processes = place()
         for labels in self._labels:
-            for image in read_people(labels, self.joint_names):
+            images = read_people(labels, self.joint_names)
+            for image in itertools.islice(images, rank, None, processes):
                 if draw() >= self._weights.get(image.source, 1.0) / most:
                     continue
-                for index, person in enumerate(image.keypoints):
-                    if (person[:, 2] > 0).any() and is_large_enough(image, index):
-                        crop, joints = cut_person(image, index, self._crop_wh)
-                        scores = torch.from_numpy(image.keypoint_scores[index].copy())
-                        yield torch.from_numpy(crop), torch.from_numpy(joints), scores
+                chosen = is_known(image) & is_large_enough(image)
+                for row, crop, joints in cut_people(image, chosen, self._crop_wh):
+                    scores = torch.from_numpy(image.keypoint_scores[row].copy())
+                    yield torch.from_numpy(crop), torch.from_numpy(joints.copy()), scores
 
 
 def _all_have_teacher(caches: Sequence[CropCache]) -> bool:

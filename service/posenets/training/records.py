@@ -5,11 +5,12 @@ A *COCO folder* holds a label file and its photos, in `images/` or as COCO publi
 naming its `shard`. Both are given by the path of the label file.
 """
 
+import io
 import lzma
 import tarfile
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,29 +32,78 @@ from posegate.errors import BadOption
 from posegate.skeleton import COCO_KEYPOINTS
 from posegate.types import F32, U8
 
+SURE_BOX = 0.4
+"""Score from which on a teacher's box is taken for a person's."""
+
 
 class BadData(ValueError):
     """A label file, shard or photo cannot be used; the message names the file and the field."""
 
 
 @dataclass(frozen=True, slots=True)
+class StoredPhoto:
+    """An encoded photo, read where it lies: a file, or `size` bytes of a shard from `start` on.
+
+    `held` are the bytes of a shard that is compressed. `told_wh` is the size that the labels tell,
+    None where they do not.
+    """
+
+    path: Path
+    member: str = ""
+    start: int = 0
+    size: int = -1
+    held: bytes | None = None
+    told_wh: tuple[int, int] | None = None
+
+    @property
+    def place(self) -> str:
+        """Where the photo lies, for messages."""
+        return f"{self.path}: {self.member}" if self.member else str(self.path)
+
+    def read(self) -> bytes:
+        """The encoded bytes; raises BadData."""
+        if self.held is not None:
+            return self.held
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.start)
+                data = file.read(self.size)
+        except OSError as error:
+            raise BadData(f"photo {self.place}: {error.strerror}") from error
+        if len(data) < self.size:
+            raise BadData(f"{self.place}: the shard is cut short")
+        return data
+
+    def pixels_bgr(self) -> U8:
+        """(H, W, 3) uint8, upright by EXIF as in evaluation and service.
+
+        Raises BadData, also where the labels tell another size.
+        """
+        data = self.read()
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+        if pixels is None:
+            raise BadData(f"{self.place}: not a readable photo")
+        size_wh = (pixels.shape[1], pixels.shape[0])
+        if self.told_wh is not None and self.told_wh != size_wh:
+            raise BadData(f"{self.place}: {other_size(size_wh, self.told_wh)}")
+        return np.asarray(pixels, np.uint8)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class LabelledImage:
     """One photo with its annotations.
 
-    `place` says where the photo lies, in a folder or a shard; `jpeg` are its encoded bytes;
     `boxes_xywh` (P, 4) float32 in image pixels; `box_scores` (P,)
     float32, 1 for human labels; `keypoints` (P, J, 3) float32: x, y in image pixels and v
     (0 unknown, 1 placed by a teacher, 2 by a person); `keypoint_scores` (P, J) float32: the
     teacher's confidence, 1 where a person placed the joint. `joint_names` are the J joints;
     `head_sizes` (P,) float32, pixels, are PCKh's, NaN where they are not known. In
-    `crowds_xywh` (C, 4) float32 people are not told apart. `told_wh` is the size that the labels
-    tell, None where they do not.
+    `crowds_xywh` (C, 4) float32 people are not told apart.
     """
 
     name: str
     source: str
-    place: str
-    jpeg: bytes
+    photo: StoredPhoto
     boxes_xywh: F32
     box_scores: F32
     keypoints: F32
@@ -61,25 +111,6 @@ class LabelledImage:
     joint_names: tuple[str, ...] = COCO_KEYPOINTS
     head_sizes: F32 | None = None
     crowds_xywh: F32 | None = None
-    told_wh: tuple[int, int] | None = None
-
-    def pixels_bgr(self) -> U8:
-        """(H, W, 3) uint8; raises BadData."""
-        return decode_bgr(self.jpeg, self.place, self.told_wh)
-
-
-def decode_bgr(jpeg: bytes, place: str, told_wh: tuple[int, int] | None) -> U8:
-    """(H, W, 3) uint8, upright by EXIF as in evaluation and service.
-
-    Raises BadData by the photo's `place`, also where the labels tell another size.
-    """
-    pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) if jpeg else None
-    if pixels is None:
-        raise BadData(f"{place}: not a readable photo")
-    size_wh = (pixels.shape[1], pixels.shape[0])
-    if told_wh is not None and told_wh != size_wh:
-        raise BadData(f"{place}: {other_size(size_wh, told_wh)}")
-    return np.asarray(pixels, np.uint8)
 
 
 def read_labelled_images(
@@ -96,20 +127,24 @@ def read_labelled_images(
         for annotation in known.annotations:
             _check_joints(known, annotation)
             annotations[annotation["image_id"]].append(annotation)
-        in_shards = any("shard" in image for image in known.images.values())
-        read = (
-            _read_tars(known.path, _shards(known))
-            if in_shards
-            else _read_folder(known, known.photos())
-        )
+        stored: Iterable[tuple[dict[str, Any], StoredPhoto]]
+        if any("shard" in image for image in known.images.values()):
+            stored = _in_tars(known.path, _shards(known))
+        else:
+            stored = [
+                (known.images[number], StoredPhoto(path, told_wh=told_size(known.images[number])))
+                for number, path in known.photos().items()
+            ]
     except BadOption as error:
         raise BadData(error.detail) from error
-    for image, place, jpeg in read:
-        yield _labelled(image, place, jpeg, annotations[image["id"]], joint_names)
+    for image, photo in stored:
+        yield _labelled(image, photo, annotations[image["id"]], joint_names)
 
 
 _UNREADABLE = (OSError, tarfile.TarError, EOFError, KeyError, zlib.error, lzma.LZMAError)
 """What a shard raises that is missing, cut short (compressed ones too) or links to nothing."""
+_PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
+"""Members whose bytes lie in one piece in an uncompressed shard: no links, no sparse files."""
 
 
 def _check_joints(labels: CocoLabels, annotation: dict[str, Any]) -> None:
@@ -119,16 +154,6 @@ def _check_joints(labels: CocoLabels, annotation: dict[str, Any]) -> None:
     strange = set(annotation.get("keypoints", [])[2::3]) - {0, 1, 2}
     if strange:
         raise BadOption(f"{where}: keypoints has the visibility {strange.pop()}, not 0, 1 or 2")
-
-
-def _read_folder(
-    known: CocoLabels, photos: Mapping[int, Path]
-) -> Iterator[tuple[dict[str, Any], str, bytes]]:
-    for number, path in photos.items():
-        try:
-            yield known.images[number], str(path), path.read_bytes()
-        except OSError as error:
-            raise BadData(f"{known.path}: photo {path}: {error.strerror}") from error
 
 
 def _shards(known: CocoLabels) -> dict[int, dict[str, dict[str, Any]]]:
@@ -143,9 +168,9 @@ def _shards(known: CocoLabels) -> dict[int, dict[str, dict[str, Any]]]:
     return shards
 
 
-def _read_tars(
+def _in_tars(
     labels: Path, shards: Mapping[int, Mapping[str, dict[str, Any]]]
-) -> Iterator[tuple[dict[str, Any], str, bytes]]:
+) -> Iterator[tuple[dict[str, Any], StoredPhoto]]:
     for shard, wanted in sorted(shards.items()):
         path = labels.with_name(f"{labels.stem}_{shard}.tar")
         missing = set(wanted)
@@ -157,7 +182,19 @@ def _read_tars(
                     if member.name not in missing:
                         raise BadData(f"{path}: {member.name} is in it twice")
                     missing.remove(member.name)
-                    yield wanted[member.name], f"{path}: {member.name}", stream.read()
+                    image = wanted[member.name]
+                    plain = isinstance(tar.fileobj, io.BufferedReader) and member.type in _PLAIN
+                    yield (
+                        image,
+                        StoredPhoto(
+                            path,
+                            member.name,
+                            member.offset_data,
+                            member.size,
+                            held=None if plain else stream.read(),
+                            told_wh=told_size(image),
+                        ),
+                    )
         except _UNREADABLE as error:
             raise BadData(f"{path}: shard is missing or cut short ({error})") from error
         if missing:
@@ -169,8 +206,7 @@ def _read_tars(
 
 def _labelled(
     image: dict[str, Any],
-    place: str,
-    jpeg: bytes,
+    photo: StoredPhoto,
     annotations: list[dict[str, Any]],
     joint_names: tuple[str, ...],
 ) -> LabelledImage:
@@ -186,13 +222,11 @@ def _labelled(
     return LabelledImage(
         name=image["file_name"],
         source=str(image.get("source", "coco")),
-        place=place,
-        jpeg=jpeg,
+        photo=photo,
         boxes_xywh=np.array([a["bbox"] for a in annotations], np.float32).reshape(people, 4),
         box_scores=np.array([a.get("score", 1.0) for a in annotations], np.float32),
         keypoints=points,
         keypoint_scores=scores,
         joint_names=joint_names,
         crowds_xywh=np.array(crowds, np.float32).reshape(-1, 4),
-        told_wh=told_size(image),
     )

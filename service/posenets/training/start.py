@@ -31,7 +31,7 @@ from posenets.training.checkpoint import (
 from posenets.training.detection_data import DetectionData, Photo, read_photos
 from posenets.training.detection_task import DetectionTask
 from posenets.training.loop import Trainer
-from posenets.training.people import KNOWN_JOINTS
+from posenets.training.people import KNOWN_JOINTS, read_people
 from posenets.training.pose_data import CachedPeople, StreamedPeople, crop_wh_for
 from posenets.training.pose_task import PoseTask
 from posenets.training.recipe import (
@@ -132,6 +132,8 @@ def pose_trainer(
     if streams:
         if recipe.epochs:
             raise BadRecipe("epochs: a stream has no known length; give examples, or make a cache")
+        for labels in streams:  # each begins, so that a wrong one is told before hours of others
+            next(iter(read_people(labels, names)), None)
         crop_wh = crop_wh_for([(phase.width, phase.height) for phase in recipe.phases])
         streamed = StreamedPeople(
             streams, recipe.source_weights, names, device, seed=recipe.seed, crop_wh=crop_wh
