@@ -33,13 +33,15 @@ class Follower:
     async def ask(self, arrived: float) -> EstimateOptions:
         """What to ask about the next frame, which came at `arrived` (monotonic).
 
-        A frame between detections waits until the last one's people are known.
+        A frame between detections waits until the last one's people are known; where every frame is
+        estimated, until all before it are, so that the answers do not depend on the sender's pace.
         """
         number = self._asked
         self._asked += 1
         last = self._detection
         if last is not None and number - last < self._detect_every:
-            while self._settled <= last:
+            needed = last if self._live else number - 1
+            while self._settled <= needed:
                 self._changed.clear()
                 await self._changed.wait()
             boxes = self._tracker.carry(self._time_s(number, arrived)) if self._tracker else None

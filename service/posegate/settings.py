@@ -13,6 +13,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_serializer,
     field_validator,
     model_validator,
@@ -25,6 +26,7 @@ from posegate.validation import first_fault
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 PREFIX = "POSEGATE_"
+MAX_PORT = 65535
 OTHER_VARIABLES = {"POSEGATE_CONFIG", "POSEGATE_API_KEY"}
 """The file of settings, and the key that the commands send to a service."""
 SERVICE_LINK = re.compile(
@@ -69,8 +71,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     host: Annotated[str, Field(pattern=r"^\S+$")] = "127.0.0.1"
-    http_port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    grpc_port: Annotated[int, Field(ge=0, le=65535)] = 8081
+    http_port: Annotated[int, Field(ge=0, le=MAX_PORT)] = 8080
+    grpc_port: Annotated[int, Field(ge=0, le=MAX_PORT)] = 8081
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     model_repository: Path = Field(default_factory=find_model_repository)
@@ -172,6 +174,15 @@ class Settings(BaseSettings):
             raise ValueError("holds no key; leave it out where everybody may call")
         return value
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        """TOML's `true` would count as 1."""
+        field = cls.model_fields.get(info.field_name or "")
+        if isinstance(value, bool) and field is not None and field.annotation is not bool:
+            raise ValueError("true and false are no value of this setting")
+        return value
+
     @field_serializer("otlp_endpoint", when_used="json")
     def _without_password(self, url: str | None) -> str | None:
         return url and re.sub(r"//[^/@]*@", "//***@", url)
@@ -179,7 +190,12 @@ class Settings(BaseSettings):
     @field_validator("triton_urls")
     @classmethod
     def _check_urls(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
-        wrong = [url for url in urls if not re.fullmatch(r"(dns:///)?[^/\s]+:\d+", url)]
+        wrong = [
+            url
+            for url in urls
+            if not re.fullmatch(r"(dns:///)?[^/\s]+:\d{1,5}", url)
+            or not 0 < int(url.rpartition(":")[2]) <= MAX_PORT
+        ]
         if wrong or not urls:
             raise ValueError(f"needs host:port of at least one Triton, without http://: {wrong}")
         return urls
@@ -216,11 +232,12 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     A flag that is None counts as not given. Without `config` the file named by POSEGATE_CONFIG is
     read, if any.
     """
-    config = config or (Path(path) if (path := os.environ.get(PREFIX + "CONFIG")) else None)
-    file = _read_toml(_expanded(config)) if config is not None else {}
     environment = {name.upper(): value for name, value in os.environ.items()}
     _refuse_unknown(environment)
     _refuse_empty(environment)
+    if config is None and (named := os.environ.get(PREFIX + "CONFIG")) is not None:
+        config = Path(named)
+    file = _read_toml(_expanded(config)) if config is not None else {}
     lower = {key: value for key, value in file.items() if PREFIX + key.upper() not in environment}
     given = {key: value for key, value in flags.items() if value is not None}
     try:
@@ -246,7 +263,7 @@ def _refuse_unknown(environment: Mapping[str, str]) -> None:
 
 def _refuse_empty(environment: Mapping[str, str]) -> None:
     """What a script left empty by mistake is no value; keys say for themselves what is missing."""
-    for field in Settings.model_fields.keys() - {"api_key_sha256"}:
+    for field in (Settings.model_fields.keys() - {"api_key_sha256"}) | {"config"}:
         if not environment.get(name := PREFIX + field.upper(), "set").strip():
             raise BadOption(
                 f"the environment variable {name} is empty; give a value or leave it out"

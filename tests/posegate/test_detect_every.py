@@ -12,9 +12,10 @@ from posegate.events import Event, Result
 from posegate.metrics import Metrics
 from posegate.options import EstimateOptions
 from posegate.people import person_scores
-from posegate.pipeline import Estimate, ImageSize, StageClock
+from posegate.pipeline import Estimate, ImageSize
 from posegate.settings import Settings
 from posegate.skeleton import COCO_KEYPOINTS
+from posegate.stages import StageClock
 from posegate.streams import StreamOptions, Streams
 from posegate.tracking import Tracker
 from posegate.types import F32, Boxes, Image, Keypoints, Poses
@@ -35,6 +36,7 @@ class Scene:
     centres: F32
     sizes: F32
     detection_s: float = 0.0
+    look_s: float = 0.0
     detections: list[int] = field(default_factory=list)
     looks: list[int] = field(default_factory=list)
 
@@ -57,6 +59,7 @@ class Scene:
             boxes = Boxes(xyxy.astype(np.float32), np.full(len(there), 0.7, np.float32))
         else:
             boxes = options.given_boxes(image)
+            await asyncio.sleep(self.look_s)
         self.looks.append(len(boxes))
         middles = (boxes.xyxy[:, :2] + boxes.xyxy[:, 2:]) / 2
         reach = 1.25 / 2 * (boxes.xyxy[:, 2:] - boxes.xyxy[:, :2])
@@ -238,6 +241,17 @@ async def test_the_wait_for_a_detection_is_queueing() -> None:
     stages = followed.estimate.clock.stages_ms
     assert scene.detections == [0]
     assert stages["queue"] > 200 > stages["infer"]
+
+
+async def test_the_answers_do_not_depend_on_how_many_frames_are_worked_on() -> None:
+    """Nor on the pace of the sender, which decides how many are."""
+    answers = []
+    for max_in_flight in (1, 4):
+        scene = Scene(walk(12, (600, 300), (9, 0)), np.full(12, SIZE, np.float32), look_s=0.01)
+        results = await run(scene, detect_every=6, max_in_flight=max_in_flight)
+        answers.append([result.estimate.poses.boxes.xyxy for result in results])
+        assert scene.detections == [0, 6]
+    np.testing.assert_array_equal(*answers)
 
 
 async def test_off_means_every_frame() -> None:

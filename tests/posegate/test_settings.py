@@ -59,6 +59,10 @@ def test_defaults_are_those_of_the_contract() -> None:
         ("log_level = 'loud'", "log_level"),
         ("host = ''", "^setting host: "),
         ("http_port", "is not TOML"),
+        ("http_port = true", "^setting http_port: true and false are no value"),
+        ("request_timeout_s = true", "^setting request_timeout_s: true and false"),
+        ("triton_urls = ['host:99999']", "^setting triton_urls: needs host:port"),
+        ("triton_urls = ['host:0']", "^setting triton_urls: needs host:port"),
     ],
 )
 def test_a_bad_value_is_named(tmp_path: Path, text: str, words: str) -> None:
@@ -84,7 +88,7 @@ def test_a_misspelt_variable_is_refused(
 
 
 @pytest.mark.parametrize("value", ["", " "])
-@pytest.mark.parametrize("name", ["HOST", "MODEL", "TLS_KEY", "MODEL_REPOSITORY", "TRITON_URLS"])
+@pytest.mark.parametrize("name", ["HOST", "MODEL", "TLS_KEY", "TRITON_URLS", "CONFIG"])
 def test_a_variable_left_empty_is_refused(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:

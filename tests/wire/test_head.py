@@ -48,3 +48,16 @@ def test_head_is_logged_as_such_and_refused_where_get_is(service: Service, clien
     refused = client.head("/v1/poses")
     assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
     assert client.post("/livez").headers["allow"] == "GET, HEAD"
+
+
+def test_the_absolute_form_of_a_target_names_its_path(service: Service):
+    """RFC 9112, 3.2.2."""
+    with service.connect() as connection:
+        connection.sendall(
+            b"GET http://posegate.test/livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
+        received = b""
+        while data := connection.recv(65536):
+            received += data
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert b'"alive"' in received

@@ -139,6 +139,8 @@ def test_coco_form_is_ready_for_evaluation(client: httpx.Client, photo: bytes):
         ("application/json, image/png;q=0.5", "application/json"),
         ("*/*", "application/json"),
         ("text/html", "application/json"),
+        ("image/jpeg;q=0, image/*", "image/png"),
+        ("*/*;q=0.1, application/json;q=0, image/png;q=0.05", "image/jpeg"),
     ],
 )
 def test_accept_chooses_picture_or_json(client: httpx.Client, photo: bytes, accept: str, kind: str):

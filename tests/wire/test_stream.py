@@ -118,6 +118,7 @@ async def test_frames_over_the_rate_cap_are_dropped(repository: Path, tmp_path: 
         ("words on a binary socket", "bad-option", "frames are binary messages"),
         ("/9j/4AAQSkZJRgABAQAAAQ==", "bad-option", "frames are binary messages"),
         ('{"mode": "every"}', "bad-option", "options, in the first message"),
+        ('{"end": 1}', "bad-option", "options, in the first message"),
         ('{"end": true}'.ljust(MAX_TEXT + 1), "bad-option", f"at most {MAX_TEXT} characters"),
     ],
 )

@@ -7,6 +7,7 @@ import logging
 import time
 from functools import lru_cache
 from re import Pattern
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from starlette.datastructures import MutableHeaders
@@ -37,6 +38,8 @@ class Envelope:
         self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if "://" in scope["path"]:  # the target's absolute form (RFC 9112, 3.2.2)
+            scope["path"] = urlsplit(scope["path"]).path or "/"
         connection = HTTPConnection(scope)
         tracing = self._tracing if scope["path"].startswith(TRACED) else UNTRACED
         with tracing.request(connection.headers) as about:

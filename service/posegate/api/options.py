@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable
+from operator import itemgetter
 from typing import Annotated, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from posegate.errors import BadOption
-from posegate.pipeline import EstimateOptions
+from posegate.options import EstimateOptions
 from posegate.streams import MAX_DETECT_EVERY, StreamOptions
 from posegate.types import F32
 from posegate.validation import fault
@@ -32,12 +33,11 @@ MAX_BOXES = MAX_TEXT // len("[1,2,3,4],")
 MOST_TOLD = 10
 """How many wrong options one error names."""
 PictureFormat = Literal["jpeg", "png"]
-PICTURE_TYPES: dict[str, PictureFormat] = {
+FORMS: dict[str, PictureFormat | None] = {
+    "application/json": None,
     "image/jpeg": "jpeg",
     "image/png": "png",
-    "image/*": "jpeg",
 }
-DATA_TYPES = ("application/json", "application/*", "*/*")
 
 
 BOXES_SCHEMA: dict[str, object] = {
@@ -202,22 +202,30 @@ def picture_format(accept: str) -> PictureFormat | None:
     'png'
     >>> picture_format("*/*") is None
     True
+    >>> picture_format("image/jpeg;q=0, image/*")
+    'png'
     """
-    for name in _by_preference(accept):
-        if name in DATA_TYPES:
-            return None
-        if name in PICTURE_TYPES:
-            return PICTURE_TYPES[name]
-    return None
+    ranges = _ranges(accept)
+    chosen, best = None, (0.0, 0)
+    for media_type, form in FORMS.items():
+        for name in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):
+            if name in ranges:
+                chosen, best = max((chosen, best), (form, ranges[name]), key=itemgetter(1))
+                break
+    return chosen
 
 
-def _by_preference(accept: str) -> list[str]:
-    ranked = []
-    for entry in accept.split(","):
+def _ranges(accept: str) -> dict[str, tuple[float, int]]:
+    """Each media range of an `Accept` header: its quality, and its place counted backwards.
+
+    The range that is most specific for a type counts, and of equals the first (RFC 9110, 12.5.1).
+    """
+    ranges: dict[str, tuple[float, int]] = {}
+    for place, entry in enumerate(accept.split(",")):
         name, *parameters = (part.strip().lower() for part in entry.split(";"))
         quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
         try:
-            ranked.append((-float(quality), name))
+            ranges.setdefault(name, (float(quality), -place))
         except ValueError:
             continue
-    return [name for quality, name in sorted(ranked, key=lambda item: item[0]) if quality < 0]
+    return ranges

@@ -134,6 +134,7 @@ class _Conversation:
 
 def _asks_for_end(text: str) -> bool:
     try:
-        return bool(json.loads(text) == {"end": True})
+        message = json.loads(text)
     except (ValueError, RecursionError):
         return False
+    return isinstance(message, dict) and list(message) == ["end"] and message["end"] is True
