@@ -1,6 +1,7 @@
 """The command that brings networks others publish: `posegate models pull`."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -16,10 +17,18 @@ from posegate.settings import load_settings
 from posegate.tables import print_table
 
 
+def _is_hash(text: str | None) -> str | None:
+    """What a script left empty must not demand nothing."""
+    if text is not None and not re.fullmatch("[0-9a-fA-F]{64}", text):
+        raise typer.BadParameter(f"must be a SHA-256, 64 hex digits, not {text!r}")
+    return text
+
+
 def pull_command(
     name: Annotated[str | None, typer.Argument(help="Network; without it, list them.")] = None,
     sha256: Annotated[
-        str | None, typer.Option(help="Demand this hash of the network file (hex).")
+        str | None,
+        typer.Option(callback=_is_hash, help="Demand this hash of the network file (hex)."),
     ] = None,
     file: Annotated[
         Path | None,

@@ -111,6 +111,12 @@ def _download(network: Published, part: Path, on_bytes: OnBytes) -> None:
             resumed = answer.status_code == httpx.codes.PARTIAL_CONTENT
             sound = part_of.startswith(f"bytes {have}-")
             if not (sound if resumed else answer.status_code == httpx.codes.OK):
+                if resumed:
+                    part.unlink(missing_ok=True)
+                    raise PullFailed(
+                        f"{host} answered {part_of or 'no range'} where bytes from {have} on were "
+                        "asked for; run the command again to begin anew"
+                    )
                 raise PullFailed(f"{host} answered {answer.status_code} {part_of} for {url}")
             _copy(answer, part, have if resumed else 0, on_bytes)
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
@@ -119,6 +125,8 @@ def _download(network: Published, part: Path, on_bytes: OnBytes) -> None:
             f"HTTPS_PROXY. Or fetch {url} elsewhere and run `posegate models pull {network.name} "
             f"--file {httpx.URL(url).path.rpartition('/')[2]}`"
         ) from error
+    except httpx.TooManyRedirects as error:
+        raise PullFailed(f"{host} leads from one address to the next without end") from error
     except (ValueError, ImportError) as error:
         raise PullFailed(f"the proxy of the environment cannot be used: {error}") from error
     except httpx.RequestError as error:

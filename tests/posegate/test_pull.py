@@ -28,6 +28,7 @@ class FileServer(ThreadingHTTPServer):
     content: bytes = b""
     cut_after: int | None = None
     ranges: bool = True
+    other_range: bool = False
     seen: list[tuple[str, str | None]]
 
     @property
@@ -45,6 +46,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.endswith("/missing"):
             self.send_error(404)
             return
+        if self.path.endswith("/round"):
+            self.send_response(302)
+            self.send_header("Location", self.path)
+            self.end_headers()
+            return
         if asked is not None and self.server.ranges:
             start = int(asked.removeprefix("bytes=").removesuffix("-"))
             if start >= len(content):
@@ -53,6 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.end_headers()
                 return
             self.send_response(206)
+            start = 0 if self.server.other_range else start
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         else:
             self.send_response(200)
@@ -165,6 +172,25 @@ def test_a_server_without_ranges_sends_the_whole_file_again(
         pull(published(server.url), tmp_path)
     server.cut_after = None
     assert pull(published(server.url), tmp_path).card.sha256 == sha(network_file)
+
+
+def test_a_server_that_sends_another_range_is_begun_anew_with(
+    server: FileServer, network_file: bytes, tmp_path: Path
+) -> None:
+    server.cut_after, server.other_range = 700, True
+    with pytest.raises(PullFailed, match="broke off"):
+        pull(published(server.url), tmp_path)
+    server.cut_after = None
+    with pytest.raises(PullFailed, match="bytes from 700 on were asked for; run the command again"):
+        pull(published(server.url), tmp_path)
+    assert pull(published(server.url), tmp_path).card.sha256 == sha(network_file)
+
+
+def test_an_address_that_leads_to_itself_is_not_tried_again(
+    server: FileServer, tmp_path: Path
+) -> None:
+    with pytest.raises(PullFailed, match=r"from one address to the next without end$"):
+        pull(published(server.url.replace("made.zip", "round")), tmp_path)
 
 
 def test_a_download_that_was_complete_is_not_sent_again(
@@ -359,6 +385,13 @@ def test_the_command_prints_licence_hash_and_place(
     assert "licence Apache-2.0" in result.stdout
     assert sha(network_file) in result.stdout
     assert json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)["name"] == "made-net"
+
+
+@pytest.mark.parametrize("text", ["", "00", "0" * 63 + "x"])
+def test_a_hash_that_is_none_is_refused_before_anything_is_fetched(text: str) -> None:
+    result = CliRunner().invoke(app, ["models", "pull", "rtmdet-nano", "--sha256", text])
+    assert result.exit_code == 2
+    assert "must be a SHA-256, 64 hex digits" in " ".join(result.output.split())
 
 
 def test_the_command_lists_what_there_is_and_fails_in_one_sentence() -> None:

@@ -90,6 +90,16 @@ def drop(page: "sync_api.Page", file: Path, *names: str) -> None:
     )
 
 
+def drop_files(page: "sync_api.Page", *paths: Path) -> None:
+    """Files and folders of the disk, as a hand drops them."""
+    session = page.context.new_cdp_session(page)
+    place = page.locator("#drop").bounding_box()
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        event = {"type": kind, "x": place["x"] + 5, "y": place["y"] + 5, "data": data}
+        session.send("Input.dispatchDragEvent", event)
+
+
 def canvas_pixels(page: "sync_api.Page") -> np.ndarray:
     data = page.locator("#canvas").screenshot()
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -112,6 +122,17 @@ def test_photo_shows_skeletons_times_and_people(page: "sync_api.Page", photo_fil
 
 def test_photo_can_be_dropped(page: "sync_api.Page", photo_file: Path):
     drop(page, photo_file, "p.jpg")
+    sync_api.expect(page.locator("#summary")).to_contain_text("2 people")
+
+
+def test_a_folder_that_is_dropped_is_told_from_a_photo(
+    page: "sync_api.Page", photo_file: Path, tmp_path: Path
+):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    drop_files(page, folder)
+    sync_api.expect(page.locator("#problem")).to_contain_text("That is a folder")
+    drop_files(page, folder, photo_file)
     sync_api.expect(page.locator("#summary")).to_contain_text("2 people")
 
 
@@ -362,6 +383,23 @@ def test_narrow_screen_does_not_scroll_sideways(page: "sync_api.Page", photo_fil
     page.set_viewport_size({"width": 380, "height": 800})
     choose(page, photo_file)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_docs_can_be_read_on_a_phone(page: "sync_api.Page", service: Service):
+    page.set_viewport_size({"width": 320, "height": 640})
+    page.goto(f"{service.url}/docs")
+    page.locator(".route").nth(1).wait_for()
+    hidden = page.evaluate(
+        """() => {
+            for (const route of document.querySelectorAll(".route")) route.open = true;
+            const scrolls = (node) => node && (
+                getComputedStyle(node).overflowX === "auto" || scrolls(node.parentElement));
+            return [...document.querySelectorAll(".route table")]
+                .filter((table) => table.getBoundingClientRect().right > innerWidth)
+                .filter((table) => !scrolls(table)).length;
+        }"""
+    )
+    assert hidden == 0
 
 
 def test_docs_list_routes_options_and_examples(page: "sync_api.Page", service: Service):

@@ -38,9 +38,14 @@ checkReady();
 function drag(event) {
   event.preventDefault();
   byId("drop").classList.toggle("over", event.type === "dragover");
-  if (event.type !== "drop" || !event.dataTransfer.files.length) return;
+  const { items, files } = event.dataTransfer;
+  if (event.type !== "drop" || !files.length) return;
   byId("file").value = ""; // it would name another photo
-  choose(...event.dataTransfer.files);
+  const folders = [...items].filter(({ kind }) => kind === "file")
+    .map((item) => Boolean(item.webkitGetAsEntry()?.isDirectory));
+  const photos = [...files].filter((_, index) => !folders[index]);
+  if (photos.length) choose(...photos);
+  else showProblem({ title: "That is a folder", detail: "Drop a photo; `posegate predict` takes folders." });
 }
 
 // Options have changed: the photo is asked for again, a camera's stream begins anew.
