@@ -18,6 +18,7 @@ from posegate.errors import BadOption
 from posegate.estimator import Estimator
 from posegate.image import ImageLimits
 from posegate.metrics import Metrics
+from posegate.networks import Networks
 from posegate.pipeline import Pipeline
 from posegate.pool import Pool
 from posegate.settings import Settings
@@ -40,7 +41,9 @@ def build_pipeline(settings: Settings, metrics: Metrics) -> Pipeline:
         metrics.watch(
             metrics.backend_up,
             name,
-            value=lambda: float(all(network.ready() is None for network in networks.values())),
+            value=lambda: float(
+                all(network.ready() is network.fault() is None for network in networks.values())
+            ),
         )
     by_task = {
         task: [model for model in catalog.models.values() if model.card.task == task]
@@ -61,8 +64,7 @@ def build_pipeline(settings: Settings, metrics: Metrics) -> Pipeline:
             )
             for model in by_task["pose"]
         },
-        networks=networks,
-        required=_required(catalog, settings),
+        networks=Networks(networks, required=_required(catalog, settings)),
         workers=workers,
         pool=pool,
         limits=ImageLimits(max_bytes=settings.max_body_bytes, max_pixels=settings.max_pixels),
@@ -108,11 +110,11 @@ async def running_pipeline(settings: Settings) -> AsyncIterator[Pipeline]:
         await pipeline.stop()
 
 
-Networks = tuple[dict[str, Network], dict[str, Network]]
+Made = tuple[dict[str, Network], dict[str, Network]]
 """By name: the networks, and those of their variants with the decoding in the graph."""
 
 
-def _embedded(catalog: Catalog, settings: Settings, workers: Workers, metrics: Metrics) -> Networks:
+def _embedded(catalog: Catalog, settings: Settings, workers: Workers, metrics: Metrics) -> Made:
     """Inside the process maps cost no transfer, so variants would only take memory.
 
     For the same reason only the default of each task stays loaded while nobody asks for it.
@@ -127,7 +129,7 @@ def _embedded(catalog: Catalog, settings: Settings, workers: Workers, metrics: M
     return networks, {}
 
 
-def _triton(catalog: Catalog, settings: Settings, workers: Workers, metrics: Metrics) -> Networks:
+def _triton(catalog: Catalog, settings: Settings, workers: Workers, metrics: Metrics) -> Made:
     try:
         from posegate.backends.triton import TritonNetwork
         from posegate.backends.triton_memory import check_shared_memory

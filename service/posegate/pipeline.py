@@ -1,15 +1,13 @@
 """bytes -> image -> boxes -> crops -> heatmaps -> keypoints: the only place that sees the whole."""
 
 import asyncio
-import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from posegate.backends.base import Network
 from posegate.backends.workers import Workers
 from posegate.budget import Budget
 from posegate.catalog import Catalog
@@ -18,16 +16,12 @@ from posegate.errors import BackendDown, DeadlineExceeded, PosegateError
 from posegate.estimator import Estimator, nobody
 from posegate.headers import is_jpeg
 from posegate.image import ImageHeader, ImageLimits, decode_image, read_header
+from posegate.networks import Networks
 from posegate.options import EstimateOptions
 from posegate.pool import Pool
 from posegate.stages import StageClock
 from posegate.types import Boxes, Image, Poses
 
-__all__ = ["Draw", "Estimate", "EstimateOptions", "ImageSize", "Pipeline", "StageClock"]
-
-log = logging.getLogger(__name__)
-
-RETRY_OTHER_S = 10.0
 Draw = Callable[[Image, Poses], bytes]
 """Makes a file of the picture and its people."""
 
@@ -66,8 +60,7 @@ class Pipeline:
         catalog: Catalog,
         detectors: Mapping[str, Detector],
         estimators: Mapping[str, Estimator],
-        networks: Mapping[str, Network],
-        required: Sequence[str],
+        networks: Networks,
         workers: Workers,
         pool: Pool,
         limits: ImageLimits,
@@ -77,9 +70,7 @@ class Pipeline:
         self.catalog = catalog
         self._detectors = detectors
         self._estimators = estimators
-        self._networks = networks
-        self._required = required
-        self._misfits: dict[str, str] = {}
+        self.networks = networks
         self._workers = workers
         self._pool = pool
         # A PNG of 12 megapixels takes 0.9 s of a core to draw. Decoding must not wait for that, nor
@@ -129,7 +120,7 @@ class Pipeline:
         if options.boxes_xywh is None or options.detector is not None:
             self.catalog.get(options.detector, "detect")
         options.most_people(self._max_people)
-        reason = self._reasons(self._networks_for(options))
+        reason = self.networks.reasons(self._networks_for(options))
         if reason is not None:
             raise BackendDown(f"the service is not ready: {reason}; see /readyz and try again")
 
@@ -142,49 +133,22 @@ class Pipeline:
     async def start(self) -> None:
         """Load every network and warm it up."""
         try:
-            await self.start_required()
-            async with asyncio.TaskGroup() as group:  # each may have to wait for its server
-                for name in self._others():
-                    group.create_task(self._networks[name].start())
-        except BaseException as error:
+            await self.networks.start()
+        except BaseException:
             await self.stop()
-            if isinstance(error, ExceptionGroup):
-                raise error.exceptions[0] from None
             raise
-
-    async def start_required(self) -> None:
-        """Start what the service cannot be ready without."""
-        for name in self._required:
-            await self._networks[name].start()
-
-    async def start_others(self) -> None:
-        """Start the rest at once, since each may have to wait for its server.
-
-        One that cannot be used is tried again: only the requests that name it are refused.
-        """
-        async with asyncio.TaskGroup() as group:
-            for name in self._others():
-                group.create_task(self._start_other(name))
 
     async def stop(self) -> None:
         """Finish what runs, then let networks and threads go."""
-        for network in self._networks.values():
-            await network.stop()
+        await self.networks.stop()
         await asyncio.gather(*self._working, return_exceptions=True)
         self._workers.close()
         self._pool.close()
         self._drawing.close()
 
     def ready(self) -> str | None:
-        """None when all required networks can run, else the reasons why not.
-
-        Another one that is missing fails only the requests that name it; see `missing`.
-        """
-        return self._reasons(self._required)
-
-    def missing(self) -> str | None:
-        """Why networks cannot run, be they required or not; None when all can."""
-        return self._reasons(self._networks)
+        """None when requests that name no network can be answered, else the reasons why not."""
+        return self.networks.ready()
 
     async def _result_of(self, work: Coroutine[Any, Any, Estimate]) -> Estimate:
         """Who is cancelled does not wait until the work has ended, which threads may hold up."""
@@ -214,7 +178,7 @@ class Pipeline:
         pixels = header.width * header.height
         asked = time.monotonic()
         for name in self._networks_for(options):
-            await self._networks[name].awake(deadline=deadline)
+            await self.networks[name].awake(deadline=deadline)
         async with self._drawn_turns if draw else nullcontext():
             await self._decoded.take(pixels)
             clock.attribute("queue", time.monotonic() - asked)
@@ -228,31 +192,10 @@ class Pipeline:
         read = partial(read_header, data, self._limits)
         return read() if is_jpeg(data) else await self._pool.run(read)
 
-    def _others(self) -> set[str]:
-        return self._networks.keys() - self._required
-
-    async def _start_other(self, name: str) -> None:
-        while True:
-            try:
-                await self._networks[name].start()
-            except PosegateError as error:
-                if self._misfits.get(name) != error.detail:
-                    log.error("network %s cannot be used: %s", name, error.detail)
-                self._misfits[name] = error.detail
-                await asyncio.sleep(RETRY_OTHER_S)
-            else:
-                self._misfits.pop(name, None)
-                return
-
     def _networks_for(self, options: EstimateOptions) -> Iterator[str]:
         if options.boxes_xywh is None:
             yield self.catalog.get(options.detector, "detect").name
         yield self.catalog.get(options.model, "pose").name
-
-    def _reasons(self, names: Iterable[str]) -> str | None:
-        """Why some of them cannot run, or None."""
-        reasons = [self._misfits.get(name) or self._networks[name].ready() for name in names]
-        return "; ".join(filter(None, reasons)) or None
 
     async def _estimate_in_turn(
         self,

@@ -169,14 +169,14 @@ class _Service:
     async def _start(self, rpc: grpc.aio.Server) -> None:
         late = self._seat is not None and self._seat.late
         if late:
-            await self._pipeline.start_required()
+            await self._pipeline.networks.start_required()
         addresses = await self._open(rpc)
         if not late:
-            await self._pipeline.start_required()
+            await self._pipeline.networks.start_required()
         if self._seat is not None:
             self._seat.warm()
         log.info("ready", extra=addresses)
-        await self._pipeline.start_others()
+        await self._pipeline.networks.start_others()
 
     async def _open(self, rpc: grpc.aio.Server) -> dict[str, str]:
         """Listen on both ports; returns their addresses."""

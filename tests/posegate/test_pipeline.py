@@ -32,8 +32,9 @@ from posegate.errors import (
 from posegate.geometry import apply_affine, box_to_region, invert_affine, region_to_crop_affine
 from posegate.metrics import Metrics
 from posegate.options import EstimateOptions
-from posegate.pipeline import Pipeline, StageClock
+from posegate.pipeline import Pipeline
 from posegate.settings import Settings
+from posegate.stages import StageClock
 from posegate.types import Image, Poses
 
 PHOTO = encode(make_photo())
@@ -222,47 +223,59 @@ async def test_ready_says_which_network_is_missing(settings: Settings) -> None:
 
 
 async def test_networks_that_are_not_required_fail_their_own_requests_only(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    settings = Settings(model_repository=make_repository(tmp_path))
     add_copy(settings.model_repository, "other")
     pipeline = build_pipeline(settings, Metrics())
-    monkeypatch.setattr(pipeline, "_required", [DETECTOR_NAME, POSE_NAME])
-    await pipeline.start_required()
+    monkeypatch.setattr(pipeline.networks, "_required", [DETECTOR_NAME, POSE_NAME])
+    await pipeline.networks.start_required()
     other = EstimateOptions(model="other")
     assert pipeline.ready() is None
-    assert "other" in (pipeline.missing() or "")
+    assert "other" in (pipeline.networks.missing() or "")
     assert len((await pipeline.estimate(PHOTO, EstimateOptions())).poses) == 2
     with pytest.raises(BackendDown, match="other"):
         pipeline.check(other)
-    await pipeline.start_others()
-    assert pipeline.missing() is None
+    await pipeline.networks.start_others()
+    assert pipeline.networks.missing() is None
     pipeline.check(other)
     await pipeline.stop()
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (BadCard("Triton's network late has max_batch_size 0"),) * 2,
+        (ValueError("nobody foresaw this"), "it fails: ValueError('nobody foresaw this')"),
+    ],
+)
 async def test_a_network_that_is_not_required_may_fit_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    words: object,
 ) -> None:
     repository = make_repository(tmp_path)
     add_copy(repository, "late")
     pipeline = build_pipeline(Settings(model_repository=repository, model=POSE_NAME), Metrics())
-    monkeypatch.setattr(pipeline, "_required", [DETECTOR_NAME, POSE_NAME])
-    monkeypatch.setattr("posegate.pipeline.RETRY_OTHER_S", 0.01)
-    network = pipeline._networks["late"]
+    monkeypatch.setattr(pipeline.networks, "_required", [DETECTOR_NAME, POSE_NAME])
+    monkeypatch.setattr("posegate.networks.RETRY_OTHER_S", 0.01)
+    network = pipeline.networks["late"]
     start, tries = network.start, []
 
     async def start_at_last() -> None:
-        tries.append(pipeline.missing())
+        tries.append(pipeline.networks.missing())
         if len(tries) < 5:
-            raise BadCard("Triton's network late has max_batch_size 0")
+            raise error
         await start()
 
     monkeypatch.setattr(network, "start", start_at_last)
-    await pipeline.start_required()
-    await pipeline.start_others()
-    assert tries[1:] == ["Triton's network late has max_batch_size 0"] * 4
+    await pipeline.networks.start_required()
+    await pipeline.networks.start_others()
+    assert tries[1:] == [str(words)] * 4
     assert caplog.text.count("network late cannot be used") == 1
-    assert pipeline.missing() is None
+    assert pipeline.networks.missing() is None
     await pipeline.stop()
 
 

@@ -47,11 +47,11 @@ async def test_networks_that_triton_lacks_are_told_of_and_the_others_serve(backe
         )
         await seconds_until(
             lambda: (
-                all(words in (pipeline.missing() or "") for words in told)
+                all(words in (pipeline.networks.missing() or "") for words in told)
                 and pipeline.ready() is None
             )
         )
-        assert f"not have network {POSE_NAME}" not in pipeline.missing()
+        assert f"not have network {POSE_NAME}" not in pipeline.networks.missing()
         default = EstimateOptions()
         pipeline.check(default)
         assert len((await pipeline.estimate(PHOTO, default)).poses) == 2

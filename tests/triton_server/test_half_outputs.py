@@ -66,7 +66,7 @@ async def test_triton_sends_halves_by_the_configuration_as_written(
         async with over(with_halves, server) as pipeline:
             whole = await keypoints_of(pipeline, POSE_NAME)
             halves = await keypoints_of(pipeline, HALF)
-            sent = pipeline._networks[HALF]._tensors.output_bytes
+            sent = pipeline.networks[HALF]._tensors.output_bytes
             assert sent == (17 * 16 * 12 * 2,)
     assert not np.array_equal(halves, whole), "nothing was rounded"
     np.testing.assert_allclose(halves, whole, rtol=0, atol=0.05)

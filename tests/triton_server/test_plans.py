@@ -76,7 +76,7 @@ async def test_onnx_serves_while_a_plan_is_built_and_then_the_plan_does(networks
     async with running_pipeline(embedded) as here, over(networks, server) as there:
         expected = await here.estimate(PHOTO, people(5))
         answer = await there.estimate(PHOTO, people(5))
-        infos = {name: network.info for name, network in there._networks.items()}
+        infos = {name: there.networks[name].info for name in (POSE_NAME, DETECTOR_NAME)}
     np.testing.assert_allclose(
         answer.poses.keypoints.xy, expected.poses.keypoints.xy, rtol=0, atol=0.01
     )

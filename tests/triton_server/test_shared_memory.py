@@ -18,7 +18,8 @@ from posegate.backends.triton_memory import SHM
 from posegate.build import running_pipeline
 from posegate.cli import app
 from posegate.errors import BadOption, DeadlineExceeded
-from posegate.pipeline import EstimateOptions, Pipeline
+from posegate.options import EstimateOptions
+from posegate.pipeline import Pipeline
 from posegate.settings import Settings
 from triton_server.asking import PHOTO, assert_deadlines_hold, people, seconds_until
 from triton_server.cuda_stand_in import put_stand_in
@@ -136,7 +137,7 @@ async def test_memory_of_a_request_given_up_is_never_used_again(repository, back
     model.write_text(model.read_text().replace("crops = ", wait, 1))
     with TritonProcess(slow, backends, tmp_path / "log") as server:
         async with over(repository, server) as pipeline:
-            slots = pipeline._networks[POSE_NAME]._servers._servers[server.url]._transfer
+            slots = pipeline.networks[POSE_NAME]._servers._servers[server.url]._transfer
             trigger.touch()
             with pytest.raises(DeadlineExceeded):
                 await pipeline.estimate(PHOTO, people(1), deadline=time.monotonic() + 0.4)
@@ -152,7 +153,7 @@ async def test_memory_of_a_request_given_up_is_never_used_again(repository, back
 
 async def test_a_hung_triton_gets_its_memory_back_when_it_wakes(repository, second_triton):
     async with over(repository, second_triton, triton_in_flight=4) as pipeline:
-        slots = pipeline._networks[POSE_NAME]._servers._servers[second_triton.url]._transfer
+        slots = pipeline.networks[POSE_NAME]._servers._servers[second_triton.url]._transfer
         second_triton.hang()
         await assert_deadlines_hold(pipeline)
         await seconds_until(lambda: pipeline.ready() is not None)

@@ -13,7 +13,8 @@ import pytest
 from posegate.build import build_pipeline, running_pipeline
 from posegate.errors import BackendDown, BadCard, DeadlineExceeded, Overloaded, PosegateError
 from posegate.metrics import Metrics
-from posegate.pipeline import EstimateOptions, Pipeline
+from posegate.options import EstimateOptions
+from posegate.pipeline import Pipeline
 from posegate.settings import Settings
 from triton_server.asking import PHOTO, assert_deadlines_hold, over, people, seconds_until
 from triton_server.serving import TritonProcess, figure, make_triton_repository
@@ -121,7 +122,7 @@ async def test_hung_triton_does_not_let_memory_grow(repository, second_triton):
         for _ in range(8):
             assert await wave() <= {Overloaded, DeadlineExceeded, BackendDown}
         assert resident_mib() - before < 30
-        await seconds_until(lambda: not pipeline._networks["made-pose"]._crops)
+        await seconds_until(lambda: not pipeline.networks["made-pose"]._crops)
         second_triton.wake()
         assert await seconds_until(lambda: pipeline.ready() is None) < 3.0
         await pipeline.estimate(PHOTO, people(2))

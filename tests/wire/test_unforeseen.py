@@ -40,8 +40,9 @@ class ScriptedPipeline:
     def _networks_for(self, _: EstimateOptions) -> list[str]:
         return ["scripted"]
 
-    def _reasons(self, _: list[str]) -> str | None:
-        return self.not_ready
+    @property
+    def networks(self) -> SimpleNamespace:
+        return SimpleNamespace(reasons=lambda _: self.not_ready, missing=lambda: None)
 
     check = Pipeline.check
 

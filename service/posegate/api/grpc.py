@@ -33,9 +33,10 @@ from posegate.api.pb import pose_pb2_grpc as services
 from posegate.errors import BadOption, DeadlineExceeded, PosegateError
 from posegate.events import Event
 from posegate.metrics import Metrics
-from posegate.pipeline import Pipeline, StageClock
+from posegate.pipeline import Pipeline
 from posegate.settings import Settings
 from posegate.sockets import MOST_CONNECTIONS
+from posegate.stages import StageClock
 from posegate.streams import StreamOptions, Streams
 from posegate.tracing import Tracing, Untraced, follow
 

@@ -51,7 +51,7 @@ def operations_router(
         reason = "the service is stopping" if streams.finishing else pipeline.ready() or others()
         if reason is not None:
             raise BackendDown(f"not ready: {reason}")
-        missing = pipeline.missing()
+        missing = pipeline.networks.missing()
         return JSONResponse({"status": "ready"} | ({"missing": missing} if missing else {}))
 
     @router.get("/metrics", tags=["operations"], response_class=Response, **openapi.METRICS)

@@ -17,9 +17,11 @@ from posegate.api.options import PoseQuery, check_given_once, picture_format
 from posegate.api.pictures import PictureResponse
 from posegate.api.problems import INTERNAL, Problem, problem_of
 from posegate.metrics import Metrics
-from posegate.pipeline import Estimate, EstimateOptions, Pipeline, StageClock
+from posegate.options import EstimateOptions
+from posegate.pipeline import Estimate, Pipeline
 from posegate.render import drawn_file
 from posegate.settings import Settings
+from posegate.stages import StageClock
 from posegate.tracing import follow
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from posegate.catalog import ModelCard
+from posegate.card import ModelCard
 
 Box = Annotated[
     list[float], Field(min_length=4, max_length=4, description="[x, y, width, height] in pixels")

@@ -88,3 +88,7 @@ class Network(Protocol):
     def ready(self) -> str | None:
         """None when it can run, else the reason why not, for a person to read."""
         ...
+
+    def fault(self) -> str | None:
+        """Why the last load failed where it is `ready` all the same, as it is tried again."""
+        ...

@@ -124,6 +124,10 @@ class BatchingBackend:
             return f"network {self._model} is not warmed up"
         return self._backend.ready()
 
+    def fault(self) -> str | None:
+        """It is loaded once, at the start."""
+        return None
+
     async def awake(self, *, deadline: float | None) -> None:
         """Nothing rests."""
         self._check_running()

@@ -11,7 +11,7 @@ from typing import Any
 from posegate.backends.base import BackendInfo, Inference
 from posegate.backends.batching import BatchingBackend
 from posegate.catalog import Model, check_file
-from posegate.errors import BackendDown, DeadlineExceeded
+from posegate.errors import BackendDown, DeadlineExceeded, PosegateError
 from posegate.types import F32
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ class RestingNetwork:
         self._idle_s = idle_s
         self._started = False
         self._awake = False
+        self._fault: str | None = None
         self._callers = 0
         self._waiting_crops = 0
         self._change = asyncio.Lock()
@@ -88,6 +89,9 @@ class RestingNetwork:
     def ready(self) -> str | None:
         """None also while it rests: it can be asked."""
         return None if self._started else f"network {self._model.name} is not checked"
+
+    def fault(self) -> str | None:
+        return self._fault
 
     @contextmanager
     def _in_use(self) -> Iterator[None]:
@@ -151,11 +155,13 @@ class RestingNetwork:
         except Exception as error:  # whatever a file that changed meanwhile may lead to
             log.error("network not loaded", exc_info=error, extra={"model": self._model.name})
             await self._network.stop()
+            why = error.detail if isinstance(error, PosegateError) else repr(error)
+            self._fault = f"network {self._model.name} could not be loaded: {why}"
             raise BackendDown(
                 f"network {self._model.name} could not be loaded; the service's log says why",
                 retry_after_s=1.0,
             ) from error
-        self._awake = True
+        self._awake, self._fault = True, None
         log.info("network loaded again", extra={"model": self._model.name})
 
     async def _rest(self) -> None:

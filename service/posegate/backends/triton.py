@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from tritonclient.grpc.model_config_pb2 import DataType
 from tritonclient.utils import triton_to_np_dtype
 
 from posegate.backends.base import BackendInfo, Inference, Network
+from posegate.backends.batching import COPY_WORTH_A_THREAD
 from posegate.backends.onnx import expected_shapes, fits
 from posegate.backends.triton_memory import whole_bytes
 from posegate.backends.triton_servers import TritonServers
@@ -124,10 +126,7 @@ class TritonNetwork:
             self._crops -= crops
         answers = [task.result() for task in tasks]
         queue_s = min(waited_s for waited_s, _ in answers)
-        parts = [outputs for _, outputs in answers]
-        joined = (
-            parts[0] if len(parts) == 1 else tuple(map(np.concatenate, zip(*parts, strict=True)))
-        )
+        joined = await _joined([outputs for _, outputs in answers])
         return Inference(joined, queue_s, time.monotonic() - started - queue_s)
 
     async def stop(self) -> None:
@@ -149,6 +148,9 @@ class TritonNetwork:
         if reason is not None:
             return f"network {self._model.name}: {reason}"
         return None if self._warm else f"network {self._model.name} is not warmed up"
+
+    def fault(self) -> str | None:
+        return None
 
     async def _request(self, crops: F32, deadline: float | None) -> tuple[float, tuple[F32, ...]]:
         """Seconds waited for a free slot, and the outputs."""
@@ -203,6 +205,7 @@ class TritonNetwork:
             try:
                 config = await self._servers.config(self._model.name)
                 _check_config(config, self._model)
+                await self._tell(config)
             except (BackendDown, Overloaded, DeadlineExceeded):  # the watch over the servers tells
                 continue
             except BadCard as error:
@@ -210,9 +213,11 @@ class TritonNetwork:
                     log.error("%s", error.detail)
                     said = error.detail
                 continue
+            except Exception:  # the reading goes on, whatever one answer leads to
+                log.exception("network %s cannot be read again", self._model.name)
+                continue
             said = None
             self._take(config)
-            await self._tell(config)
 
     def _take(self, config: Any) -> None:
         self._max_batch = config.max_batch_size
@@ -229,6 +234,16 @@ class TritonNetwork:
             self._told.set(0)
         series.set(1)
         self._told = series
+
+
+async def _joined(parts: list[tuple[F32, ...]]) -> tuple[F32, ...]:
+    """Outputs of all crops from those of each request."""
+    if len(parts) == 1:
+        return parts[0]
+    join = partial(map, np.concatenate, zip(*parts, strict=True))
+    if sum(output.nbytes for part in parts for output in part) > COPY_WORTH_A_THREAD:
+        return await asyncio.to_thread(lambda: tuple(join()))
+    return tuple(join())
 
 
 async def _start_variant(variant: Network) -> None:
@@ -250,8 +265,8 @@ def _precision(config: Any, model: Model) -> str:
     if config.backend != "tensorrt":
         return "fp32"
     record = read_record(model.onnx_path.parent) or {}
-    fits = record.get("onnx_sha256") == model.card.sha256
-    return str(record.get("precision", "unknown")) if fits else "unknown"
+    of_this_file = record.get("onnx_sha256") == model.card.sha256
+    return str(record.get("precision", "unknown")) if of_this_file else "unknown"
 
 
 def _output_bytes(config: Any, card: ModelCard) -> tuple[int, ...] | None:

@@ -99,8 +99,8 @@ class SystemRegion:
 class CudaRegion:
     """Memory of the GPU, passed on by its CUDA IPC handle.
 
-    Tested with a stand-in for the CUDA library only: it has not been run on a GPU. CUDA IPC needs
-    JetPack 6 or newer on a Jetson, and a Triton that sees the same GPU under number 0.
+    CUDA IPC needs JetPack 6 or newer on a Jetson, and a Triton that sees the same GPU under number
+    0.
     """
 
     def __init__(self, byte_size: int) -> None:
