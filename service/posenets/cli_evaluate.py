@@ -123,7 +123,9 @@ def _left_out(
             if labels[option] is None:
                 continue
             if named:
-                raise BadData(f"{reason}; leave {option} out")
+                other = f"; posegate evaluate --data PHOTOS --model {network.name} measures it"
+                own = other if option == "--data" and network.card.codec is not None else ""
+                raise BadData(f"{reason}{own or f'; leave {option} out'}")
             notes.append(f"{reason}, so it is not measured with {option}.")
     return notes
 

@@ -126,7 +126,12 @@ def train_command(
             for said in without_effect(trainer):
                 console.print(said, soft_wrap=True, highlight=False)
             measure = None
-            if evaluate is not None and isinstance(plan, PoseRecipe) and trainer.joints:
+            if (
+                evaluate is not None
+                and trainer.rank == 0
+                and isinstance(plan, PoseRecipe)
+                and trainer.joints
+            ):
                 measure = evaluation_on(evaluate, plan, trainer.joints)
             progress = trainer.run(
                 seconds=seconds,

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -86,20 +87,22 @@ def measure_network(
     card = model.card
     refuse_misfit(model)
     run = onnx_run(model.onnx_path, card, threads=conditions.threads)
-    options = {"flip_test": conditions.flip_test, "decode": conditions.decode}
+    look = partial(
+        find_keypoints, card, run, flip_test=conditions.flip_test, decode=conditions.decode
+    )
     facts: dict[str, Any] = {}
     found: list[Keypoints] = []
     people: F64 | None = None
     if coco is not None:
         scenes, data = coco
-        found = find_keypoints(card, run, scenes, description=model.name, **options)
+        found = look(scenes, description=model.name)
         facts["coco"] = coco_figures(data, scenes, found)
         if all(scene.keypoints is not None for scene in scenes):
             similarity = similarities(scenes, found)
             people = person_oks(similarity)
             facts["oks"] = _named(card.keypoints, oks_per_joint(similarity))
     if mpii is not None:
-        seen = find_keypoints(card, run, mpii, description=f"{model.name}, MPII", **options)
+        seen = look(mpii, description=f"{model.name}, MPII")
         facts["pckh"] = _pckh_rows(card.keypoints, mpii, seen)
     measured = Measured(
         name=model.name,

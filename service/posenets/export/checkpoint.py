@@ -171,7 +171,7 @@ def _start(state: dict[str, Any], path: Path) -> dict[str, Any]:
     Kernels are rounded to half precision, so that the file is half the size and still the exported
     network; scales, shifts and statistics are not.
     """
-    kept = {
+    kept: dict[str, Any] = {
         key: state[key]
         for key in ("recipe", "joints", "calibration", "udp", "halves")
         if key in state

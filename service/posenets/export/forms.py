@@ -33,7 +33,7 @@ from onnxruntime.transformers.onnx_model import OnnxModel
 from posegate.catalog import CARD_NAME, ONNX_NAME, Model, sha256_of
 from posegate.types import F32
 from posenets.export.halves import check_fits, floats, stored_in_halves
-from posenets.export.in_place import part_of, put_in_place
+from posenets.export.in_place import proving, put_in_place
 from posenets.training.records import BadData
 
 BASE = "fp32"
@@ -69,18 +69,14 @@ def write_form(
         network = _CONVERTERS[form](onnx.load(model.onnx_path))
     folder = model.folder.with_name(f"{model.name}-{form}")
     path = folder / ONNX_NAME
-    part = part_of(path)
-    onnx.save(network, part)
     card = json.loads((model.folder / CARD_NAME).read_text())
     kept = f"; {', '.join(in_float)} in single precision" if in_float else ""
-    card |= {
-        "name": folder.name,
-        "description": f"{model.name} in {_SAID[form]}{kept}.",
-        "sha256": sha256_of(part),
-    }
+    card |= {"name": folder.name, "description": f"{model.name} in {_SAID[form]}{kept}."}
     for measured in ("accuracy", "verification", "default", "decoded"):
         card.pop(measured, None)
-    put_in_place(part, folder, card)
+    with proving(path) as part:
+        onnx.save(network, part)
+        put_in_place(part, folder, card | {"sha256": sha256_of(part)})
     return path
 
 
@@ -161,7 +157,8 @@ def _halved(network: onnx.ModelProto) -> onnx.ModelProto:
     halved = OnnxModel(convert_float_to_float16(network, keep_io_types=True))
     halved.topological_sort()  # the casts of inputs come last
     onnx.checker.check_model(halved.model, full_check=True)
-    return halved.model
+    model: onnx.ModelProto = halved.model
+    return model
 
 
 def _with_half_outputs(network: onnx.ModelProto) -> onnx.ModelProto:

@@ -7,6 +7,7 @@ Per joint one row leaves the graph instead of a whole map: 138 floats where a 64
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ from posegate.card import PEAK_ROW, HeatmapSpec, ModelCard
 from posegate.catalog import CARD_NAME, ONNX_NAME, Model, check_file, load_card, sha256_of
 from posegate.codecs.dark import REACH, blur_matrix, blur_radius
 from posegate.codecs.peaks import PATCH, PATCH_REACH
-from posenets.export.in_place import part_of, save_card
+from posenets.export.in_place import proving, save_card
 from posenets.onnx_files import load_graph
 from posenets.training.records import BadData
 
@@ -56,15 +57,15 @@ def write_decoded(model: Model) -> Path:
         network, model.card.codec, joints=len(model.card.keypoints), heatmaps=heatmaps
     )
     path = model.folder.with_name(f"{model.name}-decoded") / ONNX_NAME
-    part = part_of(path)
-    onnx.save(decoded, part)
     card_path = model.folder / CARD_NAME
     document = json.loads(card_path.read_text(encoding="utf-8"))
-    made = {"sha256": sha256_of(part)}
-    if document.get("decoded", made) != made:  # see `in_place`
-        save_card(card_path, {key: document[key] for key in document if key != "decoded"})
-    document["decoded"] = made
-    part.replace(path)
+    with proving(path) as part:
+        onnx.save(decoded, part)
+        made = {"sha256": sha256_of(part)}
+        if document.get("decoded", made) != made:  # see `in_place`
+            save_card(card_path, {key: document[key] for key in document if key != "decoded"})
+        document["decoded"] = made
+        part.replace(path)
     card = ModelCard.model_validate(document).with_decoding_in_the_graph()
     assert card is not None
     write_config(Model(card, path.parents[1]))
@@ -115,7 +116,7 @@ def _reach(codec: HeatmapSpec) -> int:
 
 
 def _nodes(heatmaps: str, output: str) -> Iterator[onnx.NodeProto]:
-    def node(kind: str, inputs: str, made: str, **attributes: object) -> onnx.NodeProto:
+    def node(kind: str, inputs: str, made: str, **attributes: Any) -> onnx.NodeProto:
         """`inputs` and `made` are names of this part of the graph, separated by spaces."""
         return helper.make_node(
             kind,

@@ -103,7 +103,8 @@ class OwnDrawing(nn.Module):
         maps = interleave([one.reshape(-1, 2 * self.joints + 1, *size) for one in drawn])
         gated, plain, own = torch.split(maps, [self.joints, self.joints, 1], 1)
         by_place = self.smooth(torch.relu(own + self.first_bias))  # (N, 1, 4H, 4W)
-        return gated + by_place * plain + self.bias
+        drawn_maps: Tensor = gated + by_place * plain + self.bias
+        return drawn_maps
 
 
 def fixed_sizes(x: Tensor) -> tuple[int, int, int]:

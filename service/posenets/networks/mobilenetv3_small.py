@@ -159,14 +159,13 @@ def load_folded_weights(backbone: MobileNetV3Small, path: Path, sample: Tensor) 
 
     index = 0
     for module in modules:
-        gate = isinstance(module, SqueezeExcite)
-        for conv in (module.d, module.u) if gate else (module.c,):
+        for conv in _convolutions(module):
             conv.weight.copy_(torch.from_numpy(weights[f"conv{index:02d}.weight"]))
             bias = torch.from_numpy(weights[f"conv{index:02d}.bias"])
-            if gate:
+            if conv.bias is not None:
                 conv.bias.copy_(bias)
             else:
-                calibrate(module.n, bias)
+                calibrate(cast(nn.BatchNorm2d, module.n), bias)
             index += 1
     was_training = backbone.training
     backbone.eval()
@@ -180,6 +179,11 @@ def load_folded_weights(backbone: MobileNetV3Small, path: Path, sample: Tensor) 
     _even_out(backbone, outputs)
 
 
+def _convolutions(module: nn.Module) -> list[nn.Conv2d]:
+    names = ("d", "u") if isinstance(module, SqueezeExcite) else ("c",)
+    return [cast(nn.Conv2d, getattr(module, name)) for name in names]
+
+
 def _even_out(backbone: MobileNetV3Small, deviations: list[float]) -> None:
     """Same function, other scale: filters of length 1, blocks 1 to 4 with outputs of deviation 1.
 
@@ -191,8 +195,8 @@ def _even_out(backbone: MobileNetV3Small, deviations: list[float]) -> None:
         shared = number < _LOADED and blocks[number].residual
         scale = deviations[number + 1 if shared else number]
         norm = cast(nn.BatchNorm2d, block.p.n)
-        norm.weight /= scale
-        norm.bias /= scale
+        norm.weight.div_(scale)
+        norm.bias.div_(scale)
         if number < _LOADED:
             _rescale_input(cast(ConvNorm, blocks[number].e), scale)
         if isinstance(block.se, SqueezeExcite):

@@ -1,6 +1,6 @@
 """Augmentation of cached person crops, a whole batch at once, on whatever device holds it.
 
-Flip, rotation, scale, shift, half body (Wang et al., "Mspn", 2019, as in HRNet's code), people cut
+Flip, rotation, scale, shift, half body (as in HRNet's published code), people cut
 off as at a picture's edge, low resolution, colour and erased patches. Geometry is one affine per
 person from network input to the 240x320 frame of the cache; pictures, joints and teacher heatmaps
 go through it alike.

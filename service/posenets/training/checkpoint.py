@@ -18,7 +18,7 @@ from torch import Tensor
 from posenets.networks.published_hrnet import is_published, our_names
 from posenets.training.recipe import RECIPE, DetectionRecipe, PoseRecipe, Recipe, first_fault
 
-_NUMPY = [
+_NUMPY: list[Any] = [
     np.ndarray,
     np.dtype,
     *(type(np.dtype(code)) for code in "?bBhHiIlLqQefdSUO"),

@@ -144,9 +144,7 @@ class Trainer(Generic[Batch]):
             raise
         except (ValueError, TypeError, RuntimeError, AttributeError) as error:
             raise BadCheckpoint(f"{path}: not a checkpoint of this recipe: {error}") from error
-        if self.best.exists():  # it is kept before the run knows of it: a kill comes in between
-            kept = _progress_in(load_checkpoint(self.best), self.best)
-            self.progress.best_ap = max(self.progress.best_ap, kept.best_ap)
+        self.progress.best_ap = self._kept_ap()
         if self.rank:
             self.task.reseed(self.progress.seen + self.rank)
         return True
@@ -156,15 +154,14 @@ class Trainer(Generic[Batch]):
         *,
         seconds: float = math.inf,
         save_every_s: float = 240,
-        report: Callable[[nn.Module], str] | None = None,
         evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
         log: TrainingLog | None = None,
         console: Console | None = None,
     ) -> Done:
         """Train until the recipe ends or `seconds` pass.
 
-        At each save the moving average is shown to `report`, which says something of it, and to
-        `evaluate`, which measures it; the checkpoint of the highest `ap` is kept beside the last.
+        At each save `evaluate` measures the moving average; the checkpoint of the highest `ap` is
+        kept beside the last.
         Raises BadData where the run has diverged; the checkpoint stays the last good one.
         """
         console = console or Console()
@@ -200,9 +197,20 @@ class Trainer(Generic[Batch]):
                 if saves:
                     self.progress.seconds += now - last_save
                     if self.rank == 0:
-                        self._keep(report, evaluate, log, console)
+                        self._keep(evaluate, log, console)
                     last_save = time.monotonic()  # however long the evaluation took
         return self.progress
+
+    def _kept_ap(self) -> float:
+        """The AP of the best checkpoint, which is kept before the run knows of it."""
+        if not self.best.exists():
+            return -1.0
+        try:
+            kept = load_checkpoint(self.best)
+            refuse_other_run(kept, self.recipe, self.best, joints=self.joints)
+            return _progress_in(kept, self.best).best_ap
+        except BadCheckpoint as error:
+            raise BadCheckpoint(f"{error}; or remove {self.best}, to go on without it") from error
 
     @property
     def best(self) -> Path:
@@ -237,7 +245,6 @@ class Trainer(Generic[Batch]):
 
     def _keep(
         self,
-        report: Callable[[nn.Module], str] | None,
         evaluate: Callable[[nn.Module], Mapping[str, float]] | None,
         log: TrainingLog | None,
         console: Console,
@@ -246,8 +253,6 @@ class Trainer(Generic[Batch]):
         self.save()
         if evaluate is not None:
             self._measure(evaluate, log, console)
-        if report is not None:
-            console.print(f"  {report(self.ema)}", highlight=False, soft_wrap=True)
 
     def _measure(
         self,
@@ -299,7 +304,7 @@ class Trainer(Generic[Batch]):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             loss = self.task.loss(self.network, batch)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         shared, late = share(self.network, loss.detach(), late=late)
         nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
         self.optimiser.step()

@@ -40,16 +40,18 @@ def distillation_loss(predicted: Tensor, teacher: Tensor, seen: Tensor) -> Tenso
     return ((teacher + 1) * seen * (predicted - teacher).square()).mean()
 
 
-def localisation_loss(
-    predicted: Tensor, target: Tensor, weights: Tensor, sharpness: float = 10.0
-) -> Tensor:
+_SHARPNESS = 10.0
+"""Of the softmax that makes a heatmap a distribution: it turns 0..1 into weights of 1..e^10."""
+
+
+def localisation_loss(predicted: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     """KL divergence of the two maps read as distributions of where the joint is.
 
     Both maps are sharpened by the same softmax, so a perfect heatmap costs nothing; unlike the
     squared error it still pulls when the predicted map is flat (distribution matching: Qu et al.,
     NeurIPS 2022). `predicted`, `target` (N, J, h, w); `weights` (N, J) in [0, 1].
     """
-    ours = (sharpness * predicted).flatten(2).log_softmax(-1)
-    theirs = (sharpness * target).flatten(2).log_softmax(-1)
+    ours = (_SHARPNESS * predicted).flatten(2).log_softmax(-1)
+    theirs = (_SHARPNESS * target).flatten(2).log_softmax(-1)
     divergence = (theirs.exp() * (theirs - ours)).sum(-1)
     return (weights * divergence).mean()

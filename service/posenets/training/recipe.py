@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -40,6 +40,16 @@ class _Strict(BaseModel):
         extra="forbid", frozen=True, ser_json_inf_nan="constants", allow_inf_nan=False
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, given: Any) -> Any:
+        """Pydantic would take "24" for a number, and true for 1."""
+        for name, field in cls.model_fields.items():
+            value = given.get(name) if isinstance(given, dict) else None
+            if field.annotation in (int, float) and isinstance(value, str | bool):
+                raise ValueError(f"{name}: must be a number, not {value!r}")
+        return given
+
 
 class Phase(_Strict):
     """One input size, its batch, and the share of all examples seen at it."""
@@ -62,7 +72,7 @@ class Recipe(_Strict):
     """
 
     network: str
-    examples: int = Field(default=0, ge=0)
+    examples: int = Field(default=0, ge=0, le=10**12)
     epochs: float = Field(default=0, ge=0)
     optimiser: Literal["adamw", "adam"] = "adamw"
     schedule: Literal["cosine", "steps"] = "cosine"
@@ -162,7 +172,10 @@ def find_recipe(name: str) -> Path:
 def read_recipe(path: Path) -> PoseRecipe | DetectionRecipe:
     """Read and check a recipe; `task` says which kind. Raises BadRecipe."""
     try:
-        recipe = RECIPE.validate_python(tomllib.loads(path.read_text(encoding="utf-8")))
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        if "task" not in document:
+            raise BadRecipe(f"{path}: task is missing; write task = 'pose' or task = 'detect'")
+        recipe = RECIPE.validate_python(document)
     except ValidationError as error:
         raise BadRecipe(f"{path}: {first_fault(error)}") from error
     except OSError as error:

@@ -6,7 +6,7 @@ Our own recipes put the peak at the exact joint; the papers' put it on a whole p
 import torch
 from torch import Tensor
 
-from posegate.codecs.heatmap import CUT_SIGMAS
+from posegate.codecs.gaussian import CUT_SIGMAS
 
 
 def exact_targets(points: Tensor, map_wh: tuple[int, int], sigma: float) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ _IMAGENET_STD = (58.395, 57.12, 57.375)
 class HeatmapTeacher:
     """One network from (n, 3, H, W) to heatmaps (n, J, h, w); raises BadData where it is not."""
 
-    def __init__(self, path: Path, *, threads: int) -> None:
+    def __init__(self, path: Path, *, threads: int = 2) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         self._session = open_session(path, options)
@@ -39,7 +39,7 @@ class HeatmapTeacher:
         except BadCard as error:
             raise BadData(error.detail) from error
         given = self._session.get_inputs()[0]
-        size_hw = given.shape[2:] if len(given.shape) == 4 else ()
+        size_hw = tuple(given.shape[2:]) if len(given.shape) == 4 else ()
         if len(size_hw) != 2 or not all(isinstance(side, int) for side in size_hw):
             raise BadData(
                 f"{path}: input {given.name} is {given.shape}; a heatmap network takes "
@@ -81,7 +81,7 @@ class HeatmapTeacher:
             flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
             flat = maps.reshape(-1, *maps.shape[2:])
             warped = [cv2.warpAffine(one, kept_to_own, kept_wh, flags=flags) for one in flat]
-            maps = np.stack(warped).reshape(*maps.shape[:2], kept_wh[1], kept_wh[0])
+            maps = np.array(warped, np.float32).reshape(*maps.shape[:2], *kept_wh[::-1])
         return np.clip(np.rint(maps * 255), 0, 255).astype(np.uint8)
 
     def _maps(self, middles_bgr: U8) -> F32:
