@@ -16,7 +16,8 @@ import numpy as np
 from posegate.api.documents import poses_json
 from posegate.errors import BackendDown, BadOption, PosegateError
 from posegate.loadclient import Connection, poses_path, running_server, wait_ready
-from posegate.pipeline import EstimateOptions, Pipeline
+from posegate.options import EstimateOptions
+from posegate.pipeline import Pipeline
 from posegate.predict import find_sources
 from posegate.settings import Settings
 from posegate.types import F32

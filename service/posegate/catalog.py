@@ -9,42 +9,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from posegate.card import (
-    Accuracy,
-    CropSpec,
-    HeatmapSpec,
-    InputSpec,
-    LetterboxSpec,
-    ModelCard,
-    NmsSpec,
-    OutputSpec,
-    SimccSpec,
-    Task,
-    Training,
-    Verification,
-)
+from posegate.card import ModelCard, Task
 from posegate.errors import BadCard, UnknownModel
 from posegate.validation import first_fault
-
-__all__ = [
-    "Accuracy",
-    "Catalog",
-    "CropSpec",
-    "HeatmapSpec",
-    "InputSpec",
-    "LetterboxSpec",
-    "Model",
-    "ModelCard",
-    "NmsSpec",
-    "OutputSpec",
-    "SimccSpec",
-    "Task",
-    "Training",
-    "Verification",
-    "load_card",
-    "load_catalog",
-    "sha256_of",
-]
 
 CARD_NAME = "posegate.json"
 CONFIG_NAME = "config.pbtxt"

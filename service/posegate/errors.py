@@ -81,10 +81,10 @@ class ErrorStatus:
 
 
 _STATUS: dict[type[PosegateError], ErrorStatus] = {
+    BadImage: ErrorStatus("bad-image", "Not a readable image", 422, "INVALID_ARGUMENT", False),
     UnknownImageFormat: ErrorStatus(
         "bad-image", "Not a readable image", 415, "INVALID_ARGUMENT", False
     ),
-    BadImage: ErrorStatus("bad-image", "Not a readable image", 422, "INVALID_ARGUMENT", False),
     TooLarge: ErrorStatus("too-large", "Input over a limit", 413, "RESOURCE_EXHAUSTED", False),
     BadOption: ErrorStatus("bad-option", "Invalid option", 422, "INVALID_ARGUMENT", False),
     UnknownModel: ErrorStatus("unknown-model", "Unknown model", 404, "NOT_FOUND", False),
@@ -97,12 +97,17 @@ _STATUS: dict[type[PosegateError], ErrorStatus] = {
     BadCard: ErrorStatus("unavailable", "Model unavailable", 503, "UNAVAILABLE", False),
 }
 
-SLUGS = tuple(dict.fromkeys(status.slug for status in _STATUS.values()))
+BY_SLUG = {status.slug: error for error, status in reversed(_STATUS.items())}
+"""The error that each problem type stands for; of several the first of the table."""
+SLUGS = tuple(reversed(BY_SLUG))
 """Every problem type of the table."""
 
 
 def status_of(error: PosegateError) -> ErrorStatus:
-    """Wire status of an error: that of its class or of the nearest class above it."""
+    """Wire status of an error: that of its class or of the nearest class above it.
+
+    Raises KeyError for those that no service answers with, as what a download failed of.
+    """
     for cls in type(error).__mro__:
         if cls in _STATUS:
             return _STATUS[cls]

@@ -24,8 +24,9 @@ from posegate.coco_labels import (
 )
 from posegate.errors import BadImage, BadOption, TooLarge
 from posegate.headers import parse_header
+from posegate.options import EstimateOptions
 from posegate.ordered import in_order
-from posegate.pipeline import EstimateOptions, Pipeline
+from posegate.pipeline import Pipeline
 from posegate.skeleton import COCO_KEYPOINTS, sigmas_of
 
 KEYPOINT_FIGURES = (

@@ -12,7 +12,7 @@ from urllib.parse import urlencode, urlsplit
 
 from posegate.client.transport import bearer
 from posegate.errors import BackendDown, BadOption
-from posegate.pipeline import EstimateOptions
+from posegate.options import EstimateOptions
 from posegate.settings import PREFIX, Settings
 
 START_TIMEOUT_S = 60.0
@@ -44,7 +44,13 @@ class Connection:
         self._host, self._port = parts.hostname, parts.port or 80
 
     async def open(self) -> None:
-        self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
+        """Connect; BackendDown where nothing listens."""
+        try:
+            self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
+        except OSError as error:
+            raise BackendDown(
+                f"http://{self._host}:{self._port} cannot be reached: {error.strerror or error}"
+            ) from error
 
     async def request(
         self, method: str, path: str, body: bytes = b"", *, accept: str = "*/*"
@@ -115,14 +121,15 @@ async def wait_ready(url: str, process: asyncio.subprocess.Process | None = None
             while process is None or process.returncode is None:
                 try:
                     await connection.open()
+                except BackendDown:
+                    pass
+                else:
                     try:
                         status, _ = await connection.request("GET", "/readyz")
                     finally:
                         await connection.close()
                     if status == 200:
                         return
-                except OSError:
-                    pass
                 await asyncio.sleep(0.05)
     except TimeoutError:
         pass

@@ -71,7 +71,7 @@ class Metrics:
         )
         self.crops_per_batch = Histogram(
             "posegate_crops_per_batch",
-            "Crops that ran through the network together.",
+            "Crops in one run of the network; with Triton in one request to it.",
             ("model",),
             buckets=COUNTS[1:],
             registry=self.registry,

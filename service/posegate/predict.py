@@ -19,9 +19,11 @@ from posegate.errors import (
     Unauthenticated,
     UnknownModel,
 )
+from posegate.options import EstimateOptions
 from posegate.ordered import in_order
-from posegate.pipeline import Draw, Estimate, EstimateOptions, StageClock
+from posegate.pipeline import Draw, Estimate
 from posegate.render import drawn_file
+from posegate.stages import StageClock
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 OTHER_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".tif", ".tiff")

@@ -10,8 +10,9 @@ from posegate.client import AsyncClient
 from posegate.client.transport import Document
 from posegate.image import ImageLimits, decode_image
 from posegate.options import EstimateOptions
-from posegate.pipeline import Draw, Estimate, ImageSize, StageClock
+from posegate.pipeline import Draw, Estimate, ImageSize
 from posegate.skeleton import COCO_KEYPOINTS
+from posegate.stages import StageClock
 from posegate.types import Boxes, Keypoints, Poses
 
 HERE = ImageLimits(max_bytes=2**31, max_pixels=2**31)
@@ -82,5 +83,4 @@ def poses_of(document: Document, *, keypoints: str = "keypoints") -> Poses:
     joints = np.array(rows, np.float32).reshape(len(people), len(names), 3)
     xywh = np.array([person["box"] for person in people], np.float32).reshape(-1, 4)
     scores = np.array([person["score"] for person in people], np.float32)
-    xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    return Poses(Boxes(xyxy, scores), Keypoints(joints[..., :2], joints[..., 2]), names)
+    return Poses(Boxes.from_xywh(xywh, scores), Keypoints(joints[..., :2], joints[..., 2]), names)

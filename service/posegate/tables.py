@@ -8,7 +8,8 @@ from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
-from posegate.catalog import Catalog, ModelCard
+from posegate.card import ModelCard
+from posegate.catalog import Catalog
 
 WIDTH_IN_FILES = 120
 _ANY_WIDTH = 10_000

@@ -1,4 +1,4 @@
-"""The Python module `tensorrt`, for machines without `trtexec`; `run` was not yet tried on a GPU.
+"""The Python module `tensorrt`, for machines without `trtexec`.
 
 Memory goes through the CUDA runtime's C functions, so that no other package is needed.
 """

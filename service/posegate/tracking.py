@@ -173,7 +173,7 @@ class Tracker:
 
 
 def _centre_and_radius(xy: F32, weights: F32) -> tuple[F32, F32]:
-    """Weighted mean (P, 2) of joints (P, J, 2), and their mean distance (P,) from it."""
+    """Weighted mean (P, 2) of joints (P, J, 2), and their root mean square distance (P,)."""
     total = weights.sum(axis=1)
     centre: F32 = (xy * weights).sum(axis=1) / total
     squared = ((xy - centre[:, None]) ** 2).sum(axis=2, keepdims=True)

@@ -13,7 +13,8 @@ from fakes import add_copy, black_photo, encode, make_photo, make_repository
 from posegate.bench import WARM_UP_CALLS, _row, _Taken, bench, found_jobs, made_jobs
 from posegate.errors import BackendDown, BadOption
 from posegate.loadclient import Connection, poses_path, running_server
-from posegate.pipeline import EstimateOptions, Pipeline
+from posegate.options import EstimateOptions
+from posegate.pipeline import Pipeline
 from posegate.settings import Settings, load_settings
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"

@@ -7,7 +7,8 @@ import onnx
 import pytest
 
 from fakes import DETECTOR_NAME, POSE_NAME, make_repository, pose_card
-from posegate.catalog import ModelCard, load_card, load_catalog, sha256_of
+from posegate.card import ModelCard
+from posegate.catalog import load_card, load_catalog, sha256_of
 from posegate.errors import BadCard, UnknownModel
 
 

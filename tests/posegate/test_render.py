@@ -89,7 +89,10 @@ def test_joints_and_boxes_far_outside_do_no_harm(value: float) -> None:
     xy[0, 3] = value
     boxes = Boxes(np.array([[value, 0, value, 9]], np.float32), poses.boxes.scores)
     with np.errstate(invalid="ignore"):
-        draw_poses(blank(), Poses(boxes, Keypoints(xy, poses.keypoints.scores), poses.names))
+        drawn = draw_poses(
+            blank(), Poses(boxes, Keypoints(xy, poses.keypoints.scores), poses.names)
+        )
+    assert not is_color(drawn, xy[0, 0], (128, 128, 128))
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 500), (4000, 3000)])

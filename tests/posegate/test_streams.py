@@ -11,8 +11,9 @@ from posegate.errors import BackendDown, BadOption, DeadlineExceeded, Overloaded
 from posegate.events import Event, Failed, Result, Summary
 from posegate.metrics import Metrics
 from posegate.options import EstimateOptions
-from posegate.pipeline import Pipeline, StageClock
+from posegate.pipeline import Pipeline
 from posegate.settings import Settings
+from posegate.stages import StageClock
 from posegate.streams import StreamOptions, Streams
 
 PHOTO = encode(make_photo())

@@ -198,6 +198,33 @@ def test_a_kill_amid_the_saves_of_a_best_does_not_lose_it(cached: Path, tmp_path
     assert load_checkpoint(tmp_path / "run.best.pt")["progress"]["best_ap"] == 0.5
 
 
+def test_a_best_checkpoint_that_was_removed_is_made_anew(cached: Path, tmp_path: Path) -> None:
+    _trainer(cached, tmp_path / "run.pt", _recipe(12)).run(
+        seconds=0, evaluate=lambda _: {"ap": 0.5}
+    )
+    (tmp_path / "run.best.pt").unlink()
+    again = _trainer(cached, tmp_path / "run.pt", _recipe(12))
+    assert again.resume()
+    again.run(seconds=0, evaluate=lambda _: {"ap": 0.3})
+    assert load_checkpoint(tmp_path / "run.best.pt")["progress"]["best_ap"] == 0.3
+
+
+def test_a_best_checkpoint_of_another_run_is_not_taken_for_this_ones(
+    cached: Path, tmp_path: Path
+) -> None:
+    _trainer(cached, tmp_path / "run.pt", _recipe(4)).run(evaluate=lambda _: {"ap": 0.9})
+    best = tmp_path / "run.best.pt"
+    other = load_checkpoint(best)
+    recipe = json.loads(other["recipe"]) | {"network": "goatpose-bl"}
+    save_checkpoint(best, other | {"recipe": json.dumps(recipe)})
+    words = rf"run\.best\.pt: holds a run with network 'goatpose-bl'.*; or remove {best}, to go on"
+    with pytest.raises(BadCheckpoint, match=words):
+        _trainer(cached, tmp_path / "run.pt", _recipe(4)).resume()
+    best.write_bytes(b"damaged")
+    with pytest.raises(BadCheckpoint, match=rf"run\.best\.pt: .*; or remove {best}, to go on"):
+        _trainer(cached, tmp_path / "run.pt", _recipe(4)).resume()
+
+
 def test_a_foreign_best_is_named_by_its_own_file(cached: Path, tmp_path: Path) -> None:
     _trainer(cached, tmp_path / "run.pt", _recipe(4)).run()
     save_checkpoint(tmp_path / "run.best.pt", {"ema": {}})
@@ -327,6 +354,8 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
         ("lerning_rate = 1e-3", "lerning_rate"),  # unknown key
         ("learning_rate = -1.0", "learning_rate"),  # out of range
         ('weighting = "cube"', "weighting"),  # not one of the five
+        ('learning_rate = "0.1"', "learning_rate: must be a number"),
+        ("warmup = true", "warmup: must be a number"),
         ("broken", "recipe.toml"),  # not TOML at all
         ("epochs = 2", "examples and epochs both say how long"),
         ('schedule = "steps"\nmilestones = [5, 10]', "milestones: 10 is not before the end, 10"),
@@ -351,6 +380,12 @@ def test_bad_recipe_names_file_and_field(tmp_path: Path, line: str, named: str) 
     with pytest.raises(BadRecipe, match=named) as caught:
         read_recipe(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_recipe_without_a_task_is_told_what_to_write(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text('network = "posefpn-small"\nexamples = 10\n')
+    with pytest.raises(BadRecipe, match=r"recipe\.toml: task is missing; write task = 'pose' or"):
+        read_recipe(tmp_path / "recipe.toml")
 
 
 def test_detector_learns_from_squares(tmp_path: Path) -> None:

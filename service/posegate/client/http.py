@@ -62,10 +62,13 @@ class HttpTransport:
         complete = False
         try:
             while True:
-                event: Document = json.loads(await socket.recv())
-                if event["event"] == "error" and event["frame"] is None:
-                    raise error_of(event["type"], event["detail"])
-                complete = event["event"] == "summary"
+                try:
+                    event: Document = json.loads(await socket.recv())
+                    if event["event"] == "error" and event["frame"] is None:
+                        raise error_of(event["type"], event["detail"])
+                    complete = event["event"] == "summary"
+                except (ValueError, KeyError, TypeError) as error:
+                    raise _no_posegate(self._url) from error
                 yield event
                 if complete:
                     outgoing.check(event)
@@ -95,7 +98,7 @@ class HttpTransport:
             try:
                 return response.json()
             except ValueError as error:
-                raise PosegateError(f"what answers at {self._url} is no posegate") from error
+                raise _no_posegate(self._url) from error
         raise _refusal(response.content, response.headers, response.status_code)
 
     async def _connect(self) -> ClientConnection:
@@ -127,6 +130,10 @@ async def _send(socket: ClientConnection, outgoing: Outgoing, options: Document)
         await socket.send(END)
     except ConnectionClosed:
         return  # the reader of the events learns it as well
+
+
+def _no_posegate(url: str) -> PosegateError:
+    return PosegateError(f"what answers at {url} is no posegate")
 
 
 def _bad_proxy(error: Exception) -> BadOption:

@@ -13,31 +13,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from posegate.errors import (
+    BY_SLUG,
     BackendDown,
-    BadImage,
     BadOption,
-    DeadlineExceeded,
-    Overloaded,
     PosegateError,
-    TooLarge,
-    Unauthenticated,
-    UnknownModel,
 )
 
 Document = dict[str, Any]
 Picture = bytes | bytearray | memoryview
 Frames = AsyncIterable[Picture] | Iterable[Picture]
-
-BY_SLUG: dict[str, type[PosegateError]] = {
-    "bad-image": BadImage,
-    "too-large": TooLarge,
-    "bad-option": BadOption,
-    "unknown-model": UnknownModel,
-    "overloaded": Overloaded,
-    "deadline": DeadlineExceeded,
-    "unavailable": BackendDown,
-    "unauthenticated": Unauthenticated,
-}
 
 
 class Transport(Protocol):
