@@ -123,9 +123,9 @@ def _left_out(
             if labels[option] is None:
                 continue
             if named:
-                other = f"; posegate evaluate --data PHOTOS --model {network.name} measures it"
-                own = other if option == "--data" and network.card.codec is not None else ""
-                raise BadData(f"{reason}{own or f'; leave {option} out'}")
+                measured = f"posegate evaluate --data PHOTOS --model {network.name}"
+                own = f", or measure it by {measured}" if option == "--data" else ""
+                raise BadData(f"{reason}; leave {option} out{own}")
             notes.append(f"{reason}, so it is not measured with {option}.")
     return notes
 

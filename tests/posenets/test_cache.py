@@ -105,7 +105,7 @@ def _write(name: str, content: bytes) -> Callable[[Path], None]:
         (_write("joints.json", b'["nose", "tail"]'), r"joints\.npy holds float32 of \(6, 17, 3\)"),
         (_write("sources.json", b"null"), "not iterable"),
         (_write("sources.json", b"[{}, {}, {}, {}, {}, {}]"), "holds other things than names"),
-        (_write("joints.npy", b"PK\x03\x04 no array"), "make it again"),
+        (_write("joints.npy", b"PK\x03\x04 no array"), "File is not a zip file"),
         (_damage(scores=np.zeros((6, 7), np.float32)), r"scores\.npy holds float32 of \(6, 7\)"),
         (_damage(scores=np.float32(1)), r"scores\.npy holds float32 of \(\)"),
         (_damage(joints=np.zeros((6, 17, 3))), r"joints\.npy holds float64"),

@@ -84,8 +84,8 @@ def open_cache(folder: Path) -> CropCache:
         cache = CropCache(
             folder=folder,
             crops=np.load(folder / "crops.npy", mmap_mode="r"),
-            joints=np.load(folder / "joints.npy"),
-            scores=np.load(folder / "scores.npy"),
+            joints=_array(folder / "joints.npy"),
+            scores=_array(folder / "scores.npy"),
             teacher=np.load(teacher, mmap_mode="r") if teacher.exists() else None,
             sources=tuple(json.loads((folder / "sources.json").read_text())),
             joint_names=tuple(json.loads(names.read_text())) if names.exists() else COCO_KEYPOINTS,
@@ -94,6 +94,12 @@ def open_cache(folder: Path) -> CropCache:
     except (OSError, ValueError, TypeError, EOFError, BadZipFile) as error:
         raise BadData(f"{folder}: not a whole crop cache, make it again ({error})") from error
     return cache
+
+
+def _array(path: Path) -> F32:
+    with path.open("rb") as file:  # numpy leaves open what it takes for a broken archive
+        array: F32 = np.load(file)
+    return array
 
 
 def _check_whole(cache: CropCache) -> None:

@@ -207,10 +207,11 @@ class Trainer(Generic[Batch]):
             return -1.0
         try:
             kept = load_checkpoint(self.best)
+            best_ap = _progress_in(kept, self.best).best_ap
             refuse_other_run(kept, self.recipe, self.best, joints=self.joints)
-            return _progress_in(kept, self.best).best_ap
         except BadCheckpoint as error:
             raise BadCheckpoint(f"{error}; or remove {self.best}, to go on without it") from error
+        return best_ap
 
     @property
     def best(self) -> Path:
