@@ -83,6 +83,8 @@ async def test_a_service_that_is_not_there_is_named(
         await bench(pipeline, settings, url="http://127.0.0.1:9", people=(1,))
     with pytest.raises(BadOption, match="must look like"):
         Connection("ftp://somewhere")
+    with pytest.raises(BackendDown, match=r"http://127\.0\.0\.1:9 cannot be reached: "):
+        await Connection("http://127.0.0.1:9").open()
 
 
 async def test_the_service_has_the_settings_in_force_but_asks_for_no_key(

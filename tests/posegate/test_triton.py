@@ -138,6 +138,22 @@ async def test_what_triton_serves_under_the_name_now_is_told(
     await network.stop()
 
 
+async def test_the_reading_goes_on_after_what_nobody_foresaw(
+    network: TritonNetwork,
+    servers: MadeServers,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    monkeypatch.setattr(triton, "READ_AGAIN_S", 0.01)
+    await network.start()
+    with monkeypatch.context() as broken:
+        broken.setattr(triton, "_precision", lambda *_: {}["nobody foresaw this"])
+        await until(lambda: "cannot be read again" in caplog.text)
+    servers.told.platform = "tensorrt_plan"
+    await until(lambda: network.info.provider == "tensorrt_plan")
+    await network.stop()
+
+
 async def test_a_network_that_no_longer_fits_its_card_is_told_once(
     network: TritonNetwork,
     servers: MadeServers,

@@ -1,6 +1,8 @@
 """The smaller forms of an exported network: what is in their files, and that they are served."""
 
+import errno
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -29,6 +31,7 @@ from posenets.export.calibration import calibration_crops
 from posenets.export.checkpoint import CheckpointExport, export_checkpoint
 from posenets.export.compare import compare_with_torch
 from posenets.export.forms import FORMS, write_form
+from posenets.export.in_graph import write_decoded
 from posenets.export.onnx import ExportDiffers
 from posenets.networks import build_network
 from posenets.networks.person_detector import PersonDetector
@@ -290,6 +293,22 @@ def test_forms_that_cannot_be_made_are_named(folder: Path, options: list[str], n
 def copy_of(models: Path, tmp_path: Path) -> Model:
     shutil.copytree(models / NAME, tmp_path / NAME)
     return Model(load_card(tmp_path / NAME / CARD_NAME), tmp_path / NAME)
+
+
+def test_a_form_that_does_not_fit_on_the_disk_leaves_nothing(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(network: onnx.ModelProto, path: Path) -> None:
+        path.write_bytes(network.SerializeToString()[:1000])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    model = copy_of(models, tmp_path)
+    monkeypatch.setattr(onnx, "save", fill)
+    with pytest.raises(OSError, match="No space left"):
+        write_form(model, "fp16")
+    with pytest.raises(OSError, match="No space left"):
+        write_decoded(model)
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
 def test_unknown_submodule_is_named(models: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from threading import Thread
 
 import numpy as np
 import pytest
+from websockets.sync.server import ServerConnection, serve
 
 from fakes import DETECTOR_NAME, POSE_NAME, encode, make_photo
 from posegate.client import AsyncClient, Client
@@ -476,6 +477,22 @@ def test_another_service_is_told_apart():
                 client.estimate(SMALL)
         finally:
             server.shutdown()
+
+
+@pytest.mark.parametrize("said", ["hello", "[]", "{}"])
+def test_another_service_of_websockets_is_told_apart(said: str):
+    def greet(socket: ServerConnection) -> None:
+        socket.send(said)
+        for _ in socket:
+            pass
+
+    with serve(greet, "127.0.0.1", 0) as server:
+        Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.socket.getsockname()[1]}"
+        told = pytest.raises(PosegateError, match=f"{url} is no posegate")
+        with Client(url, timeout_s=20) as client, told:
+            list(client.stream([SMALL]))
+        server.shutdown()
 
 
 def test_a_client_may_be_closed_twice_and_then_says_that_it_is(url: str):

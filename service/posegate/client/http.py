@@ -8,7 +8,13 @@ from typing import Any
 
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidProxy,
+    InvalidStatus,
+)
 from websockets.frames import CloseCode
 
 from posegate.client.tls import Tls
@@ -20,9 +26,13 @@ from posegate.client.transport import (
     failure,
     unreachable,
 )
-from posegate.errors import BadOption, PosegateError, TooLarge
+from posegate.errors import BackendDown, BadOption, PosegateError, TooLarge
 
 END = json.dumps({"end": True})
+_CUT_OFF = (httpx.ReadError, httpx.RemoteProtocolError, ConnectionResetError, InvalidMessage)
+_WITHOUT_CERTIFICATE = (
+    "; a service that asks for client certificates cuts off who shows none that it knows"
+)
 
 
 class HttpTransport:
@@ -93,7 +103,7 @@ class HttpTransport:
         try:
             response = await self._client.request(method, path, **request)
         except httpx.HTTPError as error:
-            raise unreachable(self._url, error) from error
+            raise _no_answer(self._url, error) from error
         if response.is_success:
             try:
                 return response.json()
@@ -117,7 +127,7 @@ class HttpTransport:
         except (ImportError, InvalidProxy) as error:
             raise _bad_proxy(error) from error
         except (OSError, InvalidHandshake) as error:
-            raise unreachable(self._url, error) from error
+            raise _no_answer(self._url, error) from error
 
 
 async def _send(socket: ClientConnection, outgoing: Outgoing, options: Document) -> None:
@@ -130,6 +140,11 @@ async def _send(socket: ClientConnection, outgoing: Outgoing, options: Document)
         await socket.send(END)
     except ConnectionClosed:
         return  # the reader of the events learns it as well
+
+
+def _no_answer(url: str, error: Exception) -> BackendDown:
+    cut_off = url.startswith("https") and isinstance(error, _CUT_OFF)
+    return unreachable(url, error, _WITHOUT_CERTIFICATE if cut_off else "")
 
 
 def _no_posegate(url: str) -> PosegateError:

@@ -61,11 +61,11 @@ def error_of(slug: str, detail: str, retry_after_s: float | None = None) -> Pose
     return BY_SLUG.get(slug, PosegateError)(detail, retry_after_s=retry_after_s)
 
 
-def unreachable(url: str, reason: object) -> BackendDown:
+def unreachable(url: str, reason: object, hint: str = "") -> BackendDown:
     """Nobody answers there. Trying again makes no sense where certificates are at fault."""
     retry_after_s = None if _is_about_certificates(reason) else 0.2
     said = str(reason) or type(reason).__name__
-    return BackendDown(f"no answer from {url}: {said}", retry_after_s=retry_after_s)
+    return BackendDown(f"no answer from {url}: {said}{hint}", retry_after_s=retry_after_s)
 
 
 def encoded(picture: object, name: str) -> bytes:
