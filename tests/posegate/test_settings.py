@@ -88,7 +88,9 @@ def test_a_misspelt_variable_is_refused(
 
 
 @pytest.mark.parametrize("value", ["", " "])
-@pytest.mark.parametrize("name", ["HOST", "MODEL", "TLS_KEY", "TRITON_URLS", "CONFIG"])
+@pytest.mark.parametrize(
+    "name", ["HOST", "MODEL", "TLS_KEY", "MODEL_REPOSITORY", "TRITON_URLS", "CONFIG"]
+)
 def test_a_variable_left_empty_is_refused(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
