@@ -20,25 +20,25 @@ from posenets.training.checkpoint import BadCheckpoint
 from posenets.training.recipe import Phase, PoseRecipe
 from posenets.training.start import pose_trainer
 
+PLAIN = torch.full((3,), 127.5)
+"""Mean and deviation of the pictures that the weights were made for."""
+
 
 @pytest.fixture
 def made() -> MobileNetV3Small:
-    """A backbone of large weights, as published ones have, and gates that stay open."""
+    """A backbone of large weights, as published ones have; gates that all stand open in block 1."""
     torch.manual_seed(0)
     network = MobileNetV3Small()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 2.0, 9.0)
             nn.init.normal_(module.bias, std=3.0)
+            module.momentum = None
         if isinstance(module, SqueezeExcite):
-            nn.init.zeros_(module.u.weight)
-            assert module.u.bias is not None
-            nn.init.constant_(module.u.bias, 4.0)
+            nn.init.normal_(module.u.weight, std=0.1)
         if isinstance(module, InvertedResidual) and module.residual:
             nn.init.uniform_(module.p.n.weight, 0.5, 1.0)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None
+    nn.init.constant_(network[1].se.u.bias, 30.0)
     network.features(torch.randn(8, 3, 64, 64))
     return network.eval()
 
@@ -52,7 +52,7 @@ def folded(network: MobileNetV3Small, path: Path) -> Path:
             weight = conv.weight * factor[:, None, None, None]
             arrays.append((weight, norm.bias - norm.running_mean * factor))
         elif isinstance(module, SqueezeExcite):
-            arrays += [(module.d.weight, module.d.bias), (module.u.weight, module.u.bias)]
+            arrays += [(module.d.weight, module.d.bias), (module.u.weight, module.u.bias + 3)]
     named = {}
     for index, (weight, bias) in enumerate(arrays):
         named[f"conv{index:02d}.weight"] = weight.detach().numpy()
@@ -61,29 +61,48 @@ def folded(network: MobileNetV3Small, path: Path) -> Path:
     return path
 
 
+def started(made: MobileNetV3Small, folder: Path, photos: Tensor) -> MobileNetV3Small:
+    network = MobileNetV3Small()
+    start = folded(made, folder / "made.npz")
+    load_folded_weights(network, start, photos, mean=PLAIN, std=PLAIN)
+    return network
+
+
+@torch.no_grad()
 def outputs(network: MobileNetV3Small, x: Tensor) -> list[Tensor]:
     every = []
-    with torch.no_grad():
-        for layer in list(network)[:5]:
-            x = layer(x)
-            every.append(x)
+    for layer in network:
+        x = layer(x)
+        every.append(x)
     return every
 
 
-def test_first_blocks_give_what_the_folded_ones_gave_at_a_scale_of_one(
-    made: MobileNetV3Small, tmp_path: Path
+@pytest.mark.parametrize("training", [False, True])
+def test_every_layer_gives_what_the_folded_one_gave_at_a_scale_of_its_own(
+    made: MobileNetV3Small, tmp_path: Path, training: bool
 ) -> None:
     photos = torch.randn(6, 3, 64, 64)
-    network = MobileNetV3Small()
-    load_folded_weights(network, folded(made, tmp_path / "made.npz"), photos)
-    network.train()
-    for block, (ours, theirs) in enumerate(
-        zip(outputs(network, photos), outputs(made, photos), strict=True)
-    ):
+    network = started(made, tmp_path, photos).train(training)
+    every = list(zip(network, outputs(network, photos), outputs(made, photos), strict=True))
+    for layer, ours, theirs in every:
         scale = (ours * theirs).mean() / theirs.square().mean()
         torch.testing.assert_close(ours, theirs * scale, atol=0.02, rtol=0.02)
-        if block in (1, 3, 4):
-            assert ours.std().item() == pytest.approx(1.0, abs=0.05)
+        if isinstance(layer, InvertedResidual) and not layer.residual:
+            assert ours.std().item() == pytest.approx(1.0, abs=0.01)
+    assert scale.item() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_pictures_may_be_normalised_in_another_way(made: MobileNetV3Small, tmp_path: Path) -> None:
+    photos = 255 * torch.rand(6, 3, 64, 64)
+    plain = started(made, tmp_path, (photos - 127.5) / 127.5)
+    mean, std = torch.tensor([123.7, 116.3, 103.5]), torch.tensor([58.4, 57.1, 57.4])
+    sample = (photos - mean[:, None, None]) / std[:, None, None]
+    network = MobileNetV3Small()
+    load_folded_weights(network, tmp_path / "made.npz", sample, mean=mean, std=std)
+    inside = (..., slice(1, None), slice(1, None))  # the border is padded with another grey
+    with torch.no_grad():
+        ours, theirs = network.eval()[0](sample), plain.eval()[0]((photos - 127.5) / 127.5)
+    torch.testing.assert_close(ours[inside], theirs[inside], atol=1e-3, rtol=1e-3)
 
 
 def test_start_that_is_not_finite_is_refused(
@@ -101,14 +120,11 @@ def test_start_that_is_not_finite_is_refused(
 def test_filters_have_length_one_and_gates_can_learn(
     made: MobileNetV3Small, tmp_path: Path
 ) -> None:
-    network = MobileNetV3Small()
-    load_folded_weights(network, folded(made, tmp_path / "made.npz"), torch.randn(4, 3, 64, 64))
-    for layer in list(network)[:5]:
-        for module in layer.modules():
-            if isinstance(module, ConvNorm):
-                lengths = module.c.weight.flatten(1).norm(dim=1)
-                assert lengths.mean().item() == pytest.approx(1.0, abs=1e-4)
-    network.train()
+    network = started(made, tmp_path, torch.randn(4, 3, 64, 64)).train()
+    for module in network.modules():
+        if isinstance(module, ConvNorm):
+            lengths = module.c.weight.flatten(1).norm(dim=1)
+            assert lengths.mean().item() == pytest.approx(1.0, abs=1e-4)
     network.features(torch.randn(4, 3, 64, 64))[3].sum().backward()
     for module in network.modules():
         if isinstance(module, SqueezeExcite):

@@ -41,8 +41,6 @@ _ROWS = (
     _Row(5, 576, 96, 144, True, 1),
 )
 _TAPS = (1, 3, 8, 12)
-_LOADED = 4
-"""Blocks that may start from folded weights."""
 
 
 class ConvNorm(nn.Sequential):
@@ -124,99 +122,84 @@ class MobileNetV3Small(nn.Sequential):
 
 
 @torch.no_grad()
-def load_folded_weights(backbone: MobileNetV3Small, path: Path, sample: Tensor) -> None:
-    """Start the stem and blocks 1 to 4 from weights whose BatchNorm was folded into them.
+def load_folded_weights(
+    backbone: MobileNetV3Small, path: Path, sample: Tensor, *, mean: Tensor, std: Tensor
+) -> None:
+    """Start from ImageNet weights whose BatchNorm was folded into them.
 
-    `path` is an .npz of `convNN.weight` / `convNN.bias` in graph order. Each BatchNorm is set from
-    `sample` (N, 3, H, W), a batch of normalised photos, so that it reproduces convolution + bias:
-    its statistics are the batch's, its scale their deviation, its shift mean + bias. Then filters
-    are brought to length 1 and the blocks' outputs to deviation 1, for a step of Adam is as long
-    for a weight of 10 as for one of 0.1, and gates that are shut for good are opened.
-
-    The later blocks start afresh: as stored, their activations grow to hundreds, gates and
-    activations saturate, and after 350,000 crops of training the network was as good without any
-    one of blocks 5, 6, 8, 10 and 11.
+    `path` is an .npz of `convNN.weight` / `convNN.bias` in graph order, as Keras Applications has
+    them: for RGB / 127.5 - 1, and with the 3 of the gates' relu6(x + 3) / 6 in the bias. `sample`
+    (N, 3, H, W) is a batch of photos normalised by `mean` and `std` (3,), in 0..255. Each BatchNorm
+    is set from it so that it reproduces convolution + bias: its statistics are the batch's, its
+    scale their deviation, its shift mean + bias. Filters are of length 1 and what blocks without
+    identity give has deviation 1, for a step of Adam is as long for a weight of 10 as for one of
+    0.1. Keras pads strided convolutions at one end only; the border's features differ a little.
     """
-    with np.load(path) as stored:
-        weights = dict(stored)
-    modules = [
-        module
-        for layer in list(backbone)[: _LOADED + 1]
-        for module in layer.modules()
-        if isinstance(module, ConvNorm | SqueezeExcite)
-    ]
-    hooks = []
-
-    def calibrate(norm: nn.BatchNorm2d, bias: Tensor) -> None:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            variance, mean = torch.var_mean(inputs[0], (0, 2, 3), unbiased=False)
-            norm.running_mean = mean.clone()
-            norm.running_var = variance.clone()
-            norm.weight.copy_((variance + norm.eps).sqrt())
-            norm.bias.copy_(mean + bias)
-
-        hooks.append(norm.register_forward_pre_hook(hook))
-
-    index = 0
-    for module in modules:
-        for conv in _convolutions(module):
-            conv.weight.copy_(torch.from_numpy(weights[f"conv{index:02d}.weight"]))
-            bias = torch.from_numpy(weights[f"conv{index:02d}.bias"])
-            if conv.bias is not None:
-                conv.bias.copy_(bias)
-            else:
-                calibrate(cast(nn.BatchNorm2d, module.n), bias)
-            index += 1
+    folded = iter(_folded_weights(path, sum(isinstance(m, nn.Conv2d) for m in backbone.modules())))
     was_training = backbone.training
     backbone.eval()
-    outputs = []
-    for layer in list(backbone)[: _LOADED + 1]:
-        sample = layer(sample)
-        outputs.append(sample.std().item())
-    backbone.train(was_training)
-    for hook in hooks:
-        hook.remove()
-    _even_out(backbone, outputs)
-
-
-def _convolutions(module: nn.Module) -> list[nn.Conv2d]:
-    names = ("d", "u") if isinstance(module, SqueezeExcite) else ("c",)
-    return [cast(nn.Conv2d, getattr(module, name)) for name in names]
-
-
-def _even_out(backbone: MobileNetV3Small, deviations: list[float]) -> None:
-    """Same function, other scale: filters of length 1, blocks 1 to 4 with outputs of deviation 1.
-
-    `deviations` of the outputs of the stem and the blocks. Squeeze-excite gates start at 5/6.
-    """
-    blocks = [cast(InvertedResidual, block) for block in list(backbone)[1 : _LOADED + 2]]
-    for number, block in enumerate(blocks[:-1], 1):
-        # A block that adds to what comes in shares its scale with the block before.
-        shared = number < _LOADED and blocks[number].residual
-        scale = deviations[number + 1 if shared else number]
-        norm = cast(nn.BatchNorm2d, block.p.n)
-        norm.weight.div_(scale)
-        norm.bias.div_(scale)
-        if number < _LOADED:
-            _rescale_input(cast(ConvNorm, blocks[number].e), scale)
+    weight, bias = next(folded)
+    offset = (weight * (mean / 127.5 - 1)[None, :, None, None]).sum((1, 2, 3))
+    stem = cast(ConvNorm, backbone[0])
+    x = _reproduce(stem, weight * (std / 127.5)[None, :, None, None], bias + offset, sample)
+    scale = 1.0
+    for block in cast(list[InvertedResidual], list(backbone)[1:-1]):
+        y = x
+        if isinstance(block.e, ConvNorm):
+            weight, bias = next(folded)
+            y = _reproduce(block.e, weight * scale, bias, y)
+        y = _reproduce(block.d, *next(folded), y)
+        opening = 1.0
         if isinstance(block.se, SqueezeExcite):
-            nn.init.kaiming_normal_(block.se.d.weight)
-            nn.init.zeros_(block.se.u.weight)
-            assert block.se.u.bias is not None
-            nn.init.constant_(block.se.u.bias, 2.0)
-    for layer in list(backbone)[: _LOADED + 1]:
-        for module in layer.modules():
-            if isinstance(module, ConvNorm):
-                conv = cast(nn.Conv2d, module.c)
-                length = conv.weight.flatten(1).norm(dim=1).mean().item()
-                conv.weight /= length
-                _rescale_input(module, length)
+            opening = _set_gates(block.se, next(folded), next(folded), y)
+            y = block.se(y)
+        weight, bias = next(folded)
+        weight = weight * opening
+        if not block.residual:
+            scale = nn.functional.conv2d(y, weight, bias).std().item()
+        y = _reproduce(block.p, weight / scale, bias / scale, y)
+        x = x + y if block.residual else y
+    weight, bias = next(folded)
+    _reproduce(cast(ConvNorm, backbone[-1]), weight * scale, bias, x)
+    backbone.train(was_training)
 
 
-def _rescale_input(module: ConvNorm, scale: float) -> None:
-    """What comes to the BatchNorm is now `scale` times smaller."""
-    norm = cast(nn.BatchNorm2d, module.n)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    norm.running_mean /= scale
-    norm.running_var /= scale**2
+def _folded_weights(path: Path, convolutions: int) -> list[tuple[Tensor, Tensor]]:
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    return [
+        (torch.from_numpy(arrays[f"{name}.weight"]), torch.from_numpy(arrays[f"{name}.bias"]))
+        for name in (f"conv{number:02d}" for number in range(convolutions))
+    ]
+
+
+def _reproduce(layer: ConvNorm, weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    """Filters of length 1 and a BatchNorm that together are `weight` and `bias`; the output."""
+    conv, norm = cast(nn.Conv2d, layer.c), cast(nn.BatchNorm2d, layer.n)
+    length = weight.flatten(1).norm(dim=1).mean()
+    conv.weight.copy_(weight / length)
+    variance, mean = torch.var_mean(conv(x), (0, 2, 3), unbiased=False)
+    norm.running_mean, norm.running_var = mean, variance
+    norm.weight.copy_((variance + norm.eps).sqrt() * length)
+    norm.bias.copy_(mean * length + bias)
+    return cast(Tensor, layer(x))
+
+
+def _set_gates(
+    gates: SqueezeExcite, down: tuple[Tensor, Tensor], up: tuple[Tensor, Tensor], x: Tensor
+) -> float:
+    """The gates for features `x` as stored; 1, or by how much what they open must grow.
+
+    Gates that all stand wide open, where they would learn nothing, are drawn back to 5/6.
+    """
+    for conv, (weight, bias) in ((gates.d, down), (gates.u, up)):
+        assert conv.bias is not None
+        conv.weight.copy_(weight)
+        conv.bias.copy_(bias)
+    assert gates.u.bias is not None
+    gates.u.bias.sub_(3.0)
+    if not (gates(x) == x).all():
+        return 1.0
+    nn.init.zeros_(gates.u.weight)
+    nn.init.constant_(gates.u.bias, 2.0)
+    return 6 / 5

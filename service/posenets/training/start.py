@@ -267,12 +267,11 @@ def _start_from(
     backbone = getattr(network, "backbone", None)
     if not isinstance(backbone, MobileNetV3Small):
         raise BadCheckpoint(f"{start}: {recipe.network} has no backbone that an .npz starts")
-    mean = torch.tensor(recipe.mean).reshape(1, 3, 1, 1)
-    std = torch.tensor(recipe.std).reshape(1, 3, 1, 1)
-    sample = (pictures().cpu() - mean) / std
+    mean, std = torch.tensor(recipe.mean), torch.tensor(recipe.std)
+    sample = (pictures().cpu() - mean[:, None, None]) / std[:, None, None]
     whole = MobileNetV3Small()
     try:
-        load_folded_weights(whole, start, sample)
+        load_folded_weights(whole, start, sample, mean=mean, std=std)
     except OSError as error:
         raise BadCheckpoint(f"{start}: cannot be read ({error.strerror or error})") from error
     except KeyError as error:
