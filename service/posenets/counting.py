@@ -12,11 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
 from posenets.networks import NETWORKS, Convention
+from posenets.progress import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +112,7 @@ def count_network(name: str) -> Count:
 
 def count_all() -> list[Count]:
     """Every network of the table, in its order; the progress is told on standard error."""
-    names = track(NETWORKS, description="count", console=Console(stderr=True), transient=True)
-    return [count_network(name) for name in names]
+    return [count_network(name) for name in shown(list(NETWORKS), "count")]
 
 
 def table_rows(counts: list[Count]) -> list[dict[str, str | float | None]]:

@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from made_networks import save_constant_teacher
-from posenets.training.augment import Augmentation, Batch, _half_body, make_batch
+from posenets.training.augment import (
+    Augmentation,
+    Batch,
+    _draw_affine,
+    _half_body,
+    make_batch,
+)
 from posenets.training.cache import CROP_WH, TEACHER_SHIFT, build_cache
 
 STILL = Augmentation(
@@ -128,6 +134,52 @@ def test_cut_person_keeps_only_joints_that_are_still_in_the_picture() -> None:
             assert picture[4 * y, 4 * x] > 100
         black = torch.nn.functional.max_pool2d(picture[None], 8, 4, 3)[0] < 1
         assert (batch.teacher_seen[person, 0][black] == 0).all(), "a teacher saw what was cut off"
+
+
+def _drawn(
+    augmentation: Augmentation, people: int = 4000
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Scale and angle of each person's affine, for six or twelve joints in turn; the mirrored."""
+    joints = torch.full((people, 17, 3), 2.0)
+    joints[:, :, :2] = torch.rand(people, 17, 2, generator=torch.Generator().manual_seed(1)) * 100
+    joints[::2, 6:, 2] = 0
+    corner = torch.tensor([0.0, 0, *CROP_WH]).repeat(people, 1)
+    affine, flipped = _draw_affine(
+        joints,
+        torch.arange(17) >= 11,
+        corner,
+        torch.zeros(people, dtype=torch.bool),
+        INPUT_WH,
+        augmentation,
+        torch.Generator().manual_seed(0),
+    )
+    cos, sin = affine[:, 1, 1], -affine[:, 0, 1]
+    return torch.hypot(cos, sin), torch.atan2(sin, cos).rad2deg(), flipped
+
+
+def test_scales_and_angles_are_drawn_as_hrnet_draws_them() -> None:
+    strengths = replace(STILL, rotation=0.6, rotation_std=30.0, scale_std=0.35, linear_scale=True)
+    still, _, _ = _drawn(STILL)
+    scale, angle, _ = _drawn(strengths)
+    factor = scale / still
+    assert (factor.min().item(), factor.max().item()) == pytest.approx((0.65, 1.35), abs=1e-4)
+    assert ((factor - 1).abs() < 0.3499).float().mean().item() == pytest.approx(0.68, abs=0.03)
+    assert angle.abs().max().item() == pytest.approx(60.0, abs=1e-3)
+    assert (angle != 0).float().mean().item() == pytest.approx(0.6, abs=0.03)
+
+
+def test_scales_may_be_powers() -> None:
+    factor = _drawn(replace(STILL, scale_std=0.25))[0] / _drawn(STILL)[0]
+    reach = float(np.exp(2 * 0.25))
+    assert (factor.min().item(), factor.max().item()) == pytest.approx((1 / reach, reach), rel=1e-4)
+    assert factor.log().mean().item() == pytest.approx(0, abs=0.02)
+
+
+def test_half_bodies_are_taken_of_people_with_more_than_eight_joints() -> None:
+    plain, half = (_drawn(replace(STILL, half_body=share))[0] for share in (0.0, 0.3))
+    changed = (plain - half).abs() > 1e-6
+    assert not changed[::2].any()
+    assert changed[1::2].float().mean().item() == pytest.approx(0.3, abs=0.04)
 
 
 def test_half_bodies_are_centred_on_the_mean_of_their_joints() -> None:

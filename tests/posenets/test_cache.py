@@ -12,13 +12,14 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
+from fakes import black_photo, encode
 from made_networks import INPUT, save_constant_teacher
 from posegate.types import U8
 from posenets.cli import app
 from posenets.training import cache
 from posenets.training.augment import Augmentation, Batch, make_batch
-from posenets.training.cache import CropCache, build_cache, open_cache
-from posenets.training.records import BadData, StoredPhoto
+from posenets.training.cache import CropCache, build_cache, cut_people, open_cache
+from posenets.training.records import BadData, LabelledImage, StoredPhoto
 
 STILL = Augmentation(
     flip=0, rotation=0, rotation_std=0, scale_std=0, shift=0, half_body=0, colour=0, erase=0
@@ -152,6 +153,7 @@ def both(coco_folder: Path, tmp_path: Path) -> tuple[CropCache, CropCache]:
     labels = json.loads(coco_folder.read_text())
     for person in labels["annotations"]:
         del person["keypoints"][3:], person["keypoint_scores"][1:]
+        person["bbox"][2] = 100.0  # slim, so that square crops are as high
     labels["categories"] = [{"id": 1, "name": "person", "keypoints": ["nose"]}]
     coco_folder.write_text(json.dumps(labels))
 
@@ -221,6 +223,26 @@ def test_square_crops_show_the_same_and_more_at_the_sides(
         torch.testing.assert_close(ours.targets, theirs.targets)
         torch.testing.assert_close(ours.teacher, theirs.teacher)
         torch.testing.assert_close(ours.teacher_seen, theirs.teacher_seen)
+
+
+@pytest.mark.parametrize("box_wh", [(150, 200), (200, 200), (200, 100)])
+def test_people_of_square_crops_are_as_large_as_a_square_input_shows_them(
+    tmp_path: Path, box_wh: tuple[int, int]
+) -> None:
+    width, height = box_wh
+    (tmp_path / "made.png").write_bytes(encode(black_photo()))
+    image = LabelledImage(
+        name="made.png",
+        source="made",
+        photo=StoredPhoto(tmp_path / "made.png"),
+        boxes_xywh=np.array([[90, 90, width, height]], np.float32),
+        box_scores=np.ones(1, np.float32),
+        keypoints=np.array([[[100.0, 100, 2], [100, 150, 2]]], np.float32),
+        keypoint_scores=np.ones((1, 2), np.float32),
+    )
+    ((_, _, joints),) = cut_people(image, np.array([True]), (320, 320))
+    served = 256 / (1.25 * max(width, height))  # input pixels per pixel of the photo
+    assert joints[1, 1] - joints[0, 1] == pytest.approx(50 * served, rel=1e-3)
 
 
 def _still(crops: torch.Tensor, size_wh: tuple[int, int]) -> torch.Tensor:

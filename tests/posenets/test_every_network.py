@@ -48,7 +48,9 @@ RECIPES = {
 """The paper's own; the others go by the short recipe."""
 NAMES = (*SHRUNK, *WHOLE)
 STEPS = 3
-REAL_PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "coco_val_part" / "images"
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted(path.parent for path in (ROOT / "model_repository").glob("*/training.pt"))
+REAL_PHOTOS = ROOT.parent / "shared" / "data" / "coco_val_part" / "images"
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,12 @@ def train_and_export(name: str, labels: Path) -> Path:
     export_checkpoint(CheckpointExport(checkpoint, folder, name, "a test", training))
     assert compare_with_torch(folder / name) < 1e-4
     return folder
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
+def test_shipped_files_are_their_networks(folder: Path) -> None:
+    """Which holds every layer's kind and order, since the weights fit no other."""
+    assert compare_with_torch(folder) < 1e-4
 
 
 @pytest.fixture(scope="module")

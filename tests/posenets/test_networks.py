@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import numpy as np
 import onnx
@@ -112,6 +113,20 @@ def _one_thread_and_one_seed() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+def test_operations_are_counted_by_kind_of_layer() -> None:
+    operations = count_operations(build_network("litedeconv"), (192, 256))
+    assert asdict(operations) == {
+        "macs": 558_997_088,
+        "bias_outputs": 1_095_590,
+        "norm_outputs": 6_895_104,
+        "relu_outputs": 4_667_374,
+        "pooled_inputs": 1_454_592,
+    }
+    assert operations.gflops("M") * 1e9 == 558_997_088 + 1_095_590 + 2 * 6_895_104 + (
+        4_667_374 + 1_454_592
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -44,6 +44,26 @@ def test_maps_of_any_size_keep_their_joints(
     assert kept.max() > 240
 
 
+@pytest.mark.parametrize("size_wh", [(256, 256), (192, 384)])
+def test_an_input_of_another_aspect_shows_people_as_they_are(
+    tmp_path: Path, size_wh: tuple[int, int]
+) -> None:
+    """The network gives its picture as maps: they are those of the crop, not stretched."""
+    path = tmp_path / "echo.onnx"
+    given = helper.make_tensor_value_info("in", TensorProto.FLOAT, [1, 3, *size_wh[::-1]])
+    made_hw = (size_wh[1] // 4, size_wh[0] // 4)
+    made = helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 3, *made_hw])
+    node = helper.make_node("AveragePool", ["in"], ["out"], kernel_shape=[4, 4], strides=[4, 4])
+    graph = helper.make_graph([node], "echo", [given], [made])
+    opset = helper.make_opsetid("", 17)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=9), path)
+    middle = np.full((1, 256, 192, 3), 124, np.uint8)
+    middle[0, 80:160, 60:120] = 255
+    (kept,) = HeatmapTeacher(path, threads=1).heatmaps(middle)
+    rows, columns = np.nonzero(kept[0] > 128)
+    assert (columns.min(), columns.max(), rows.min(), rows.max()) == (15, 29, 20, 39)
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_a_network_of_a_fixed_batch_teaches_too(tmp_path: Path, batch: int) -> None:
     """It gives the mean of each picture as a map, so that pictures can be told apart."""

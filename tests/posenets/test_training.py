@@ -24,7 +24,7 @@ from posenets.evaluation.during import evaluation_on
 from posenets.networks.blocks import Residual
 from posenets.networks.nam import NamChannel
 from posenets.networks.posefpn import PoseFPN
-from posenets.training.augment import Augmentation
+from posenets.training.augment import Augmentation, Batch
 from posenets.training.cache import build_cache, open_cache
 from posenets.training.checkpoint import (
     BadCheckpoint,
@@ -339,6 +339,64 @@ def test_moving_average_follows_the_network(cached: Path, tmp_path: Path) -> Non
     trainer.run()
     moved = [not torch.equal(p, start[n]) for n, p in trainer.ema.named_parameters()]
     assert np.mean(moved) > 0.95
+
+
+def test_moving_average_hurries_at_the_start(cached: Path, tmp_path: Path) -> None:
+    trainer = _trainer(cached, tmp_path / "run.pt", _recipe(4))
+    start = {n: p.detach().clone() for n, p in trainer.ema.named_parameters()}
+    trainer.run()
+    now = dict(trainer.network.named_parameters())
+    for name, average in trainer.ema.named_parameters():
+        wanted = start[name] + 0.9 * (now[name] - start[name])
+        torch.testing.assert_close(average, wanted, atol=1e-7, rtol=1e-4)
+
+
+def test_gradients_are_clipped(cached: Path, tmp_path: Path) -> None:
+    """To so little here that they vanish beside Adam's epsilon."""
+    recipe = _recipe(4).model_copy(update={"clip": 1e-14, "weight_decay": 0.0})
+    trainer = _trainer(cached, tmp_path / "run.pt", recipe)
+    (first, *_) = trainer.network.parameters()
+    start = first.detach().clone()
+    trainer.run()
+    moved = (first.detach() - start).abs().max().item()
+    assert 0 < moved < 1e-3 * recipe.learning_rate
+
+
+@pytest.mark.parametrize("distil", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize(
+    ("weighting", "emphasis"),
+    [
+        ("none", torch.zeros_like),
+        ("x", lambda g: g),
+        ("2x", lambda g: 2 * g),
+        ("x2", torch.square),
+        ("exp", torch.exp),
+    ],
+)
+def test_loss_is_that_of_the_recipe(
+    weighting: str, emphasis: Callable[[Tensor], Tensor], distil: float
+) -> None:
+    """Of a network that finds nothing; in thousands, with the teacher's own emphasis."""
+    noise = torch.Generator().manual_seed(0)
+    targets, teacher = torch.rand(2, 2, 17, 16, 16, generator=noise)
+    weights = torch.rand(2, 17, generator=noise)
+    seen = torch.ones(2, 1, 16, 16)
+    batch = Batch(torch.zeros(2, 3, 64, 64), targets, weights, teacher, seen)
+    told = {"weighting": weighting, "distil": distil, "localise": 0.0}
+    nobody = SimpleNamespace(joint_names=COCO_KEYPOINTS)
+    task = PoseTask(nobody, _recipe(4).model_copy(update=told), CPU)
+    silent = nn.Conv2d(3, 17, 4, 4)
+    nn.init.zeros_(silent.weight)
+    nn.init.zeros_(silent.bias)
+    labelled = ((emphasis(targets) + 1) * (weights[..., None, None] * targets).square()).mean()
+    taught = ((teacher + 1) * teacher.square()).mean()
+    wanted = 1000 * (labelled + distil * taught)
+    torch.testing.assert_close(task.loss(silent, batch).detach(), wanted)
+
+
+def test_a_cosine_ends_at_its_final_rate() -> None:
+    recipe = _recipe(100).model_copy(update={"final_rate": 0.25})
+    assert rate_at(recipe, 100) == pytest.approx(0.25 * recipe.learning_rate)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from posegate.crops import Preprocess, letterbox
 from posegate.types import F32, F64, Image
 from posenets.networks.person_detector import PersonDetector
+from posenets.progress import shown
 from posenets.training.detection_data import FILL, Photo
 from posenets.training.detection_loss import pairwise_iou
 from posenets.training.recipe import Recipe
@@ -45,7 +45,7 @@ def calibrate_detector(
     size = recipe.phases[-1].width
     preprocess = Preprocess((size, size), "rgb", recipe.mean, recipe.std)
     logits, right = [], []
-    for photo in track(list(photos), description="calibrate"):
+    for photo in shown(list(photos), "calibrate"):
         tensor, input_to_image = letterbox(Image(photo.stored.pixels_bgr()), preprocess, fill=FILL)
         raw, boxes = network(torch.from_numpy(tensor))
         kept = _suppress(boxes[0], raw[0].sigmoid())

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import torch
-from rich.progress import track
 from torch import nn
 
 from posegate.backends.base import BackendInfo, Inference
@@ -22,6 +21,7 @@ from posegate.stages import StageClock
 from posegate.types import F32, Boxes, Keypoints
 from posenets.evaluation.scenes import Scene
 from posenets.onnx_files import open_session
+from posenets.progress import shown
 from posenets.training.records import BadData
 
 Run = Callable[[F32], tuple[F32, ...]]
@@ -72,10 +72,8 @@ def find_keypoints(
     """Keypoints (P, J) of every scene's boxes, image pixels; `description` shows a bar."""
 
     async def work() -> list[Keypoints]:
-        shown = scenes if description is None else track(list(scenes), description=description)
-        return [
-            await _look(estimator, scene, flip_test=flip_test, decode=decode) for scene in shown
-        ]
+        seen = scenes if description is None else shown(list(scenes), description)
+        return [await _look(estimator, scene, flip_test=flip_test, decode=decode) for scene in seen]
 
     pool = Pool(1)
     estimator = Estimator(Model(card, Path()), backend=DirectNetwork(run), pool=pool)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from rich.progress import track
 
 from posegate.association import box_iou
 from posegate.crops import Preprocess, letterbox
 from posegate.types import F32, Image
 from posenets.onnx_files import open_session
+from posenets.progress import shown
 from posenets.training.detection_data import FILL, Photo, check_new
 from posenets.training.records import SURE_BOX, BadData, read_labelled_images
 
@@ -33,7 +33,7 @@ def label_boxes(labels: Path, teacher: Path, out: Path, *, size: int = 512) -> i
     name = session.get_inputs()[0].name
     preprocess = Preprocess((size, size), "bgr", _MEAN, _STD)
     found: dict[str, list[list[float]]] = {}
-    for image in track(read_labelled_images(labels), description=f"label {labels.stem}"):
+    for image in shown(read_labelled_images(labels), f"label {labels.stem}"):
         check_new(image, found, labels)
         tensor, input_to_image = letterbox(Image(image.photo.pixels_bgr()), preprocess, fill=FILL)
         boxes = np.asarray(session.run(None, {name: tensor})[0])[0]

@@ -17,11 +17,11 @@ from zipfile import BadZipFile
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import Progress, track
 
 from posegate.geometry import apply_affine, box_to_region, region_to_crop_affine
 from posegate.skeleton import COCO_KEYPOINTS
 from posegate.types import F32, U8
+from posenets.progress import progress, shown
 from posenets.training.people import read_people
 from posenets.training.records import SURE_BOX, BadData, LabelledImage
 from posenets.training.teacher import TEACHER_STRIDE, TEACHER_WH, HeatmapTeacher
@@ -175,15 +175,15 @@ def build_cache(
         joints = np.zeros((people, len(joint_names), 3), np.float32)
         scores = np.zeros((people, len(joint_names)), np.float32)
         sources: list[str] = []
-        with Progress() as progress:
-            cutting = progress.add_task(f"cut {labels.stem}", total=people)
+        with progress() as bar:
+            cutting = bar.add_task(f"cut {labels.stem}", total=people)
             for image, _, large in chosen():
                 for index, crop, points in cut_people(image, large, crop_wh):
                     n = len(sources)
                     crops[n], joints[n] = crop, points
                     scores[n] = image.keypoint_scores[index]
                     sources.append(image.source)
-                    progress.advance(cutting)
+                    bar.advance(cutting)
         if asked is not None:
             (heatmaps,) = taught
             _ask_teacher(crops, asked, heatmaps)
@@ -248,7 +248,8 @@ def cut_people(
 ) -> Iterator[tuple[int, U8, F32]]:
     """Row, cached crop (H, W, 3) and joints (J, 3) in the 240x320 frame of each `chosen` (P,).
 
-    A photo is decoded once, and not at all for nobody. Raises BadData.
+    Boxes are widened to the crops' aspect, as the network's own input widens them. A photo is
+    decoded once, and not at all for nobody. Raises BadData.
     """
     rows = np.flatnonzero(chosen)
     if not len(rows):
@@ -256,10 +257,10 @@ def cut_people(
     pixels = image.photo.pixels_bgr()
     boxes = image.boxes_xywh[rows].copy()
     boxes[:, 2:] += boxes[:, :2]
-    regions = box_to_region(boxes, aspect=CROP_WH[0] / CROP_WH[1], padding=CROP_PADDING)
+    regions = box_to_region(boxes, aspect=crop_wh[0] / crop_wh[1], padding=CROP_PADDING)
     wider = (crop_wh[0] / crop_wh[1]) / (CROP_WH[0] / CROP_WH[1])
-    to_crop = region_to_crop_affine(regions * (1, 1, wider, 1), size_wh=crop_wh)
-    to_frame = region_to_crop_affine(regions, size_wh=CROP_WH)
+    to_crop = region_to_crop_affine(regions, size_wh=crop_wh)
+    to_frame = region_to_crop_affine(regions / (1, 1, wider, 1), size_wh=CROP_WH)
     points = image.keypoints[rows].copy()
     points[..., :2] = apply_affine(to_frame, points[..., :2])
     for row, affine, joints in zip(rows.tolist(), to_crop, points, strict=True):
@@ -271,7 +272,7 @@ def _ask_teacher(crops: NDArray[np.uint8], teacher: HeatmapTeacher, heatmaps: Ma
     detail = height / CROP_WH[1]
     left = round((width - TEACHER_WH[0] * detail) / 2)
     top = round((height - TEACHER_WH[1] * detail) / 2)
-    for start in track(range(0, people, _CHUNK), description="ask the teacher"):
+    for start in shown(range(0, people, _CHUNK), "ask the teacher"):
         rows = slice(start, start + _CHUNK)
         heatmaps[rows] = teacher.heatmaps(crops[rows, top : height - top, left : width - left])
     heatmaps.flush()

@@ -66,9 +66,9 @@ class Phase(_Strict):
 class Recipe(_Strict):
     """What every run has: optimiser, schedule, moving average, phases of input size.
 
-    Its length is given in `examples`, augmented pictures, or in `epochs`, rounds of all data;
-    `milestones` of the step schedule are in the same unit. `warmup` counts examples and begins at
-    `warmup_from` of the rate.
+    Its length is given in `examples`, augmented pictures, or in `epochs`, as many as there are in
+    the data, drawn at random from caches; `milestones` of the step schedule are in the same unit.
+    `warmup` counts examples and begins at `warmup_from` of the rate.
     """
 
     network: str

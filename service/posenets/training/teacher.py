@@ -20,7 +20,8 @@ from posenets.onnx_files import open_session
 from posenets.training.records import BadData
 
 TEACHER_WH = (192, 256)
-"""Pixels of the frame's middle (see `cache.py`), which the teacher sees at its own input size."""
+"""Pixels of the frame's middle (see `cache.py`), which the teacher sees as large as fits its input,
+black beside it where that has another aspect."""
 TEACHER_STRIDE = 4
 """Pixels of the frame per pixel of the maps that are kept."""
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -46,6 +47,9 @@ class HeatmapTeacher:
                 "(n, 3, height, width), height and width as fixed numbers"
             )
         size_wh = (int(size_hw[1]), int(size_hw[0]))
+        sides = np.array(size_wh) / TEACHER_WH
+        self._ratio = float(sides.min())
+        self._shift = (sides - self._ratio) * TEACHER_WH / 2
         self._batch = given.shape[0] if isinstance(given.shape[0], int) else None
         self._input = given.name
         self._preprocess = Preprocess(size_wh, "rgb", _IMAGENET_MEAN, _IMAGENET_STD)
@@ -74,9 +78,9 @@ class HeatmapTeacher:
         scale = self._scale or (width / maps.shape[3], height / maps.shape[2])
         # From the maps that are kept to the teacher's own: through frame and input pixels.
         kept_to_own = np.zeros((2, 3))
-        for axis, side in enumerate((width / TEACHER_WH[0], height / TEACHER_WH[1])):
-            kept_to_own[axis, axis] = TEACHER_STRIDE * side / scale[axis]
-            kept_to_own[axis, 2] = -self._offset[axis] / scale[axis]
+        for axis in (0, 1):
+            kept_to_own[axis, axis] = TEACHER_STRIDE * self._ratio / scale[axis]
+            kept_to_own[axis, 2] = (self._shift[axis] - self._offset[axis]) / scale[axis]
         if maps.shape[2:] != kept_wh[::-1] or not np.allclose(kept_to_own, np.eye(2, 3)):
             flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
             flat = maps.reshape(-1, *maps.shape[2:])
@@ -86,10 +90,10 @@ class HeatmapTeacher:
 
     def _maps(self, middles_bgr: U8) -> F32:
         size_wh = self._preprocess.size_wh
-        height, width = middles_bgr.shape[1:3]
         # The frame scales about pixel centre 0; a larger crop lies on it corner on corner.
-        ratio = np.array([size_wh[0] / width, size_wh[1] / height])
-        to_input = np.column_stack([np.diag(ratio), ratio * (1 - width / TEACHER_WH[0]) / 2])
+        detail = middles_bgr.shape[2] / TEACHER_WH[0]
+        corner = self._ratio / detail * (1 - detail) / 2
+        to_input = np.column_stack([np.eye(2) * self._ratio / detail, self._shift + corner])
         if not np.array_equal(to_input, np.eye(2, 3)):
             middles_bgr = np.stack([cv2.warpAffine(m, to_input, size_wh) for m in middles_bgr])
         tensor = normalize(middles_bgr, self._preprocess)
