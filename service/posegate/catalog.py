@@ -71,6 +71,18 @@ class Catalog:
         for task, name in self._defaults.items():
             self.get(name, task)
 
+    def without_detector(self) -> str | None:
+        """What cannot be answered for want of a detector, if there is none.
+
+        Raises UnknownModel where there is no pose network, without which nothing can be.
+        """
+        tasks = {model.card.task for model in self.models.values()}
+        if "pose" not in tasks:
+            raise UnknownModel("the model repository has no pose network")
+        if "detect" not in tasks:
+            return "no person detector: only requests that give their boxes are answered"
+        return None
+
     def get(self, name: str | None, task: Task) -> Model:
         """The named network of that task, or the task's default when the name is None."""
         candidates = {n: m for n, m in self.models.items() if m.card.task == task}

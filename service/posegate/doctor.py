@@ -140,15 +140,16 @@ def _fitting_image(sm: str | None, l4t: str | None, target: Target, *, has_gpu: 
 
 def _repository(settings: Settings) -> Finding:
     try:
-        models = load_catalog(
+        catalog = load_catalog(
             settings.model_repository, model=settings.model, detector=settings.detector
-        ).models
+        )
+        missed = catalog.without_detector()
     except PosegateError as error:
         return Finding("model repository", error.detail, "wrong")
-    tasks = {model.card.task for model in models.values()}
-    if missing := {"pose", "detect"} - tasks:
-        return Finding("model repository", f"has no network to {', '.join(missing)}", "wrong")
-    return Finding("model repository", f"{settings.model_repository}: {', '.join(models)}")
+    found = f"{settings.model_repository}: {', '.join(catalog.models)}"
+    if missed:
+        return Finding("model repository", f"{found}; {missed}", "absent")
+    return Finding("model repository", found)
 
 
 def _optional(what: str, found: str | None) -> Finding:

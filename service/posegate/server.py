@@ -87,6 +87,8 @@ def _run(settings: Settings, metrics: Metrics, seat: Seat | None) -> None:
     with bind(settings.host, settings.http_port, shared=seat is not None) as listener:
         cut_off_unread(listener, settings.request_timeout_s + UNREAD_ROOM_S)
         pipeline = build_pipeline(settings, metrics)
+        if missed := pipeline.catalog.without_detector():
+            log.warning("%s", missed)
         service = _Service(pipeline, settings, metrics, listener, tls, seat)
         with asyncio.Runner(loop_factory=service.config.get_loop_factory()) as runner:
             runner.run(service.run())

@@ -1,6 +1,7 @@
 """doctor says what cannot work, with the exit status too."""
 
 import json
+import shutil
 import stat
 import sys
 import tomllib
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from fakes import POSE_NAME, make_repository
+from fakes import DETECTOR_NAME, POSE_NAME, make_repository
 from made_tensorrt import MADE_TRTEXEC
 from posegate import doctor, doctor_triton
 from posegate.catalog import load_catalog
@@ -60,6 +61,21 @@ def test_a_folder_without_networks_is_wrong(tmp_path: Path):
     assert result.exit_code == 1
     (row,) = [row for row in json.loads(result.stdout) if row["verdict"] == "wrong"]
     assert row["what"] == "model repository"
+
+
+@pytest.mark.parametrize(
+    ("missing", "verdict", "words"),
+    [(DETECTOR_NAME, "absent", "no person detector"), (POSE_NAME, "wrong", "no pose network")],
+)
+def test_a_repository_without_one_of_the_two_networks(
+    tmp_path: Path, missing: str, verdict: str, words: str
+):
+    repository = make_repository(tmp_path)
+    shutil.rmtree(repository / missing)
+    found = {one.what: one for one in doctor.examine(Settings(model_repository=repository))}
+    finding = found["model repository"]
+    assert finding.verdict == verdict
+    assert words in finding.found
 
 
 def test_a_triton_that_is_not_there_is_wrong(repository: Path):

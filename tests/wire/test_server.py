@@ -2,13 +2,14 @@
 
 import json
 import re
+import shutil
 import socket
 import time
 from pathlib import Path
 
 import pytest
 
-from fakes import POSE_NAME, make_repository
+from fakes import DETECTOR_NAME, POSE_NAME, make_repository
 from posegate import server
 from posegate.settings import Settings
 from wire.running import Service, launch, running_service, wait_until
@@ -63,6 +64,27 @@ def test_card_that_does_not_match_its_file_stops_the_start(tmp_path: Path):
     log = (tmp_path / "log").read_text()
     assert "sha256" in log
     assert "Traceback" not in log
+
+
+def test_a_repository_without_a_pose_network_stops_the_start(tmp_path: Path):
+    repository = make_repository(tmp_path)
+    shutil.rmtree(repository / POSE_NAME)
+    process = launch(repository, tmp_path / "log")
+    assert process.wait(60) == 1
+    told = (tmp_path / "log").read_text()
+    assert "cannot start: the model repository has no pose network" in told
+
+
+def test_without_a_detector_requests_give_their_boxes(tmp_path: Path, photo: bytes):
+    repository = make_repository(tmp_path)
+    shutil.rmtree(repository / DETECTOR_NAME)
+    with running_service(repository, tmp_path / "log") as service, service.client() as client:
+        given = client.post("/v1/poses?boxes=[[10,10,20,20]]", content=photo)
+        assert (given.status_code, len(given.json()["people"])) == (200, 1)
+        refused = client.post("/v1/poses", content=photo)
+        assert refused.status_code == 404
+        assert "no network for task 'detect'" in refused.json()["detail"]
+        assert "no person detector: only requests that give" in service.log.read_text()
 
 
 def test_card_of_another_shape_stops_the_start(tmp_path: Path):
