@@ -1,5 +1,6 @@
 """settings -> pipeline and traces: the one place that picks implementations."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,7 +15,7 @@ from posegate.backends.workers import Workers
 from posegate.budget import Budget
 from posegate.catalog import Catalog, Model, load_catalog
 from posegate.detector import LetterboxDetector
-from posegate.errors import BadOption
+from posegate.errors import BackendDown, BadOption
 from posegate.estimator import Estimator
 from posegate.image import ImageLimits
 from posegate.metrics import Metrics
@@ -23,6 +24,9 @@ from posegate.pipeline import Pipeline
 from posegate.pool import Pool
 from posegate.settings import Settings
 from posegate.tracing import Tracing, Untraced
+
+START_TIMEOUT_S = 60.0
+"""How long a command waits for Triton."""
 
 
 def build_pipeline(settings: Settings, metrics: Metrics) -> Pipeline:
@@ -101,9 +105,19 @@ def build_tracing(settings: Settings) -> Tracing:
 
 @asynccontextmanager
 async def running_pipeline(settings: Settings) -> AsyncIterator[Pipeline]:
-    """A started pipeline for a command that serves nobody; it is stopped at the end."""
+    """A started pipeline for a command that serves nobody; it is stopped at the end.
+
+    BackendDown where Triton does not have every network within START_TIMEOUT_S: a service waits
+    for it, a command has somebody who waits for the command.
+    """
     pipeline = build_pipeline(settings, Metrics())
-    await pipeline.start()
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S if settings.backend == "triton" else None):
+            await pipeline.start()
+    except TimeoutError as error:
+        reason = pipeline.networks.missing()
+        await pipeline.stop()
+        raise BackendDown(f"not ready after {START_TIMEOUT_S:.0f} s: {reason}") from error
     try:
         yield pipeline
     finally:

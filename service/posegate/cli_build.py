@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from posegate.catalog import Model
-from posegate.cli_options import AsJson, Config, Repository, reported
+from posegate.cli_options import AsJson, Config, Repository, progress_bar, reported
 from posegate.doctor import is_jetson
 from posegate.errors import BadOption
 from posegate.plan_check import made_crops, photo_crops
@@ -91,7 +91,15 @@ def build_command(
             crops_are=crops_are,
             loader=TritonLoader(triton_urls.split(",")) if triton_urls else None,
         )
-        results = builder.build_all(settings.model_repository, tuple(names or ()))
+        with progress_bar() as progress:
+            bar = progress.add_task("plans", total=None)
+            results = builder.build_all(
+                settings.model_repository,
+                tuple(names or ()),
+                on_plan=lambda name, done, total: progress.update(
+                    bar, description=name, completed=done, total=total
+                ),
+            )
     rows = [result.as_dict() for result in results]
     if as_json:
         print(json.dumps(rows))

@@ -20,6 +20,7 @@ from posegate.cli_options import (
     Model,
     Repository,
     Threads,
+    ended_by_sigterm,
     progress_bar,
     reported,
 )
@@ -73,7 +74,7 @@ def evaluate_command(
                 )
         return report.as_dict()
 
-    with reported():
+    with reported(), ended_by_sigterm():
         settings = load_settings(
             config,
             model_repository=model_repository,
@@ -143,7 +144,7 @@ def bench_command(
 
     counts = people or ((1, 4) if quick else PEOPLE)
     callers = concurrency or ((1, 4) if quick else CONCURRENCY)
-    with reported():
+    with reported(), ended_by_sigterm():
         settings = load_settings(
             config, model_repository=model_repository, model=model, threads=threads
         )

@@ -1,5 +1,6 @@
 """Options that several commands share, and how a command reports progress and errors."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,3 +66,13 @@ def reported() -> Iterator[None]:
     except PosegateError as error:
         print(f"error: {error.detail}", file=sys.stderr)
         raise typer.Exit(2) from error
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends what runs as Ctrl-C does: files and services of its own are closed."""
+    former = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)

@@ -3,10 +3,10 @@
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
-from signal import SIGINT, SIGTERM, raise_signal
 from typing import Annotated, Literal
 
 import typer
@@ -24,6 +24,7 @@ from posegate.cli_options import (
     Model,
     Repository,
     Threads,
+    ended_by_sigterm,
     progress_bar,
     reported,
     tls_files,
@@ -32,8 +33,10 @@ from posegate.client import AsyncClient, Tls
 from posegate.client.transport import Document
 from posegate.options import DEFAULT_MAX_PEOPLE, EstimateOptions
 from posegate.predict import (
+    LARGEST_FILE,
     Estimating,
     Prediction,
+    Source,
     find_sources,
     left_out,
     predict,
@@ -88,7 +91,7 @@ def predict_command(
     """
     if draw and out is None:
         raise typer.BadParameter("--draw needs --out, the folder for the drawn pictures")
-    with reported():
+    with reported(), ended_by_sigterm():
         settings = load_settings(
             config,
             model_repository=model_repository,
@@ -106,8 +109,15 @@ def predict_command(
             decode=decode,
         )
         pipeline = _pipeline(settings, options, url, api_key, tls_files(ca, certificate, key))
-        ahead = 2 * settings.threads
-        failures = asyncio.run(_predict(pipeline, paths, options, out, form, draw, ahead))
+        work = partial(
+            predict,
+            options=options,
+            form=form,
+            draw=draw,
+            ahead=2 * settings.threads,
+            max_bytes=settings.max_body_bytes if url is None else LARGEST_FILE,
+        )
+        failures = asyncio.run(_predict(pipeline, paths, work, out, as_coco=form == "coco"))
     raise typer.Exit(1 if failures else 0)
 
 
@@ -132,26 +142,23 @@ async def _pipeline(
 async def _predict(
     opening: AbstractAsyncContextManager[Estimating],
     paths: list[str],
-    options: EstimateOptions,
+    work: Callable[[Estimating, list[Source]], AsyncIterator[Prediction]],
     out: Path | None,
-    form: Literal["poses", "coco"],
-    draw: bool,
-    ahead: int,
+    *,
+    as_coco: bool,
 ) -> int:
     """How many pictures could not be used."""
-    # SIGTERM ends a run as Ctrl-C does.
-    asyncio.get_running_loop().add_signal_handler(SIGTERM, raise_signal, SIGINT)
     sources = find_sources(paths)
     if others := left_out(paths):
         counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
         print(f"left out: {counts}; JPEG, PNG and WebP are taken", file=sys.stderr)
     async with opening as pipeline:
-        answers = predict(pipeline, sources, options, form=form, draw=draw, ahead=ahead)
+        answers = work(pipeline, sources)
         coco: list[Document] = []
         try:
-            return await _tell(answers, len(sources), out, coco if form == "coco" else None)
+            return await _tell(answers, len(sources), out, coco if as_coco else None)
         finally:  # what is done is told, whatever ends the run
-            if out is None and form == "coco":
+            if out is None and as_coco:
                 print(json.dumps(coco))
 
 

@@ -17,6 +17,7 @@ from posegate.cli_options import (
     FlipTest,
     Key,
     Model,
+    ended_by_sigterm,
     progress_bar,
     reported,
     tls_files,
@@ -73,7 +74,7 @@ def stream_command(
     }
     if detect_every != 1:
         options["detect_every"] = detect_every
-    with reported():
+    with reported(), ended_by_sigterm():
         tls = tls_files(ca, certificate, key)
         with ExitStack() as stack:
             video = stack.enter_context(closing(VideoSource(source)))

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from posegate.cli_options import AsJson, Config, Repository, Threads, progress_bar, reported
+from posegate.cli_options import (
+    AsJson,
+    Config,
+    Repository,
+    Threads,
+    ended_by_sigterm,
+    progress_bar,
+    reported,
+)
 from posegate.settings import Settings, load_settings
 from posegate.tables import print_table
 from posegate.verify import Check, verify, write_checks
@@ -43,7 +51,7 @@ def verify_command(
                 on_check=lambda what: progress.update(bar, description=what),
             )
 
-    with reported():
+    with reported(), ended_by_sigterm():
         settings = load_settings(config, model_repository=model_repository, threads=threads)
         checks = asyncio.run(run(settings))
     rows = [check.as_dict() for check in checks]

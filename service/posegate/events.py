@@ -1,6 +1,7 @@
 """What a stream tells its sender: one event per frame, and a summary at the end."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from posegate.tracking import Tracks
 class Result:
     """One frame's people; `tracks` is None unless tracking was asked for."""
 
+    kind: ClassVar[str] = "result"
     frame: int
     age_ms: float
     estimate: Estimate
@@ -23,6 +25,7 @@ class Result:
 class Dropped:
     """A frame that was not estimated; `reason` is one of DROP_REASONS."""
 
+    kind: ClassVar[str] = "dropped"
     frame: int
     age_ms: float
     stages_ms: dict[str, float]
@@ -33,6 +36,7 @@ class Dropped:
 class Failed:
     """A frame with an error; `frame` is None for a message that was no frame."""
 
+    kind: ClassVar[str] = "error"
     frame: int | None
     age_ms: float
     stages_ms: dict[str, float]

@@ -126,8 +126,17 @@ class PlanBuilder:
     crops_are: Crops = "made"
     loader: Loader | None = None
 
-    def build_all(self, repository: Path, names: tuple[str, ...] = ()) -> list[PlanResult]:
-        """Build, check and switch in the plans of these networks, or of all."""
+    def build_all(
+        self,
+        repository: Path,
+        names: tuple[str, ...] = (),
+        *,
+        on_plan: Callable[[str, int, int], None] = lambda name, done, total: None,
+    ) -> list[PlanResult]:
+        """Build, check and switch in the plans of these networks, or of all.
+
+        `on_plan` hears whose turn it is, how many are done and of how many.
+        """
         models = load_catalog(repository).models
         if unknown := set(names) - set(models):
             known = ", ".join(models)
@@ -135,7 +144,11 @@ class PlanBuilder:
         chosen = [form for name in names or models for form in models[name].forms]
         for model in chosen:  # before the first build, which takes minutes
             self._set_aside_if_foreign(model)
-        return [self._build(model) for model in chosen]
+        results = []
+        for done, model in enumerate(chosen):
+            on_plan(model.name, done, len(chosen))
+            results.append(self._build(model))
+        return results
 
     def _set_aside_if_foreign(self, model: Model) -> None:
         """A plan of another file, TensorRT or GPU cannot be loaded: ONNX has to serve."""

@@ -30,6 +30,8 @@ OTHER_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".t
 """Pictures that are not taken; a search of folders tells that they were there."""
 DRAWN = ".drawn.jpg"
 """How the names of drawn pictures end; a search leaves them out."""
+LARGEST_FILE = 2**30
+"""Bytes; a device file never ends, and a service says itself what is too much for it."""
 HOPELESS = (BackendDown, BadOption, Unauthenticated, UnknownModel)
 """What a service says of the whole run; no other picture would do better."""
 
@@ -41,15 +43,19 @@ class Source:
     path: Path
     output: Path
 
-    def read(self) -> bytes:
-        """The file's bytes; BadOption says why there are none."""
+    def read(self, max_bytes: int = LARGEST_FILE) -> bytes:
+        """The file's bytes; BadOption says why there are none, or that they are too many."""
         try:
-            return self.path.read_bytes()
+            with self.path.open("rb") as file:
+                data = file.read(max_bytes + 1)
         except IsADirectoryError as error:
             *others, last = SUFFIXES
             raise BadOption(f"no {', '.join(others)} or {last} in it") from error
         except OSError as error:
             raise BadOption(error.strerror or str(error)) from error
+        if len(data) > max_bytes:
+            raise BadOption(f"The file has more than the {max_bytes} bytes that are allowed.")
+        return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +109,12 @@ async def predict(
     form: str = "poses",
     draw: bool = False,
     ahead: int = 4,
+    max_bytes: int = LARGEST_FILE,
 ) -> AsyncIterator[Prediction]:
     """One prediction per source, in order; a bad picture does not stop the others.
 
-    `form` is `poses` or `coco`; COCO's results name the file beside its `image_id`. Raises what is
-    HOPELESS.
+    `form` is `poses` or `coco`; COCO's results name the file beside its `image_id`. No more than
+    `max_bytes` of a file are read. Raises what is HOPELESS.
     """
     ids = coco_image_ids(source.path.name for source in sources)
     minimum = options.min_keypoint_score
@@ -117,7 +124,7 @@ async def predict(
         position, source = item
         clock = StageClock()
         try:
-            data = await asyncio.to_thread(source.read)
+            data = await asyncio.to_thread(source.read, max_bytes)
         except BadOption as error:
             return Prediction(source, None, error=error.detail)
         clock.mark("read")
@@ -215,7 +222,11 @@ def _found(pattern: str) -> list[Source]:
     if path.exists() or not glob.has_magic(pattern):
         return [Source(path, Path(path.stem))]
     names = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  Path.glob takes no absolute
-    return [source for name in names if not name.endswith(DRAWN) for source in _found(name)]
+    once: dict[Path, Source] = {}  # ** names folders and the files in them
+    for name in names:
+        for source in _found(name) if not name.endswith(DRAWN) else ():
+            once.setdefault(source.path, source)
+    return list(once.values())
 
 
 def _is_picture(path: Path) -> bool:

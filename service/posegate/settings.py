@@ -185,7 +185,7 @@ class Settings(BaseSettings):
 
     @field_serializer("otlp_endpoint", when_used="json")
     def _without_password(self, url: str | None) -> str | None:
-        return url and re.sub(r"//[^/@]*@", "//***@", url)
+        return url and re.sub(r"\?.+", "?***", re.sub(r"//[^/?]*@", "//***@", url))
 
     @field_validator("triton_urls")
     @classmethod

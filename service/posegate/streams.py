@@ -144,7 +144,7 @@ class _Stream:
                 event = await self._event(frame)
                 await self._send(event, send)
                 self._record(event)
-                self._tracing.frame(frame.clock, frame.number, type(event).__name__.lower())
+                self._tracing.frame(frame.clock, frame.number, event.kind)
             await self._send(self._tally.summary(), send)
         finally:
             feeding.cancel()
