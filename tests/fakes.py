@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from posegate.backends.base import BackendInfo
+from posegate.backends.base import BackendInfo, Inference
+from posegate.errors import DeadlineExceeded
 from posegate.skeleton import COCO_KEYPOINTS
 from posegate.types import F32
 
@@ -95,6 +96,16 @@ class FakeBackend:
 
     def ready(self) -> str | None:
         return None if self.started else "the fake backend was not started"
+
+
+class LateNetwork:
+    """Has no time for anybody, and remembers what it was given."""
+
+    deadline: float | None = None
+
+    async def infer(self, tensor: F32, *, deadline: float | None) -> Inference:
+        self.deadline = deadline
+        raise DeadlineExceeded("late")
 
 
 def make_repository(

@@ -109,6 +109,15 @@ def test_planes_follow_the_colour_order_of_the_card(color: str) -> None:
     assert tensor.flags.c_contiguous
 
 
+def test_letterbox_averages_what_it_makes_much_smaller() -> None:
+    """Every eighth column is white: sampling would find all or none of them."""
+    stripes = np.zeros((512, 512, 3), np.uint8)
+    stripes[:, ::8] = 255
+    small = Preprocess(size_wh=(64, 64), color="bgr", mean=(0, 0, 0), std=(1, 1, 1))
+    tensor, _ = letterbox(Image(stripes), small, fill=114)
+    np.testing.assert_allclose(tensor, 255 / 8, atol=1)
+
+
 @pytest.mark.parametrize(
     ("width", "height", "fitted"),
     [

@@ -1,13 +1,27 @@
 """image -> boxes: posegate.detector."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from fakes import MADE_BOX_SCORES, MADE_BOXES_INPUT, black_photo, encode, make_photo
+from fakes import (
+    DETECTOR_NAME,
+    MADE_BOX_SCORES,
+    MADE_BOXES_INPUT,
+    LateNetwork,
+    black_photo,
+    encode,
+    make_photo,
+)
 from posegate.card import NmsSpec
-from posegate.detector import select_boxes
+from posegate.catalog import load_catalog
+from posegate.detector import LetterboxDetector, select_boxes
+from posegate.errors import DeadlineExceeded
 from posegate.options import EstimateOptions
 from posegate.pipeline import Pipeline
+from posegate.pool import Pool
+from posegate.types import Image
 
 AS_IT_IS = np.ones(2)
 NMS = NmsSpec(iou=0.6, min_score=0.1, max_boxes=3)
@@ -54,6 +68,28 @@ def test_a_box_of_just_the_least_score_stays(score: float, card: float, asked: f
     rows = [[0, 0, 10, 10], [1, 0, 10, 10], [20, 20, 30, 30]]
     nms = NmsSpec(iou=0.6, min_score=card)
     assert select(rows, [score, score, score], nms, min_score=asked) == [rows[0], rows[2]]
+
+
+def test_scores_are_shares_whatever_a_network_says() -> None:
+    boxes = select_boxes(
+        np.array([[0, 0, 10, 10]], np.float32),
+        np.array([1.7], np.float32),
+        AS_IT_IS,
+        nms=NMS,
+        size_wh=(100, 50),
+    )
+    assert boxes.scores.tolist() == [1.0]
+
+
+async def test_the_deadline_goes_with_the_picture(repository: Path) -> None:
+    network, pool = LateNetwork(), Pool(1)
+    model = load_catalog(repository).models[DETECTOR_NAME]
+    with pytest.raises(DeadlineExceeded):
+        await LetterboxDetector(model, backend=network, pool=pool).detect(
+            Image(make_photo()), deadline=12.5
+        )
+    pool.close()
+    assert network.deadline == 12.5
 
 
 def test_no_more_boxes_than_the_card_allows() -> None:

@@ -13,6 +13,7 @@ from fakes import (
     MADE_JOINTS_HEATMAP,
     POSE_NAME,
     FakeBackend,
+    LateNetwork,
     gaussian_heatmaps,
     make_photo,
 )
@@ -20,6 +21,7 @@ from posegate.backends.batching import BatchingBackend
 from posegate.backends.workers import Workers
 from posegate.catalog import load_catalog
 from posegate.crops import warp_crops
+from posegate.errors import DeadlineExceeded
 from posegate.estimator import Estimator
 from posegate.geometry import apply_affine, box_to_region, invert_affine, region_to_crop_affine
 from posegate.metrics import Metrics
@@ -119,6 +121,31 @@ async def test_flip_test_turns_the_answer_for_the_mirrored_crop_back(
     monkeypatch.setattr(backend, "infer", infer)
     keypoints = await run(estimator, decode="argmax", flip_test=True)
     np.testing.assert_allclose(keypoints.xy, expected_xy(), atol=1e-3)
+
+
+async def test_flip_test_takes_the_mean_of_both_answers(
+    estimator: Estimator, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def infer(tensor: np.ndarray) -> tuple[np.ndarray, ...]:
+        maps = np.repeat(gaussian_heatmaps(MADE_JOINTS_HEATMAP)[None], 6, axis=0)
+        maps[3:] = 0
+        return (maps,)
+
+    monkeypatch.setattr(backend, "infer", infer)
+    keypoints = await run(estimator, decode="argmax", flip_test=True)
+    np.testing.assert_allclose(keypoints.scores, 0.5)
+    np.testing.assert_allclose(keypoints.xy, expected_xy(), atol=1e-3)
+
+
+async def test_the_deadline_goes_with_the_crops(repository: Path) -> None:
+    network, pool = LateNetwork(), Pool(1)
+    estimator = Estimator(load_catalog(repository).models[POSE_NAME], backend=network, pool=pool)
+    with pytest.raises(DeadlineExceeded):
+        await estimator.estimate(
+            IMAGE, BOXES, decode="dark", flip_test=False, deadline=12.5, clock=StageClock()
+        )
+    pool.close()
+    assert network.deadline == 12.5
 
 
 async def test_stage_times_cover_the_whole_estimate(estimator: Estimator) -> None:

@@ -52,6 +52,24 @@ def test_exif_orientation_is_read_in_both_byte_orders(extension: str) -> None:
         assert header == ImageHeader(header.format, 32, 24, 6, 1)
 
 
+def test_webp_exif_may_begin_as_that_of_jpeg() -> None:
+    plain = files.encoded(".webp")
+    data = files.webp_with_exif(plain, 32, 24, b"Exif\0\0" + files.exif_block(6))
+    assert read_header(data, LIMITS).orientation == 6
+
+
+def test_webp_chunks_of_odd_length_are_padded() -> None:
+    parts = files.webp_extended(32, 24, 0x08), files.encoded(".webp")[12:]
+    odd, exif = files.webp_chunk(b"XXXX", bytes(3)), files.webp_chunk(b"EXIF", files.exif_block(6))
+    assert len(odd) == 12
+    assert read_header(files.webp(*parts, odd, exif), LIMITS).orientation == 6
+
+
+def test_the_first_exif_block_of_a_jpeg_counts() -> None:
+    later = files.jpeg_with_exif(files.encoded(".jpg"), files.exif_block(3))
+    assert read_header(files.jpeg_with_exif(later, files.exif_block(6)), LIMITS).orientation == 6
+
+
 @pytest.mark.parametrize(("orientation", "read"), [(6, 6), (0x10006, 1)])
 def test_exif_orientation_may_be_a_long_number(orientation: int, read: int) -> None:
     for order in "<>":

@@ -57,7 +57,10 @@ def version_of(networks: Path, name: str = POSE_NAME) -> Path:
 
 
 def test_plans_go_beside_their_onnx_files(builder, networks):
-    results = builder.build_all(networks)
+    told = []
+    results = builder.build_all(networks, on_plan=lambda *turn: told.append(turn))
+    assert sorted(name for name, _, _ in told) == sorted([POSE_NAME, DETECTOR_NAME])
+    assert [turn[1:] for turn in told] == [(0, 2), (1, 2)]
     assert states(results) == {POSE_NAME: "published", DETECTOR_NAME: "published"}
     for name in (POSE_NAME, DETECTOR_NAME):
         files = {path.name for path in version_of(networks, name).iterdir()}

@@ -43,6 +43,11 @@ def test_a_glob_and_a_file_give_what_they_name(photos: Path) -> None:
     assert outputs([str(photos / "notes.txt")]) == ["notes"]
 
 
+def test_a_glob_that_names_folders_and_their_files_gives_each_once(photos: Path) -> None:
+    (photos / "notes.txt").unlink()
+    assert sorted(outputs([str(photos / "**")])) == ["a", "b", "below/a"]
+
+
 def test_two_pictures_of_one_name_do_not_share_an_output(photos: Path) -> None:
     (photos / "b.jpg").write_bytes(encode(make_photo(), ".jpg"))
     assert outputs([str(photos / "b.*")]) == ["b.jpg", "b.png"]
@@ -104,6 +109,12 @@ async def test_one_bad_file_is_reported_and_the_rest_goes_on(
     assert document["model"] == POSE_NAME
     assert len(document["people"]) == 2
     assert next(iter(document["stages_ms"])) == "read"
+
+
+async def test_a_file_that_never_ends_is_not_read_to_its_end(pipeline: Pipeline) -> None:
+    endless = Source(Path("/dev/zero"), Path("zero"))
+    (told,) = await collect(pipeline, [endless], max_bytes=1000)
+    assert told.error == "The file has more than the 1000 bytes that are allowed."
 
 
 async def test_coco_results_carry_the_id_in_the_file_name(

@@ -254,6 +254,35 @@ def test_a_wrong_hash_is_refused_and_nothing_is_left(
     assert left_in(tmp_path) == []
 
 
+def test_a_hash_may_be_written_in_capitals_and_the_callers_goes_first(
+    server: FileServer, network_file: bytes, tmp_path: Path
+) -> None:
+    asked = published(server.url, "0" * 64)
+    pull(asked, tmp_path, sha256=sha(network_file).upper())
+    assert (tmp_path / "made-net" / "1" / "model.onnx").read_bytes() == network_file
+
+
+@pytest.mark.parametrize("told", ["offers", "holds"])
+def test_a_file_too_large_for_a_network_is_refused_and_nothing_is_left(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    if told == "holds":  # packed well
+        server.content = archive({"end2end.onnx": bytes(500_000)})
+    most = 400_000 if told == "holds" else len(server.content) - 1
+    monkeypatch.setattr("posegate.pull.MAX_BYTES", most)
+    with pytest.raises(PullFailed, match=f"{told} .*{most} bytes"):
+        pull(published(server.url), tmp_path)
+    assert left_in(tmp_path) == []
+
+
+def test_only_a_file_of_that_very_name_is_taken(
+    server: FileServer, network_file: bytes, tmp_path: Path
+) -> None:
+    server.content = archive({"made/end2end.onnx": network_file, "made/old_end2end.onnx": b"x"})
+    pull(published(server.url), tmp_path)
+    assert (tmp_path / "made-net" / "1" / "model.onnx").read_bytes() == network_file
+
+
 def test_paths_inside_an_archive_lead_nowhere(
     server: FileServer, network_file: bytes, tmp_path: Path
 ) -> None:

@@ -145,12 +145,22 @@ def test_model_repository_of_the_working_folder_goes_first(
     assert find_model_repository() == tmp_path / "model_repository"
 
 
-def test_the_password_of_a_collector_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POSEGATE_OTLP_ENDPOINT", "https://user:secret@collector:4318/x")
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("https://user:secret@collector:4318/x", "https://***@collector:4318/x"),
+        ("https://user:sec@secret@collector/x", "https://***@collector/x"),
+        ("https://collector/x?api-key=secret", "https://collector/x?***"),
+        ("https://collector/user@x", "https://collector/user@x"),
+    ],
+)
+def test_the_password_of_a_collector_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, given: str, shown: str
+) -> None:
+    monkeypatch.setenv("POSEGATE_OTLP_ENDPOINT", given)
     settings = load_settings()
-    assert settings.otlp_endpoint == "https://user:secret@collector:4318/x"
-    assert "https://***@collector:4318/x" in settings.model_dump_json()
-    assert "secret" not in settings.model_dump_json()
+    assert settings.otlp_endpoint == given
+    assert f'"{shown}"' in settings.model_dump_json()
 
 
 def test_every_variable_that_a_document_names_is_a_setting() -> None:

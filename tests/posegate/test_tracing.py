@@ -139,7 +139,7 @@ async def test_a_stream_has_a_span_for_each_frame_and_its_stages(traced: Traced)
         (span for span in below if span.name == "frame"),
         key=lambda span: span.attributes["posegate.frame"],
     )
-    assert [span.attributes["posegate.event"] for span in told] == ["result", "failed", "result"]
+    assert [span.attributes["posegate.event"] for span in told] == ["result", "error", "result"]
     for span, event in zip(told, events, strict=True):
         assert span.parent.span_id == request.context.span_id
         stages = [child for child in below if child.parent.span_id == span.context.span_id]

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,10 +13,13 @@ pytest.importorskip("tritonclient")
 from tritonclient.utils import InferenceServerException
 
 from fakes import until
+from posegate import build
 from posegate.backends import triton_servers
 from posegate.backends.triton_addresses import look_up
 from posegate.backends.triton_servers import TritonServers
 from posegate.backends.triton_transfer import Messages, Tensors
+from posegate.errors import BackendDown
+from posegate.settings import Settings
 
 SILENCE_S = 0.05
 """How long a silent server is waited for."""
@@ -53,6 +57,16 @@ class MadeNames:
         if url not in self.found:
             raise OSError("not known")
         return self.found[url]
+
+
+async def test_a_command_does_not_wait_for_ever(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "START_TIMEOUT_S", 0.5)
+    settings = Settings(model_repository=repository, backend="triton", triton_urls=("127.0.0.1:1",))
+    with pytest.raises(BackendDown, match=r"not ready after 0 s: .*127\.0\.0\.1:1"):
+        async with build.running_pipeline(settings):
+            pass
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,36 @@ def test_an_interrupt_ends_a_stream_that_waits(video: Path, tmp_path: Path, draw
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=60)
     assert (process.returncode, told.strip()) == (130, "")
+
+
+def test_a_drawn_video_that_is_ended_can_be_read(url: str, tmp_path: Path):
+    long, drawn = tmp_path / "long.avi", tmp_path / "drawn.mp4"
+    writer = cv2.VideoWriter(str(long), cv2.VideoWriter.fourcc(*"MJPG"), 10, SIZE_WH)
+    for seed in range(300):
+        writer.write(make_photo(width=SIZE_WH[0], height=SIZE_WH[1], seed=seed))
+    writer.release()
+    process = command("stream", long, "--url", url, "--draw", drawn, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    for _ in range(3):
+        process.stdout.readline()
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert cv2.VideoCapture(str(drawn)).read()[0]
+
+
+def test_a_benchmark_that_is_ended_takes_its_service_along(repository: Path):
+    asked = ("--people", 1, "--concurrency", 1, "--seconds", 60)
+    process = command("bench", "--model-repository", repository, *asked)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    end = time.monotonic() + 60
+    while not (service := children.read_text().strip()) and time.monotonic() < end:
+        time.sleep(0.05)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert service
+    assert not Path("/proc", service).exists()
 
 
 def test_a_stream_without_a_summary_was_cut_off(video: Path):

@@ -40,6 +40,12 @@ def _still_serving(tight_service: Service, photo: bytes) -> Iterator[None]:
         assert client.post("/v1/poses", content=photo).status_code == 200
 
 
+def test_a_batch_takes_a_slot_as_a_request_does(tight_service: Service, photo: bytes):
+    with half_sent(tight_service, photo), tight_service.client() as client:
+        refused = client.post("/v1/poses:batch", files=[("image", ("a.png", photo))])
+        problem_of(refused, 429, "overloaded")
+
+
 def test_declared_body_over_the_limit_is_refused_unread(tight_service: Service):
     with tight_service.connect() as connection:
         started = time.monotonic()

@@ -20,7 +20,7 @@ from fakes import (
 from posegate.api.schemas import BatchAnswer, CocoResult, PosesAnswer
 from posegate.geometry import apply_affine, box_to_region, invert_affine, region_to_crop_affine
 from posegate.skeleton import COCO_KEYPOINTS
-from wire.running import problem_of
+from wire.running import Service, problem_of
 
 JPEG = {"content-type": "image/jpeg"}
 
@@ -175,6 +175,28 @@ def test_batch_answers_in_order_and_one_bad_picture_fails_alone(client: httpx.Cl
     assert nobody["people"] == []
     assert (bad["type"], bad["status"]) == ("bad-image", 415)
     assert bad["request_id"] == response.headers["x-request-id"]
+
+
+def test_pictures_of_a_batch_are_counted_one_by_one(
+    service: Service, client: httpx.Client, photo: bytes
+):
+    def counted() -> tuple[float, float]:
+        told = {
+            name: sum(
+                float(line.rsplit(" ", 1)[1])
+                for line in service.metrics().splitlines()
+                if line.startswith(name)
+            )
+            for name in ("posegate_people_per_image_count", "posegate_rejected_total")
+        }
+        answered, refused = told.values()
+        return answered, refused
+
+    before = counted()
+    files = [("image", ("a", data)) for data in (photo, b"no picture", b"nor this", photo, photo)]
+    assert client.post("/v1/poses:batch", files=files).status_code == 200
+    after = counted()
+    assert (after[0] - before[0], after[1] - before[1]) == (3, 2)
 
 
 @pytest.mark.parametrize("missing", [5, 40, 70, 1000], ids=str)
