@@ -52,6 +52,10 @@ def train_command(
     ] = None,
     log: Annotated[Path | None, typer.Option(help="folder for TensorBoard")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    bfloat16: Annotated[
+        bool | None,
+        typer.Option("--bfloat16/--float32", help="of the network's layers; bfloat16 on a GPU"),
+    ] = None,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads, 0 = all")] = 0,
     seconds: Annotated[float, typer.Option(help="stop after that long")] = float("inf"),
     save_every: Annotated[float, typer.Option(min=0, help="seconds between saves")] = 240,
@@ -94,6 +98,7 @@ def train_command(
                 start=start,
                 device=where,
                 checkpoint=out,
+                amp=bfloat16,
             )
         if joints is not None:
             raise BadData("--joints: a person detector draws none")
@@ -111,6 +116,7 @@ def train_command(
             start=start,
             device=where,
             checkpoint=out,
+            amp=bfloat16,
         )
 
     def run() -> None:

@@ -2,17 +2,20 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from posegate.codecs.heatmap import HeatmapCodec
 from posegate.types import Keypoints
+from posenets.cli import app
 from posenets.training.augment import Augmentation, make_batch
 from posenets.training.cache import CROP_WH, build_cache, open_cache
-from posenets.training.loop import Trainer
+from posenets.training.loop import Done, Trainer
 from posenets.training.pose_task import PoseTask, sigma_for
 from posenets.training.recipe import PoseRecipe, find_recipe, read_recipe
 from posenets.training.targets import exact_targets, rounded_targets
@@ -155,3 +158,25 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_float32_weights(cached: 
     batch, _ = whole.task.draw(0)
     losses = [float(run.task.loss(run.network, batch).detach()) for run in (half, whole)]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+@pytest.mark.parametrize("option", ["--bfloat16", "--float32"])
+@pytest.mark.parametrize(
+    ("task", "source"), [("short", "--cache"), ("person-detector", "--photos")]
+)
+def test_the_command_takes_the_precision(
+    cached: Path, coco_folder: Path, monkeypatch: pytest.MonkeyPatch, option: str, task: str,
+    source: str,
+) -> None:  # fmt: skip
+    seen: set[bool] = set()
+
+    def watched(self: Trainer[Any], **_: object) -> Done:
+        seen.add(self.amp)
+        return self.progress
+
+    monkeypatch.setattr(Trainer, "run", watched)
+    data = {"--cache": cached, "--photos": coco_folder}[source]
+    arguments = ["train", task, source, str(data), "--out", str(cached / "run.pt"), option]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert seen == {option == "--bfloat16"}

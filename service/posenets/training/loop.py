@@ -84,7 +84,8 @@ class Trainer(Generic[Batch]):
     """Trains one network on one task until the recipe's examples are seen.
 
     A checkpoint holds the network, its moving average, the optimiser and the random state, so a
-    killed run goes on from its last one; and the names of a pose network's `joints`.
+    killed run goes on from its last one; and the names of a pose network's `joints`. With `amp` the
+    network computes in bfloat16 where torch.autocast knows to, on a GPU unless told otherwise.
     """
 
     def __init__(
@@ -95,14 +96,14 @@ class Trainer(Generic[Batch]):
         *,
         device: torch.device,
         checkpoint: Path,
-        amp: bool = False,
+        amp: bool | None = None,
         joints: tuple[str, ...] | None = None,
     ) -> None:
         self.recipe = recipe
         self.task = task
         self.device = device
         self.checkpoint = checkpoint
-        self.amp = amp
+        self.amp = device.type == "cuda" if amp is None else amp
         self.joints = joints
         self.rank, self.processes = place()
         if self.rank:

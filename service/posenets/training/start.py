@@ -105,6 +105,7 @@ def pose_trainer(
     start: Path | None,
     device: torch.device,
     checkpoint: Path,
+    amp: bool | None = None,
 ) -> Trainer[Any]:
     """Trainer of a heatmap network on cached crops, or on the label files of `streams`.
 
@@ -151,7 +152,7 @@ def pose_trainer(
         task,
         device=device,
         checkpoint=checkpoint,
-        amp=device.type == "cuda",
+        amp=amp,
         joints=names,
     )
 
@@ -217,6 +218,7 @@ def detection_trainer(
     start: Path | None,
     device: torch.device,
     checkpoint: Path,
+    amp: bool | None = None,
 ) -> Trainer[Any]:
     """Trainer of the person detector.
 
@@ -248,9 +250,7 @@ def detection_trainer(
     task = DetectionTask(data, recipe, device)
     size = recipe.phases[-1].width
     _start_from(network, start, lambda: data.batch(_CALIBRATION_PICTURES, size).images, recipe)
-    return Trainer(
-        network, recipe, task, device=device, checkpoint=checkpoint, amp=device.type == "cuda"
-    )
+    return Trainer(network, recipe, task, device=device, checkpoint=checkpoint, amp=amp)
 
 
 def _start_from(
