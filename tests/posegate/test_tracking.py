@@ -85,6 +85,105 @@ def test_memory_of_a_long_stream_is_that_of_the_people_in_it():
     assert len(tracker._ids) <= 3
 
 
+def test_joints_tell_people_of_one_box_apart_and_boxes_people_without_joints():
+    both = poses((100, 100), (100, 100))
+    both.keypoints.xy[1] = 200 - both.keypoints.xy[1]  # head over heels
+    turned = Poses(
+        both.boxes, Keypoints(both.keypoints.xy[::-1], both.keypoints.scores), both.names
+    )
+    tracker = Tracker(COCO_KEYPOINTS)
+    assert tracker.update(both, 0.0).ids.tolist() == [0, 1]
+    assert tracker.update(turned, FRAME_S).ids.tolist() == [1, 0]
+    assert tracker.update(both, 2 * FRAME_S).ids.tolist() == [0, 1]
+    apart = poses((100, 100), (400, 100))
+    apart.keypoints.scores[:] = 0
+    tracker = Tracker(COCO_KEYPOINTS)
+    assert tracker.update(apart, 0.0).ids.tolist() == [0, 1]
+    back = Poses(Boxes(apart.boxes.xyxy[::-1], apart.boxes.scores), apart.keypoints, apart.names)
+    assert tracker.update(back, FRAME_S).ids.tolist() == [1, 0]
+
+
+def test_people_are_carried_on_by_half_of_their_newest_speed():
+    tracker = Tracker(COCO_KEYPOINTS)
+    assert tracker.carry(0.0) is None
+    tracker.update(poses((100, 100)), 0.0)
+    assert tracker.carry(0.5).tolist() == [[50, 50, 100, 100]]
+    tracker.update(poses((108, 96)), 0.1)  # 80 and -40 px a second
+    np.testing.assert_allclose(tracker.carry(0.2), [[62, 44, 100, 100]], atol=1e-3)
+    tracker.update(poses((116, 92)), 0.2)  # the same again
+    np.testing.assert_allclose(tracker.carry(0.3), [[72, 39, 100, 100]], atol=1e-3)
+
+
+def test_nobody_is_carried_on_by_more_than_a_quarter_of_their_size():
+    tracker = Tracker(COCO_KEYPOINTS)
+    tracker.update(poses((100, 100)), 0.0)
+    tracker.update(poses((120, 80)), 0.01)
+    np.testing.assert_allclose(tracker.carry(0.51), [[95, 5, 100, 100]], atol=1e-3)
+
+
+def test_nobody_is_carried_on_for_more_than_a_second():
+    tracker = Tracker(COCO_KEYPOINTS)
+    tracker.update(poses((100, 100)), 2.0)
+    assert tracker.carry(3.0) is not None
+    assert tracker.carry(3.01) is None
+
+
+@pytest.mark.parametrize(("grown", "scale"), [(1.1, 1.1), (1.5, 1.2), (0.9, 0.9), (0.5, 1 / 1.2)])
+def test_a_carried_box_goes_with_its_joints(grown: float, scale: float):
+    tracker = Tracker(COCO_KEYPOINTS)
+    tracker.update(poses((100, 100)), 0.0)
+    before = poses((100, 100)).keypoints.xy[0].mean(axis=0)
+    moved = poses((110, 95), size=100 * grown)
+    tracks = tracker.update(moved, FRAME_S, carried=True)
+    assert tracks.ids.tolist() == [0]
+    after = moved.keypoints.xy[0].mean(axis=0)
+    corners = np.array([[50, 50], [150, 150]])
+    expected = (after + (corners - before) * scale).reshape(1, 4)
+    np.testing.assert_allclose(tracks.poses.boxes.xyxy, expected, atol=1e-3)
+
+
+def test_joints_count_for_a_carried_box_as_surely_as_they_were_seen_twice():
+    tracker = Tracker(COCO_KEYPOINTS)
+    first, second = poses((100, 100)), poses((100, 100))
+    first.keypoints.scores[:, 5:] = 0
+    second.keypoints.xy[:, :5] += 4
+    second.keypoints.xy[:, 5:] += 40  # not seen before
+    tracker.update(first, 0.0)
+    (box,) = tracker.update(second, FRAME_S, carried=True).poses.boxes.xyxy
+    np.testing.assert_allclose(box, [54, 54, 154, 154], atol=1e-3)
+
+
+def test_a_carried_person_without_a_joint_has_the_box_carried_to():
+    tracker = Tracker(COCO_KEYPOINTS)
+    tracker.update(poses((100, 100)), 0.0)
+    unseen = poses((103, 100))
+    unseen.keypoints.scores[:] = 0
+    (box,) = tracker.update(unseen, FRAME_S, carried=True).poses.boxes.xyxy
+    np.testing.assert_allclose(box, [53, 50, 153, 150], atol=1e-3)
+
+
+def test_carried_people_are_known_and_ordered_as_last_detected():
+    tracker = Tracker(COCO_KEYPOINTS)
+    detected = poses((100, 100), (300, 300))
+    detected.boxes.scores[:] = (0.4, 0.9)
+    tracker.update(detected, 0.0)
+    tracks = tracker.update(poses((100, 100), (300, 300), (600, 600)), FRAME_S, carried=True)
+    assert tracks.ids.tolist() == [1, 0]
+    np.testing.assert_allclose(tracks.poses.boxes.scores, [0.9, 0.4])
+    assert tracker.update(poses((600, 600)), 2 * FRAME_S).ids.tolist() == [2]
+
+
+def test_ids_end_with_a_second_unseen_and_with_a_pause_of_ten():
+    missed, paused = Tracker(COCO_KEYPOINTS), Tracker(COCO_KEYPOINTS)
+    missed.update(poses((100, 100), (300, 300)), 0.0)
+    for at_s, ids in ((0.5, [1]), (1.0, [1])):
+        assert missed.update(poses((300, 300)), at_s).ids.tolist() == ids
+    assert missed.update(poses((100, 100), (300, 300)), 1.01).ids.tolist() == [2, 1]
+    paused.update(poses((100, 100)), 0.0)
+    assert paused.update(poses((100, 100)), 10.0).ids.tolist() == [0]
+    assert paused.update(poses((100, 100)), 20.01).ids.tolist() == [1]
+
+
 def test_smoothing_calms_a_still_person_and_follows_a_moving_one():
     noise = np.random.default_rng(1)
     still, moving = Tracker(COCO_KEYPOINTS), Tracker(COCO_KEYPOINTS)
