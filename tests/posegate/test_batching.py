@@ -150,6 +150,26 @@ async def test_crops_and_answers_are_joined_beside_the_event_loop(
     assert threading.main_thread() not in threads
 
 
+@pytest.mark.parametrize(("floats", "beside"), [(2**17, False), (2**17 + 1, True)])
+async def test_answers_of_over_a_mebibyte_are_copied_beside_the_event_loop(
+    start, monkeypatch: pytest.MonkeyPatch, floats: int, beside: bool
+) -> None:
+    bench = await start(max_batch=2)
+    copy, threads = np.copyto, []
+
+    async def large(tensor: F32) -> tuple[F32, ...]:
+        return (np.zeros((len(tensor), floats), np.float32),)
+
+    def noted(*arrays):
+        threads.append(threading.current_thread())
+        copy(*arrays)
+
+    bench.backend.infer = large
+    monkeypatch.setattr(np, "copyto", noted)
+    await bench.ask(*range(4))
+    assert {thread is not threading.main_thread() for thread in threads} == {beside}
+
+
 async def test_a_batch_does_not_wait_for_other_work_beside_the_event_loop(start) -> None:
     bench = await start()
     await busy(bench)
@@ -197,6 +217,33 @@ async def test_while_others_run_a_batch_waits_for_company_but_not_for_ever(start
     assert bench.backend.calls == [1, 2]
 
 
+async def test_a_full_batch_waits_for_nobody(start) -> None:
+    bench = await start(workers=2, max_wait_s=600.0, max_batch=3)
+    await busy(bench)
+    bench.ask(1, 2, 3)
+    await until(lambda: bench.backend.calls == [1, 3])
+
+
+async def test_the_rest_of_a_split_request_waits_for_nobody(start) -> None:
+    bench = await start(workers=2, max_wait_s=600.0, max_batch=2)
+    let_go, echo = asyncio.Event(), bench.backend.infer
+
+    async def infer(tensor: F32) -> tuple[F32, ...]:
+        is_second = len(bench.backend.calls) == 1
+        answer = await echo(tensor)
+        if is_second:
+            await let_go.wait()
+        return answer
+
+    bench.backend.infer = infer
+    asked = bench.ask(*range(5))
+    try:
+        await until(lambda: bench.backend.calls == [2, 2, 1])
+    finally:
+        let_go.set()
+    assert values(await asked) == list(range(5))
+
+
 async def test_a_full_queue_refuses_with_a_time_to_come_back(start) -> None:
     bench = await start(max_queue=3)
     await busy(bench)
@@ -227,6 +274,15 @@ async def test_one_slow_batch_does_not_tell_callers_to_stay_away_for_long(
     with pytest.raises(Overloaded, match="limit of 512") as refusal:
         await bench.ask(*range(9))
     assert refusal.value.retry_after_s == retry_after_s
+
+
+async def test_callers_are_told_to_come_back_when_the_queue_is_done(start) -> None:
+    bench = await start(workers=2)
+    bench.backend.delay_s = 0.08
+    await bench.ask(*range(4))  # two crops for each worker, 0.04 s a crop
+    with pytest.raises(Overloaded) as refusal:
+        bench.batcher.check_room(1000, waiting=100)
+    assert 2.0 <= refusal.value.retry_after_s < 3.5
 
 
 async def test_work_whose_deadline_passed_in_the_queue_is_not_computed(start) -> None:
@@ -300,8 +356,9 @@ async def test_a_failing_backend_fails_its_batch_only(start, caplog) -> None:
     await first
     bench.backend.failure = RuntimeError("out of luck")
     for task in others:
-        with pytest.raises(BackendDown, match="network echo failed"):
+        with pytest.raises(BackendDown, match="network echo failed") as failure:
             await task
+        assert failure.value.retry_after_s == 1.0
     bench.backend.failure = None
     assert values(await bench.ask(3)) == [3]
     assert [record.message for record in caplog.records] == ["a batch failed"]
@@ -338,6 +395,21 @@ async def test_queue_and_inference_times_add_up_to_the_wait(start) -> None:
     assert max(first.queue_s, second.queue_s) < elapsed
 
 
+async def test_time_in_the_queue_is_told_as_such(start) -> None:
+    bench = await start()
+    await busy(bench)
+    waits = bench.ask(1)
+    await asyncio.sleep(0.05)
+    bench.backend.gate.set()
+    assert (await waits).queue_s >= 0.05
+    assert bench.count("posegate_queue_age_seconds_sum") >= 0.05
+
+
+def test_time_that_several_batches_share_counts_once() -> None:
+    runs = [(3.0, 4.0), (0.0, 1.0), (0.5, 2.0), (0.6, 0.8), (1.5, 1.75)]
+    assert batching._covered(runs) == 3.0
+
+
 async def test_stop_finishes_what_runs_and_refuses_what_waits(start) -> None:
     bench = await start()
     first = await busy(bench)
@@ -345,13 +417,15 @@ async def test_stop_finishes_what_runs_and_refuses_what_waits(start) -> None:
     await asyncio.sleep(0)
     stopping = asyncio.create_task(bench.batcher.stop())
     await asyncio.sleep(0.01)
+    assert not stopping.done()
     bench.backend.gate.set()
     await stopping
     assert values(await first) == [0]
     with pytest.raises(BackendDown, match="stopping"):
         await waiting
-    with pytest.raises(BackendDown, match="not running"):
+    with pytest.raises(BackendDown, match="not running") as refusal:
         await bench.batcher.infer(crops(1))
+    assert refusal.value.retry_after_s == 1.0
 
 
 async def test_workers_are_handed_out_first_come_first_served() -> None:
