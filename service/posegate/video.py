@@ -30,7 +30,7 @@ class VideoSource:
     def __init__(self, source: str) -> None:
         is_address = "://" in source
         is_device = source.isdecimal() or Path(source).is_char_device()
-        self._reading = Lock()  # a capture let go while it is read crashes or hangs
+        self._reading = Lock()  # a program that ends amid OpenCV's work crashes or hangs
         self._closed = False
         self._capture = cv2.VideoCapture(int(source) if source.isdecimal() else source)
         if not self._capture.isOpened():
@@ -54,11 +54,11 @@ class VideoSource:
                 if self._closed:
                     return
                 there, pixels = self._capture.read()
-            if not there:
-                self._ended = True
-                return
-            self._count += 1
-            _, data = cv2.imencode(".jpg", pixels, quality)
+                if not there:
+                    self._ended = True
+                    return
+                self._count += 1
+                _, data = cv2.imencode(".jpg", pixels, quality)
             yield data.tobytes()
 
     def check(self) -> None:

@@ -3,7 +3,9 @@
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from threading import Event, Thread
 
 import cv2
 import numpy as np
@@ -205,3 +207,20 @@ def test_a_drawn_video_that_is_not_whole_is_told(tmp_path: Path):
         BadOption, match=r"drawn\.mp4 holds 0 of 3 drawn frames; is the disk full\?"
     ):
         file.check()
+
+
+def test_a_source_is_not_let_go_while_a_frame_is_made(video: Path, monkeypatch: pytest.MonkeyPatch):
+    encode, begun, made = cv2.imencode, Event(), Event()
+
+    def slow(*arguments):
+        begun.set()
+        time.sleep(0.2)
+        made.set()
+        return encode(*arguments)
+
+    monkeypatch.setattr(cv2, "imencode", slow)
+    source = VideoSource(str(video))
+    Thread(target=next, args=(source.frames(),)).start()
+    assert begun.wait(10)
+    source.close()
+    assert made.is_set()

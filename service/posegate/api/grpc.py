@@ -108,8 +108,8 @@ class PoseService(services.PoseServiceServicer):
                         minimum = item.estimate.min_keypoint_score
                     begun = True
                     yield item
-            except DecodeError as error:
-                raise BadOption("a message of the stream is not a StreamRequest") from error
+            except DecodeError:  # after which gRPC reads no more
+                yield BadOption("a message of the stream is not a StreamRequest")
 
         async def send(event: Event) -> None:
             await context.write(event_message(event, min_keypoint_score=minimum))
@@ -210,7 +210,7 @@ def create_grpc_server(
     server = grpc.aio.server(
         options=(
             ("grpc.max_receive_message_length", max_bytes),
-            ("grpc.max_send_message_length", max_bytes),
+            ("grpc.max_send_message_length", -1),  # answers are ours, however many people
             ("grpc.http2.lookahead_bytes", WHOLE_PICTURE_BYTES),
             ("grpc.http2.max_frame_size", WHOLE_PICTURE_BYTES),
             ("grpc.keepalive_time_ms", KEEPALIVE_MS),

@@ -1,10 +1,10 @@
 """The asyncio client."""
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
-from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
@@ -19,6 +19,7 @@ from posegate.errors import BadOption, DeadlineExceeded, PosegateError
 
 T = TypeVar("T")
 FIRST_WAIT_S = 0.1
+CLOSED = "this client is closed; make another"
 
 
 class AsyncClient:
@@ -39,10 +40,13 @@ class AsyncClient:
         retries: int = 3,
         tls: Tls | None = None,
     ) -> None:
+        if not (math.isfinite(timeout_s) and timeout_s > 0):
+            raise BadOption(f"timeout_s is {timeout_s}; it must be a finite time above 0")
         self._transport = _transport(url, api_key, tls)
         self._timeout_s = timeout_s
         self._retries = retries
         self._closed = False
+        self._streams: set[_Events] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -56,8 +60,9 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Let the connections go."""
+        """Let the connections go; streams end with a RuntimeError."""
         self._closed = True
+        await asyncio.gather(*(events.leave() for events in self._streams))
         await self._transport.close()
 
     async def estimate(self, image: Picture, **options: Any) -> Document:
@@ -84,35 +89,27 @@ class AsyncClient:
                 f"frames is {type(frames).__name__}; it must be an iterable of encoded pictures"
             )
         self._check_open()
-        return self._answered(Outgoing(frames), _given(options))
+        return self._answered(frames, _given(options))
 
-    async def _answered(self, outgoing: Outgoing, options: Document) -> AsyncGenerator[Document]:
-        async with aclosing(self._transport.stream(outgoing, options)) as events:
-            while (event := await self._next(events, outgoing)) is not None:
-                outgoing.heard(event)
-                yield event
-
-    async def _next(self, events: AsyncGenerator[Document], outgoing: Outgoing) -> Document | None:
-        """The next event, None after the last; DeadlineExceeded where it is due for too long."""
-
-        async def wait() -> Document | None:
-            return await anext(events, None)
-
-        waiting = asyncio.create_task(wait())
+    async def _answered(self, frames: Frames, options: Document) -> AsyncGenerator[Document]:
+        outgoing = Outgoing(frames)
+        events = _Events(self._transport.stream(outgoing, options), outgoing, self._timeout_s)
+        self._streams.add(events)
         try:
-            while not (await asyncio.wait({waiting}, timeout=self._timeout_s))[0]:
-                if outgoing.silence_s >= self._timeout_s:
-                    raise DeadlineExceeded(
-                        f"no event for {self._timeout_s:g} s, though frames wait for theirs"
-                    )
-            return waiting.result()
+            self._check_open()
+            while (event := await events.next()) is not None:
+                yield event
+                self._check_open()
+        except asyncio.CancelledError:
+            self._check_open()
+            raise
         finally:
-            waiting.cancel()
-            await asyncio.gather(waiting, return_exceptions=True)
+            self._streams.discard(events)
+            await events.leave()
 
     def _check_open(self) -> None:
         if self._closed:
-            raise RuntimeError("this client is closed; make another")
+            raise RuntimeError(CLOSED)
 
     async def _insist(self, call: Callable[[float], Awaitable[T]]) -> T:
         self._check_open()
@@ -135,6 +132,51 @@ class AsyncClient:
                     raise
                 await asyncio.sleep(wait_s)
         raise DeadlineExceeded(f"no answer within {self._timeout_s:g} s")
+
+
+class _Events:
+    """The events of one stream, left by its reader or by a client that is closed."""
+
+    def __init__(
+        self, events: AsyncGenerator[Document], outgoing: Outgoing, timeout_s: float
+    ) -> None:
+        self._events = events
+        self._outgoing = outgoing
+        self._timeout_s = timeout_s
+        self._asked: asyncio.Task[Document | None] | None = None
+        self._leaving: asyncio.Task[None] | None = None
+
+    async def next(self) -> Document | None:
+        """The next event, None after the last; DeadlineExceeded where it is due for too long."""
+        asked = self._asked = asyncio.create_task(self._next())
+        try:
+            while not (await asyncio.wait({asked}, timeout=self._timeout_s))[0]:
+                if self._outgoing.silence_s >= self._timeout_s:
+                    raise DeadlineExceeded(
+                        f"no event for {self._timeout_s:g} s, {self._outgoing.due}"
+                    )
+            event = asked.result()
+        finally:
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
+        if event is not None:
+            self._outgoing.heard(event)
+        return event
+
+    async def leave(self) -> None:
+        """Wait for nothing more and let the stream go, once."""
+        if self._leaving is None:
+            self._leaving = asyncio.create_task(self._leave())
+        await asyncio.shield(self._leaving)
+
+    async def _next(self) -> Document | None:
+        return await anext(self._events, None)
+
+    async def _leave(self) -> None:
+        if self._asked is not None:
+            self._asked.cancel()
+            await asyncio.wait({self._asked})
+        await self._events.aclose()
 
 
 def _given(options: Document) -> Document:

@@ -19,6 +19,7 @@ from websockets.frames import CloseCode
 
 from posegate.client.tls import Tls
 from posegate.client.transport import (
+    RETRYABLE,
     Document,
     Outgoing,
     bearer,
@@ -67,6 +68,7 @@ class HttpTransport:
 
     async def stream(self, outgoing: Outgoing, options: Document) -> AsyncGenerator[Document]:
         socket = await self._connect()
+        outgoing.taken()
         sending = asyncio.create_task(_send(socket, outgoing, options))
         sending.add_done_callback(lambda task: socket.transport.abort() if failure(task) else None)
         complete = False
@@ -75,7 +77,8 @@ class HttpTransport:
                 try:
                     event: Document = json.loads(await socket.recv())
                     if event["event"] == "error" and event["frame"] is None:
-                        raise error_of(event["type"], event["detail"])
+                        retry_after_s = 1.0 if event["type"] in RETRYABLE else None
+                        raise error_of(event["type"], event["detail"], retry_after_s)
                     complete = event["event"] == "summary"
                 except (ValueError, KeyError, TypeError) as error:
                     raise _no_posegate(self._url) from error
@@ -118,6 +121,7 @@ class HttpTransport:
                 address,
                 additional_headers=self._headers,
                 max_size=None,
+                open_timeout=None,  # who asks for events waits no longer than it wants
                 ping_timeout=None,
                 ssl=self._ssl,
             )

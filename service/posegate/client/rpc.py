@@ -21,7 +21,7 @@ from posegate.client.messages import (
     stream_options,
 )
 from posegate.client.tls import Tls
-from posegate.client.transport import Document, Outgoing, bearer, error_of, failure
+from posegate.client.transport import RETRYABLE, Document, Outgoing, bearer, error_of, failure
 from posegate.errors import BackendDown, BadOption, PosegateError
 
 UNLIMITED = -1
@@ -33,7 +33,6 @@ SLUGS = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: "overloaded",
 }
 """What errors mean that gRPC itself raised, without the service's details."""
-RETRYABLE = ("unavailable", "overloaded")
 RETRY_AFTER_S = 0.2
 OVERSIZE = re.compile(r"\bmessage\b.*\b(larger|exceeds|too (large|big|long))\b", re.IGNORECASE)
 """How gRPC's libraries and proxies word a message over their limit."""
@@ -143,6 +142,7 @@ async def _send(call: Any, outgoing: Outgoing, first: pb.StreamRequest | None) -
     """
     try:
         await call.initial_metadata()
+        outgoing.taken()
         if first is not None and not call.done():
             await call.write(first)
         async with aclosing(outgoing.each()) as read:

@@ -4,12 +4,13 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
-from concurrent.futures import Future
-from threading import Thread
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from threading import RLock, Thread, current_thread
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from posegate.client.asynchronous import AsyncClient
+from posegate.client.asynchronous import CLOSED, AsyncClient
 from posegate.client.tls import Tls
 from posegate.client.transport import Document, Picture
 
@@ -39,7 +40,7 @@ class Client:
         try:
             self._client = self._loop.call(connect)
         except BaseException:
-            self._loop.close()
+            self._loop.close(None)
             raise
 
     def __enter__(self) -> Self:
@@ -55,9 +56,7 @@ class Client:
 
     def close(self) -> None:
         """Let the connections and the thread go; a second call does nothing."""
-        if not self._loop.closed:
-            self._loop.call(self._client.close)
-            self._loop.close()
+        self._loop.close(self._client.close)
 
     def estimate(self, image: Picture, **options: Any) -> Document:
         """The `Poses` document of one encoded picture; options as in the HTTP query."""
@@ -74,9 +73,7 @@ class Client:
             while (event := self._loop.call(events.next)) is not None:
                 yield event
         finally:
-            # at the program's end the thread is no more
-            if not sys.is_finalizing() and not self._loop.closed:
-                self._loop.call(events.close)
+            self._loop.leave(events.close)
 
 
 class _Loop:
@@ -84,6 +81,8 @@ class _Loop:
 
     def __init__(self) -> None:
         self._process = os.getpid()
+        self._closed = False
+        self._taking = RLock()  # the garbage collector may leave a stream inside of it
         self._ended = asyncio.Event()
         begun: Future[asyncio.AbstractEventLoop] = Future()
         life = self._live(begun)
@@ -95,18 +94,44 @@ class _Loop:
         """Run the coroutine there and wait for it; when the wait is interrupted, it goes on."""
         if self._process != os.getpid():
             raise RuntimeError("this client is of another process; make one after the fork")
-        if self.closed:
-            raise RuntimeError("this client is closed; make another")
-        return asyncio.run_coroutine_threadsafe(function(), self._loop).result()
+        with self._taking:
+            if self._closed:
+                raise RuntimeError(CLOSED)
+            asked = asyncio.run_coroutine_threadsafe(function(), self._loop)
+        try:
+            return asked.result()
+        except CancelledError:
+            if self._closed:
+                raise RuntimeError(CLOSED) from None
+            raise
 
-    @property
-    def closed(self) -> bool:
-        return self._loop.is_closed() or self._process != os.getpid()
+    def leave(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """As call, but nothing where there is no loop, and without a wait in the loop's own thread.
 
-    def close(self) -> None:
-        """Cancel what still runs there and end the thread."""
-        self._loop.call_soon_threadsafe(self._ended.set)
-        self._thread.join()
+        There the garbage collector may be what leaves, and nobody else would do what it waits for.
+        """
+        if sys.is_finalizing() or self._process != os.getpid():
+            return
+        with self._taking:
+            if self._closed:
+                return
+            leaving = asyncio.run_coroutine_threadsafe(function(), self._loop)
+        if current_thread() is not self._thread:
+            with suppress(CancelledError):  # by a close meanwhile
+                leaving.result()
+
+    def close(self, last: Callable[[], Coroutine[Any, Any, None]] | None) -> None:
+        """Run the last coroutine, cancel what still runs there and end the thread; only once."""
+        with self._taking:
+            if self._closed or self._process != os.getpid():
+                return
+            self._closed = True
+        try:
+            if last is not None:
+                asyncio.run_coroutine_threadsafe(last(), self._loop).result()
+        finally:
+            self._loop.call_soon_threadsafe(self._ended.set)
+            self._thread.join()
 
     async def _live(self, begun: "Future[asyncio.AbstractEventLoop]") -> None:
         begun.set_result(asyncio.get_running_loop())

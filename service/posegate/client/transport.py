@@ -22,6 +22,11 @@ from posegate.errors import (
 Document = dict[str, Any]
 Picture = bytes | bytearray | memoryview
 Frames = AsyncIterable[Picture] | Iterable[Picture]
+RETRYABLE = ("unavailable", "overloaded")
+LEAVE_S = 1.0
+"""How long a stream that is closed waits for the frame that is being read."""
+_NO_MORE = object()
+_Asked = Future[object]
 
 
 class Transport(Protocol):
@@ -84,20 +89,27 @@ async def each(frames: Frames) -> AsyncGenerator[bytes]:
     """The frames one by one, each when it is asked for.
 
     A plain iterator is read in a thread of its own, as a camera may block; one that still does when
-    the stream is closed is left alone with its thread, which holds up nobody. Raises TypeError for
-    what is not the bytes of a picture.
+    the stream is closed is left alone with its thread after `LEAVE_S`: decoders crash where a
+    program ends inside of them. Raises TypeError for what is not the bytes of a picture.
     """
     if isinstance(frames, AsyncIterable):
         async for frame in frames:
             yield encoded(frame, "a frame")
         return
-    asked: SimpleQueue[Future[Picture | None] | None] = SimpleQueue()
+    asked: SimpleQueue[_Asked | None] = SimpleQueue()
     Thread(target=_read, args=(iter(frames), asked), daemon=True).start()
     try:
-        while (data := await _next(asked)) is not None:
+        while True:
+            reading: _Asked = Future()
+            asked.put(reading)
+            data = await asyncio.wrap_future(reading)
+            if data is _NO_MORE:
+                return
             yield encoded(data, "a frame")
     finally:
         asked.put(None)
+        if not reading.done():
+            await _settled(reading)
 
 
 class Outgoing:
@@ -108,7 +120,8 @@ class Outgoing:
         self._count = 0
         self._all = False
         self._answered = 0
-        self._owing_since = 0.0
+        self._taken = False
+        self._owing_since = time.monotonic()
 
     async def each(self) -> AsyncGenerator[bytes]:
         """See `each`."""
@@ -120,6 +133,11 @@ class Outgoing:
                 yield frame
         self._all = True
 
+    def taken(self) -> None:
+        """The service has taken the stream."""
+        self._taken = True
+        self._owing_since = time.monotonic()
+
     def heard(self, event: Document) -> None:
         """The service has answered with this."""
         self._answered += event.get("frame") is not None
@@ -127,9 +145,14 @@ class Outgoing:
 
     @property
     def silence_s(self) -> float:
-        """How long the service has said nothing while an event is due."""
-        owing = self._all or self._count > self._answered
+        """How long the service has said nothing while its answer is due."""
+        owing = not self._taken or self._all or self._count > self._answered
         return time.monotonic() - self._owing_since if owing else 0.0
+
+    @property
+    def due(self) -> str:
+        """What the service is silent about."""
+        return "though frames wait for theirs" if self._taken else "nor was the stream taken"
 
     def check(self, summary: Document) -> None:
         """Raises BackendDown where the service summed up before it had every frame."""
@@ -146,17 +169,19 @@ def failure(sending: "asyncio.Task[None]") -> BaseException | None:
     return sending.exception() if sending.done() and not sending.cancelled() else None
 
 
-async def _next(asked: "SimpleQueue[Future[Picture | None] | None]") -> Picture | None:
-    future: Future[Picture | None] = Future()
-    asked.put(future)
-    return await asyncio.wrap_future(future)
+async def _settled(reading: _Asked) -> None:
+    """Wait a while for what is being read, whatever comes of it."""
+    settled = asyncio.wrap_future(reading)
+    await asyncio.wait([settled], timeout=LEAVE_S)
+    if not settled.cancel() and not settled.cancelled():
+        settled.exception()  # nobody else asks for it
 
 
-def _read(iterator: Iterator[Picture], asked: "SimpleQueue[Future[Picture | None] | None]") -> None:
+def _read(iterator: Iterator[Picture], asked: "SimpleQueue[_Asked | None]") -> None:
     while (future := asked.get()) is not None:
         if future.set_running_or_notify_cancel():
             try:
-                future.set_result(next(iterator, None))
+                future.set_result(next(iterator, _NO_MORE))
             except BaseException as error:
                 future.set_exception(error)
 
