@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from posegate.options import EstimateOptions
 from posegate.people import sure_people
-from posegate.pipeline import Estimate
+from posegate.pipeline import Estimate, ImageSize
 from posegate.tracking import Tracker, Tracks
 from posegate.types import Poses
 
@@ -28,6 +28,7 @@ class Follower:
         self._asked = 0
         self._settled = 0
         self._detection: int | None = None
+        self._size: ImageSize | None = None
         self._changed = asyncio.Event()
 
     async def ask(self, arrived: float) -> EstimateOptions:
@@ -35,18 +36,20 @@ class Follower:
 
         A frame between detections waits until the last one's people are known; where every frame is
         estimated, until all before it are, so that the answers do not depend on the sender's pace.
+        A detection that failed is made up for by the next frame.
         """
         number = self._asked
         self._asked += 1
-        last = self._detection
-        if last is not None and number - last < self._detect_every:
-            needed = last if self._live else number - 1
-            while self._settled <= needed:
+        while (last := self._detection) is not None and number - last < self._detect_every:
+            needed = min(last, number - 1) if self._live else number - 1
+            if self._settled <= needed:
                 self._changed.clear()
                 await self._changed.wait()
+                continue
             boxes = self._tracker.carry(self._time_s(number, arrived)) if self._tracker else None
-            if boxes is not None:
-                return replace(self._options, boxes_xywh=boxes, guessed=True)
+            if boxes is None:
+                break
+            return replace(self._options, boxes_xywh=boxes, guessed=True)
         self._detection = number
         return self._options
 
@@ -56,10 +59,14 @@ class Follower:
         """Take a frame's outcome to the tracks; carried boxes in it become the tracks' own."""
         try:
             if not isinstance(outcome, Estimate):
+                if self._settled == self._detection:
+                    self._detection = None
                 return outcome, None
             tracker = self._tracker = self._tracker or Tracker(outcome.poses.names)
+            carried = outcome.detector is None and self._options.boxes_xywh is None
+            self._heed_size(tracker, outcome.image, carried=carried)
             now_s = self._time_s(self._settled, arrived)
-            if outcome.detector is None and self._options.boxes_xywh is None:
+            if carried:
                 tracks = await asyncio.to_thread(self._carried, tracker, outcome.poses, now_s)
             else:
                 tracks = await asyncio.to_thread(tracker.update, outcome.poses, now_s)
@@ -68,6 +75,15 @@ class Follower:
         finally:
             self._settled += 1
             self._changed.set()
+
+    def _heed_size(self, tracker: Tracker, size: ImageSize, *, carried: bool) -> None:
+        """Where frames change their size the tracks go along; carried boxes were of the old one."""
+        former, self._size = self._size, size
+        if former is None or former == size:
+            return
+        tracker.resize(size.width / former.width, size.height / former.height)
+        if carried:
+            self._detection = None
 
     def _carried(self, tracker: Tracker, poses: Poses, now_s: float) -> Tracks:
         """The tracks after a frame where only joints tell who is still there."""

@@ -40,6 +40,10 @@ class OneEuro:
         self._xy[rows], self._speed[rows], self._at_s[rows] = smoothed, speed, now_s
         return smoothed
 
+    def resize(self, ratio: F32) -> None:
+        """All positions times `ratio` (2,); speeds in body lengths stay what they are."""
+        self._xy = self._xy * ratio
+
     def grow(self, count: int) -> None:
         """Add rows that have seen nothing yet."""
         nothing = np.zeros((count, *self._xy.shape[1:]), np.float32)

@@ -113,6 +113,16 @@ class Tracker:
         found = Poses(Boxes(boxes, scores), keypoints, poses.names)
         return Tracks(self._ids[rows], Keypoints(smoothed, keypoints.scores), found)
 
+    def resize(self, across: float, down: float) -> None:
+        """All that was seen, as seen in frames that are so many times as wide and as high."""
+        ratio = np.array([across, down], np.float32)
+        sides = np.tile(ratio, 2)
+        self._xyxy, self._velocity = self._xyxy * sides, self._velocity * sides
+        self._xy = self._xy * ratio
+        self._euro.resize(ratio)
+        if (newest := self._newest) is not None:
+            self._newest = _Seen(newest.xyxy * sides, newest.velocity * sides, newest.at_s)
+
     def _moved_along(self, rows: I64, carried_xyxy: F32, keypoints: Keypoints) -> F32:
         """(P, 4) each track's box after the shift and the scaling that its joints went through.
 

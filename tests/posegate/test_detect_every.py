@@ -31,12 +31,14 @@ class Scene:
 
     Given boxes, it sees whoever stands in them, half a pixel off, and nothing in empty ones, as a
     pose network would. `centres` (frames, P, 2) are NaN for who is not there; `sizes` (frames,).
+    From frame `halved_from` on pictures are half as large.
     """
 
     centres: F32
     sizes: F32
     detection_s: float = 0.0
     look_s: float = 0.0
+    halved_from: int = 1_000_000
     detections: list[int] = field(default_factory=list)
     looks: list[int] = field(default_factory=list)
 
@@ -50,7 +52,8 @@ class Scene:
         noise = np.random.default_rng(number)
         size = np.float32(self.sizes[number])
         there = self.centres[number][~np.isnan(self.centres[number][:, 0])]
-        image = Image(np.zeros((600, 2000, 3), np.uint8))
+        half = 1 + (number >= self.halved_from)
+        image = Image(np.zeros((600 // half, 2000 // half, 3), np.uint8))
         if options.boxes_xywh is None:
             self.detections.append(number)
             await asyncio.sleep(self.detection_s)
@@ -233,6 +236,53 @@ async def test_a_detection_that_failed_is_made_up_for_by_the_next_frame() -> Non
     assert scene.detections[0] == 0
     assert np.diff(scene.detections)[-1] == 4
     assert all(len(event.estimate.poses) == 1 for event in events[2:-1])
+
+
+@pytest.mark.parametrize("mode", ["live", "every"])
+@pytest.mark.parametrize("max_in_flight", [1, 4])
+async def test_a_broken_frame_at_the_turn_of_the_detector_blinds_only_itself(
+    mode: str, max_in_flight: int
+) -> None:
+    scene = Scene(walk(30, (600, 300), (1, 0)), np.full(30, SIZE, np.float32))
+    events: list[Event] = []
+
+    async def incoming() -> AsyncIterator[StreamOptions | bytes]:
+        yield StreamOptions(mode=mode, track=True, detect_every=10)
+        for number in range(30):
+            yield b"broken" if number == 10 else str(number).encode()
+            await asyncio.sleep(0.002)
+
+    async def send(event: Event) -> None:
+        events.append(event)
+
+    settings = Settings(max_in_flight=max_in_flight, max_stream_fps=10_000)
+    await Streams(scene, settings, Metrics()).run(incoming(), send)
+    kinds = [type(event).__name__ for event in events[:-1]]
+    assert kinds == ["Result"] * 10 + ["Failed"] + ["Result"] * 19
+    assert all(len(event.estimate.poses) == 1 for event in events[:-1] if event.frame != 10)
+    assert scene.detections == [0, 11, 21]
+
+
+@pytest.mark.parametrize(
+    ("detect_every", "at", "lost"), [(10, 4, {4}), (10, 10, set()), (1, 4, set())]
+)
+async def test_people_keep_their_ids_where_frames_change_their_size(
+    detect_every: int, at: int, lost: set[int]
+) -> None:
+    """As an adaptive camera's do; only what was sought at its old place may be missed."""
+    frames = 20
+    centres = np.concatenate(
+        [walk(frames, (600, 300), (2, 0)), walk(frames, (900, 400), (0, 0))], axis=1
+    )
+    sizes = np.full(frames, SIZE, np.float32)
+    centres[at:] /= 2
+    sizes[at:] /= 2
+    scene = Scene(centres, sizes, halved_from=at)
+    for result in await run(scene, detect_every=detect_every):
+        if result.frame not in lost:
+            assert result.tracks.ids.tolist() == [0, 1]
+            error = np.abs(result.tracks.smoothed.xy[0] - truth(scene, result.frame, 0))
+            assert error.max() < 6
 
 
 async def test_the_wait_for_a_detection_is_queueing() -> None:

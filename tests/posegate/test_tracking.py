@@ -153,6 +153,20 @@ def test_joints_count_for_a_carried_box_as_surely_as_they_were_seen_twice():
     np.testing.assert_allclose(box, [54, 54, 154, 154], atol=1e-3)
 
 
+def test_tracks_go_along_where_frames_change_their_size():
+    tracker = Tracker(COCO_KEYPOINTS)
+    tracker.update(poses((100, 100)), 0.0)
+    tracker.update(poses((108, 100)), 0.1)
+    tracker.resize(0.5, 2.0)
+    np.testing.assert_allclose(tracker.carry(0.2), [[31, 100, 50, 200]], atol=1e-3)
+    seen = poses((108, 100))
+    seen.keypoints.xy[:] *= (0.5, 2.0)
+    tracks = tracker.update(seen, 0.2, carried=True)
+    assert tracks.ids.tolist() == [0]
+    np.testing.assert_allclose(tracks.poses.boxes.xyxy, [[29, 100, 79, 300]], atol=1e-3)
+    np.testing.assert_allclose(tracks.smoothed.xy, seen.keypoints.xy, atol=3)
+
+
 def test_a_carried_person_without_a_joint_has_the_box_carried_to():
     tracker = Tracker(COCO_KEYPOINTS)
     tracker.update(poses((100, 100)), 0.0)
