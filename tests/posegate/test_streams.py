@@ -1,6 +1,7 @@
 """The stream engine of both faces: posegate.streams."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -61,6 +62,9 @@ async def test_frames_become_results_and_are_counted(streams: Streams, metrics: 
     assert value("posegate_people_per_image_count") == 2
     assert value("posegate_rejected_total", {"reason": "bad-image"}) == 1
     stages = events[0].estimate.clock.stages_ms
+    for stage in stages.keys() - {"queue", "encode"}:
+        labels = {"model": events[0].estimate.model, "stage": stage}
+        assert value("posegate_stage_seconds_count", labels) == 2, stage
     assert "queue" in stages and sum(stages.values()) <= events[0].age_ms
 
 
@@ -151,8 +155,34 @@ async def test_asked_to_finish_every_stream_ends_with_its_summary(streams: Strea
     await asyncio.gather(*running)
     assert [type(event) for event in first] == [Result, Summary]
     assert [type(event) for event in second] == [Summary]
-    with pytest.raises(BackendDown), streams.slot():
+    with pytest.raises(BackendDown) as refusal, streams.slot():
         pass
+    assert refusal.value.retry_after_s == 1.0
+
+
+async def test_the_last_of_several_streams_is_waited_for(streams: Streams) -> None:
+    with streams.slot():
+        with streams.slot():
+            finishing = asyncio.create_task(streams.finish())
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)
+        assert not finishing.done()
+    await asyncio.wait_for(finishing, 10)
+
+
+async def test_frames_have_the_time_that_requests_have(
+    pipeline: Pipeline, repository: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(model_repository=repository, request_timeout_s=7.0)
+    left_s: list[float] = []
+
+    async def estimate(*_: object, deadline: float, **__: object) -> None:
+        left_s.append(deadline - time.monotonic())
+        raise BadOption("enough is known")
+
+    monkeypatch.setattr(pipeline, "estimate", estimate)
+    await Streams(pipeline, settings, metrics).run(given(EVERY, PHOTO), Events().send)
+    assert 6.0 < left_s[0] <= 7.0
 
 
 async def test_the_number_of_streams_is_bounded(
