@@ -33,6 +33,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from posegate import tracing_otel
 from posegate.tracing_otel import OtelTracing, otlp_processor
 
 PHOTO = encode(make_photo(), ".jpg")
@@ -181,6 +182,24 @@ async def test_a_broken_traceparent_begins_a_trace_of_its_own(traced: Traced, he
     request, _ = traced.spans()
     assert request.parent is None
     assert f"{request.context.trace_id:032x}" != TRACE
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.25, 20, 80), (1.0, 200, 200)])
+def test_a_share_of_the_requests_without_a_trace_of_their_own_is_traced(
+    monkeypatch: pytest.MonkeyPatch, share: float, least: int, most: int
+) -> None:
+    exporter = InMemorySpanExporter()
+    monkeypatch.setattr(tracing_otel, "otlp_processor", lambda _: SimpleSpanProcessor(exporter))
+    tracing = build_tracing(Settings(otlp_endpoint="http://127.0.0.1:9", trace_share=share))
+    for _ in range(200):
+        with tracing.request({}):
+            pass
+    assert least <= len(exporter.get_finished_spans()) <= most
+    exporter.clear()
+    for header in (TRACEPARENT, UNSAMPLED):
+        with tracing.request({"traceparent": header}):
+            pass
+    assert len(exporter.get_finished_spans()) == 1  # as its caller says
 
 
 def test_without_an_address_the_extra_is_not_loaded() -> None:
