@@ -245,6 +245,46 @@ def test_people_of_square_crops_are_as_large_as_a_square_input_shows_them(
     assert joints[1, 1] - joints[0, 1] == pytest.approx(50 * served, rel=1e-3)
 
 
+def _crop_of(folder: Path, picture: U8, box_xywh: tuple[int, ...], crop_wh: tuple[int, int]) -> U8:
+    """Whom that box holds, cut out of the picture."""
+    (folder / "made.png").write_bytes(encode(picture))
+    image = LabelledImage(
+        name="made.png",
+        source="made",
+        photo=StoredPhoto(folder / "made.png"),
+        boxes_xywh=np.array([box_xywh], np.float32),
+        box_scores=np.ones(1, np.float32),
+        keypoints=np.full((1, 1, 3), 2, np.float32),
+        keypoint_scores=np.ones((1, 1), np.float32),
+    )
+    ((_, crop, _),) = cut_people(image, np.array([True]), crop_wh)
+    return crop
+
+
+@pytest.mark.parametrize("at", [100, 32_700, 39_800])
+@pytest.mark.parametrize("high", [False, True])
+def test_people_in_a_photo_longer_than_opencv_warps_are_cut_out_as_from_any(
+    tmp_path: Path, at: int, high: bool
+) -> None:
+    patch = np.random.default_rng(0).integers(256, size=(100, 100, 3), dtype=np.uint8)
+
+    def crop(length: int, start: int) -> U8:
+        picture = np.zeros((length, 120, 3) if high else (120, length, 3), np.uint8)
+        x, y = (10, start) if high else (start, 10)
+        picture[y : y + 100, x : x + 100] = patch
+        return _crop_of(tmp_path, picture, (x, y, 100, 100), (240, 320))
+
+    np.testing.assert_array_equal(crop(40_000, at), crop(300, 100))
+
+
+def test_somebody_longer_than_opencv_warps_is_cut_out(tmp_path: Path) -> None:
+    picture = np.zeros((300, 40_000, 3), np.uint8)
+    picture[:, 20_000:] = 200
+    crop = _crop_of(tmp_path, picture, (0, 0, 40_000, 300), (480, 640))
+    assert crop[:, :239].max() == 0
+    assert crop[319:321, 242:390].min() == 200
+
+
 def _still(crops: torch.Tensor, size_wh: tuple[int, int]) -> torch.Tensor:
     """What a network sees of crops without augmentation."""
     people = len(crops)

@@ -177,7 +177,7 @@ def test_ap_of_sixteen_joints_is_refused_before_training(
     build_cache(coco_folder, cached / "mpii", joint_names=MPII_KEYPOINTS)
     arguments = ["train", recipe, "--cache", cached / "mpii", "--out", cached / "run.pt"]
     named = "--evaluate: AP is of COCO's 17 keypoints, litedeconv-mpii has 16 joints"
-    refused(named, *arguments, "--evaluate", cached)
+    refused(named, *arguments, "--evaluate", coco_folder)
 
 
 def test_what_has_no_effect_is_said(cached: Path) -> None:

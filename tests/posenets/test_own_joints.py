@@ -16,14 +16,19 @@ from posegate.catalog import load_card
 from posegate.cli import app as posegate_app
 from posegate.errors import BadOption
 from posegate.evaluate import KEYPOINT_FIGURES, coco_scorer, load_data
+from posegate.skeleton import COCO_KEYPOINTS
 from posenets.cli import app
+from posenets.export.checkpoint import served_network
 from posenets.networks import JOINT_WEIGHTS, NETWORKS
+from posenets.training.cache import build_cache
 from posenets.training.checkpoint import load_checkpoint, save_checkpoint
 from posenets.training.mpii import MPII_KEYPOINTS
 from posenets.training.people import joints_asked_for, read_people
 from posenets.training.recipe import read_recipe
 from posenets.training.records import BadData
+from posenets.training.start import _joints_lent, joints_in, pose_trainer
 
+CPU = torch.device("cpu")
 NAMES = ("wing_tip", "left_claw", "right_claw", "tail")
 SHORT = """
 task = "pose"
@@ -47,6 +52,15 @@ def birds(**category: Any) -> dict[str, Any]:
     named = {"id": 3, "name": "bird", "keypoints": list(NAMES)} | category
     categories = [{"id": 1, "name": "person"}, named]
     return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def birds_of_mpii() -> dict[str, Any]:
+    """Birds with MPII's joints, all in one place."""
+    labels = birds(keypoints=list(MPII_KEYPOINTS))
+    for annotation in labels["annotations"]:
+        if "keypoints" in annotation:
+            annotation |= {"keypoints": [70.0, 80.0, 2] * len(MPII_KEYPOINTS), "num_keypoints": 16}
+    return labels
 
 
 @pytest.fixture
@@ -137,15 +151,82 @@ def test_categories_that_name_no_joints_to_learn_are_refused(
 def test_mpii_s_joints_in_a_coco_file_are_read_as_they_are_named(
     folder: Path, tmp_path: Path
 ) -> None:
-    labels = birds(keypoints=list(MPII_KEYPOINTS))
-    for annotation in labels["annotations"]:
-        if "keypoints" in annotation:
-            annotation |= {"keypoints": [7.0, 8.0, 2] * len(MPII_KEYPOINTS), "num_keypoints": 16}
     path = folder / "person_keypoints.json"
-    path.write_text(json.dumps(labels))
+    path.write_text(json.dumps(birds_of_mpii()))
     assert joints_asked_for("own", path) == MPII_KEYPOINTS
     for image in read_people(path, MPII_KEYPOINTS):
-        assert image.keypoints.tolist() == [[[7.0, 8.0, 2.0]] * 16]
+        assert image.keypoints.tolist() == [[[70.0, 80.0, 2.0]] * 16]
+
+
+def test_mpii_s_joints_in_a_coco_file_are_learned_calibrated_and_measured(
+    folder: Path, tmp_path: Path
+) -> None:
+    repository, out = make_repository(tmp_path), tmp_path / "mpii.pt"
+    (folder / "person_keypoints.json").write_text(json.dumps(birds_of_mpii()))
+    run("cache", folder, tmp_path / "cache", "--joints", "own")
+    arguments = ("--cache", tmp_path / "cache", "--out", out, "--evaluate", folder)
+    assert "evaluated: ap 0." in run("train", tmp_path / "short.toml", *arguments)
+    forms = ("--forms", "fp32,int8", "--calibrate", folder)
+    run("export", out, "--repository", repository, "--name", "sixteen", *forms)
+    for name in ("sixteen", "sixteen-int8"):
+        assert load_card(repository / name / "posegate.json").keypoints == MPII_KEYPOINTS
+
+
+@pytest.mark.parametrize("network", ["le-hrnet", "goatpose-bl"])
+def test_networks_learn_mpii_s_joints_where_the_cache_has_them(
+    folder: Path, tmp_path: Path, network: str
+) -> None:
+    (folder / "person_keypoints.json").write_text(json.dumps(birds_of_mpii()))
+    cache = build_cache(folder, tmp_path / "cache", joint_names=MPII_KEYPOINTS).folder
+    recipe = read_recipe(tmp_path / "short.toml").model_copy(update={"network": network})
+    out = tmp_path / "run.pt"
+    trainer = pose_trainer(recipe, [cache], start=None, device=CPU, checkpoint=out)
+    assert trainer.network.last.weight.shape[0] == len(MPII_KEYPOINTS)
+    trainer.save()
+    state = load_checkpoint(out)
+    assert joints_in(state, out) == MPII_KEYPOINTS
+    assert served_network(state, out)(torch.zeros(1, 3, 64, 64)).shape == (1, 16, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("told", "lent"),
+    [
+        ({"joints": list(COCO_KEYPOINTS)}, True),
+        ({"joints": list(reversed(COCO_KEYPOINTS))}, False),
+        ({"joints": [f"joint {number}" for number in range(17)]}, False),
+        ({"joints": None}, True),  # the network's of the table
+    ],
+)
+def test_a_start_lends_its_last_layer_to_the_same_joints_alone(
+    folder: Path, tmp_path: Path, told: dict[str, object], lent: bool
+) -> None:
+    cache_of_people(folder, tmp_path)
+    recipe, start = read_recipe(tmp_path / "short.toml"), tmp_path / "start.pt"
+    network = NETWORKS["posefpn-small"].build()
+    with torch.no_grad():
+        for value in (network.last.weight, network.last.bias):
+            value.fill_(7)
+    state = {"ema": network.state_dict(), "recipe": recipe.model_dump_json()}
+    save_checkpoint(start, state | told)
+    out = tmp_path / "run.pt"
+    trainer = pose_trainer(recipe, [tmp_path / "people"], start=start, device=CPU, checkpoint=out)
+    for name, value in trainer.network.state_dict().items():
+        if name in JOINT_WEIGHTS:
+            assert bool((value == 7).all()) is lent, name
+        else:
+            assert torch.equal(value, state["ema"][name]), name
+
+
+@pytest.mark.parametrize(
+    ("number", "joints"), [(17, COCO_KEYPOINTS), (16, MPII_KEYPOINTS), (4, None)]
+)
+def test_a_published_hrnet_has_the_joints_of_its_number(
+    number: int, joints: tuple[str, ...] | None
+) -> None:
+    published = {"state_dict": {"backbone.transition1.1.0.0.weight": torch.zeros(1)}}
+    assert _joints_lent(published, Path("hrnet.pth"), number) == joints
+    ours = {"state_dict": {"last.weight": torch.zeros(1)}}
+    assert _joints_lent(ours, Path("other.pth"), number) is None
 
 
 def test_labels_that_come_late_in_a_stream_are_looked_at_first(
@@ -188,9 +269,9 @@ def test_joints_are_asked_for_where_they_can_be(folder: Path, tmp_path: Path) ->
     assert f"its 17 joints are not the 4 of {tmp_path / 'cache'}" in said
     said = run("train", "person-detector", "--photos", folder, *out, "--joints", "own", code=1)
     assert "--joints: a person detector draws none" in said
-    photos = ("--labels", folder, "--joints", "mpii")
+    photos = ("--labels", folder, "--joints", "coco", "--network", "litedeconv-mpii")
     said = run("train", tmp_path / "short.toml", *photos, *out, code=1)
-    assert "--joints: its 16 joints are not the 17 of posefpn-small" in said
+    assert "--joints: its 17 joints are not the 16 of litedeconv-mpii" in said
 
 
 def cache_of_people(folder: Path, tmp_path: Path) -> Path:

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from made_labels import PHOTOS
 from posegate.skeleton import COCO_KEYPOINTS
 from posenets.training import pose_data
 from posenets.training.augment import Augmentation
-from posenets.training.cache import build_cache, open_cache
-from posenets.training.pose_data import StreamedPeople, crop_wh_for
+from posenets.training.cache import MIN_SIDE, build_cache, open_cache
+from posenets.training.pose_data import CachedPeople, People, StreamedPeople, crop_wh_for
 from posenets.training.pose_task import PoseTask
 from posenets.training.recipe import Phase, PoseRecipe
 from posenets.training.records import BadData
@@ -72,6 +73,60 @@ def test_crops_have_a_pixel_for_each_of_the_largest_input(
     sizes_wh: list[tuple[int, int]], crop_wh: tuple[int, int]
 ) -> None:
     assert crop_wh_for(sizes_wh) == crop_wh
+
+
+def test_a_draw_that_passes_everybody_over_ends_no_stream(coco_folder: Path) -> None:
+    """The heaviest source of the recipe is not there, and another one counts for nothing."""
+    weights = {"elsewhere": 1e3, "left": 1.0, "right": 0.0}
+    streamed = StreamedPeople([coco_folder], weights, COCO_KEYPOINTS, CPU, buffer=2)
+    assert len(streamed.take(4, torch.Generator()).crops) == 4
+    assert len(list(streamed._once(lambda: 0.999))) == PHOTOS // 2, "all of the heaviest there is"
+
+
+@pytest.mark.parametrize(
+    ("weights", "side"), [({"left": 0.0, "right": 0.0}, 100), ({}, MIN_SIDE - 1)]
+)
+def test_a_stream_without_anybody_to_draw_is_refused(
+    coco_folder: Path, weights: dict[str, float], side: int
+) -> None:
+    labels = json.loads(coco_folder.read_text())
+    for person in labels["annotations"]:
+        person["bbox"][2:] = [side, side]
+    coco_folder.write_text(json.dumps(labels))
+    streamed = StreamedPeople([coco_folder], weights, COCO_KEYPOINTS, CPU)
+    with pytest.raises(
+        BadData, match=rf"^{coco_folder}: no labelled person of 48 .* weight above 0"
+    ):
+        streamed.take(1, torch.Generator())
+
+
+def test_people_in_a_device_s_memory_are_drawn_as_those_on_the_disk(
+    coco_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caches = [build_cache(coco_folder, tmp_path / name) for name in ("first", "second")]
+    for cache in caches:
+        noise = np.random.default_rng(0).integers(256, size=(PHOTOS, 17, 64, 48), dtype=np.uint8)
+        np.save(cache.folder / "teacher.npy", noise)
+    caches = [open_cache(cache.folder) for cache in caches]
+    needed = sum(array.nbytes for cache in caches for array in (cache.crops, cache.teacher))
+    monkeypatch.setattr(pose_data, "_AT_ONCE", 4)
+
+    def drawn(room: int) -> People:
+        monkeypatch.setattr(pose_data, "_room_in", lambda _: room)
+        people = CachedPeople(caches, {"left": 2.0}, CPU, with_teacher=True)
+        assert (people.resident is not None) == (room == needed)
+        return people.take(20, torch.Generator().manual_seed(3))
+
+    for held, mapped in zip(drawn(needed), drawn(needed - 1), strict=True):
+        assert torch.equal(held, mapped)
+
+
+def test_crops_take_half_of_what_is_free_in_a_gpu_and_nothing_of_a_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 4000))
+    assert pose_data._room_in(torch.device("cuda")) == 500
+    assert pose_data._room_in(CPU) == 0
 
 
 def test_processes_stream_people_of_their_own(

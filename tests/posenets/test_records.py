@@ -37,6 +37,13 @@ def test_human_joints_count_fully_and_teacher_joints_by_their_score(coco_folder:
     assert np.array_equal(image.keypoint_scores[0], np.where(placed_by_hand, 1.0, 0.5))
 
 
+def test_a_teacher_s_peak_above_1_counts_as_1(coco_folder: Path) -> None:
+    labels = json.loads(coco_folder.read_text())
+    labels["annotations"][0]["keypoint_scores"][0] = 1.14
+    coco_folder.write_text(json.dumps(labels))
+    assert next(iter(read_labelled_images(coco_folder))).keypoint_scores[0, 0] == 1
+
+
 def test_crowds_are_no_people(coco_folder: Path) -> None:
     labels = json.loads(coco_folder.read_text())
     labels["annotations"][0]["iscrowd"] = 1
@@ -149,6 +156,12 @@ def test_labels_of_others_than_people_are_refused(
         (("annotations", 2, "keypoints", 4), "4", "of image 2: keypoints is .* 51 numbers"),
         (("annotations", 2, "keypoints", 5), 7, "of image 2: keypoints has the visibility 7, not"),
         (("annotations", 2, "keypoint_scores", 4), math.inf, "keypoint_scores holds NaN"),
+        (
+            ("annotations", 2, "keypoint_scores", 4),
+            -0.5,
+            "of image 2: keypoint_scores holds -0.5; a",
+        ),
+        (("annotations", 2, "keypoint_scores", 4), 90, "of image 2: keypoint_scores holds 90; a s"),
         (("annotations", 2, "score"), "high", "of image 2: score is 'high'"),
     ],
 )

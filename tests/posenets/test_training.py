@@ -209,6 +209,40 @@ def test_a_best_checkpoint_that_was_removed_is_made_anew(cached: Path, tmp_path:
     assert load_checkpoint(tmp_path / "run.best.pt")["progress"]["best_ap"] == 0.3
 
 
+def test_the_best_of_a_former_run_is_not_the_next_ones(cached: Path, tmp_path: Path) -> None:
+    _trainer(cached, tmp_path / "run.pt", _recipe(4)).run(evaluate=lambda _: {"ap": 0.9})
+    (tmp_path / "run.pt").unlink()
+
+    def killed(network: nn.Module) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _trainer(cached, tmp_path / "run.pt", _recipe(12)).run(seconds=0, evaluate=killed)
+    again = _trainer(cached, tmp_path / "run.pt", _recipe(12))
+    assert again.resume()
+    again.run(seconds=0, evaluate=lambda _: {"ap": 0.3})
+    assert load_checkpoint(tmp_path / "run.best.pt")["progress"]["best_ap"] == 0.3
+
+
+def test_a_run_of_another_kind_of_device_goes_on_with_examples_of_its_own(
+    cached: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run.pt"
+    _trainer(cached, out, _recipe(12)).run(seconds=0)
+    state = load_checkpoint(out)
+    save_checkpoint(out, state | {"random": torch.zeros(16, dtype=torch.uint8)})  # as a GPU's
+    resumed = _trainer(cached, out, _recipe(12))
+    assert resumed.resume()
+    task = resumed.task
+    task.reseed(state["progress"]["seen"])
+    assert torch.equal(resumed._random, task.random_state())
+    assert resumed.run().seen == 12
+    for damaged in (torch.full_like(state["random"], 255), [1, 2], None):
+        save_checkpoint(out, state | {"random": damaged})
+        with pytest.raises(BadCheckpoint, match=r"run\.pt: not a checkpoint of this recipe"):
+            _trainer(cached, out, _recipe(12)).resume()
+
+
 def test_a_best_checkpoint_of_another_run_is_not_taken_for_this_ones(
     cached: Path, tmp_path: Path
 ) -> None:
@@ -419,11 +453,26 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
         ('schedule = "steps"\nmilestones = [5, 10]', "milestones: 10 is not before the end, 10"),
         ("learning_rate = inf", "learning_rate: Input should be a finite number"),
         ("mean = [nan, 1.0, 1.0]", "mean.0: Input should be a finite number"),
-        ("std = [0.0, 1.0, 1.0]", "std.0: Input should be greater than 0"),
+        ("std = [0.0, 1.0, 1.0]", "std.0: Input should be greater than or equal to 0.001"),
+        ("std = [1.0, 5000.0, 1.0]", "std.1: Input should be less than or equal to 1000"),
+        ("mean = [0.0, 0.0, -1001]", "mean.2: Input should be greater than or equal to -1000"),
+        ("sigma = 25", "sigma: Input should be less than or equal to 20"),  # as a card's
+        ("sigma = 0.05", "sigma: Input should be greater than or equal to 0.1"),
         ("clip = nan", "clip: "),  # inf is allowed: no clipping
         ("seed = -1", "seed: "),
         ("source_weights = { coco = -1.0 }", "source_weights.coco: "),
         ("source_weights = { coco = nan }", "source_weights.coco: "),
+        ("sigma = true", "toml: sigma: must be a number, not True"),
+        ('sigma = "2"', "toml: sigma: must be a number, not '2'"),
+        ('mean = ["1", 2, 3]', "toml: mean.0: must be a number, not '1'"),
+        (
+            'schedule = "steps"\nmilestones = [2, "7"]',
+            "toml: milestones.1: must be a number, not '7'",
+        ),
+        ("source_weights = { coco = true }", "toml: source_weights.coco: must be a number, not"),
+        ("[augmentation]\nflip = true", "toml: augmentation.flip: must be a number, not True"),
+        ('[augmentation]\nflip = "0.3"', "toml: augmentation.flip: must be a number, not '0.3'"),
+        ("[augmentation]\nflipp = 0.3", "toml: augmentation.flipp: "),
         ("[augmentation]\nflip = 7.0", "augmentation.flip: "),
         ("[augmentation]\nscale_std = nan", "augmentation.scale_std: "),
         ("[augmentation]\nscale_std = 1.0", "augmentation.scale_std: "),  # down to no size
@@ -631,7 +680,7 @@ def test_start_of_another_normalisation_is_refused_in_one_sentence(
 def test_what_the_recipe_asks_in_vain_is_said(cached: Path, pack: Path, tmp_path: Path) -> None:
     def said(recipe: PoseRecipe, *, streams: list[Path]) -> list[str]:
         caches, out = [] if streams else [cached], tmp_path / "run.pt"
-        recipe = recipe.model_copy(update={"phases": recipe.phases[1:]})
+        recipe = recipe.model_copy(update={"phases": (Phase(width=96, height=128, share=1.0),)})
         return without_effect(
             pose_trainer(recipe, caches, streams=streams, start=None, device=CPU, checkpoint=out)
         )
@@ -659,6 +708,42 @@ def test_inputs_that_see_more_than_the_crops_show_are_told(
     trainer = pose_trainer(recipe, [cached], start=None, device=CPU, checkpoint=tmp_path / "run.pt")
     said = "phases: an input is larger or wider than what crops of 240x320 show; make the cache "
     assert without_effect(trainer) == ([f"{said}with --size {needed}"] if needed else [])
+
+
+@pytest.mark.parametrize(
+    ("crop_wh", "sizes_wh", "others"),
+    [
+        ((240, 320), [(96, 128), (192, 256)], []),
+        ((320, 320), [(192, 256)], ["192x256"]),
+        ((320, 320), [(128, 128), (192, 256), (256, 256)], ["192x256"]),
+        ((320, 320), [(224, 256)], ["224x256"]),  # for which there are no crops
+        ((240, 320), [(64, 96)], ["64x96"]),
+        (None, [(96, 128), (192, 256)], []),  # a stream
+        (None, [(256, 256)], []),
+        (None, [(192, 256), (256, 256)], ["192x256"]),
+    ],
+)
+def test_inputs_of_another_shape_than_the_crops_are_told(
+    coco_folder: Path,
+    tmp_path: Path,
+    crop_wh: tuple[int, int] | None,
+    sizes_wh: list[tuple[int, int]],
+    others: list[str],
+) -> None:
+    phases = tuple(Phase(width=width, height=height, share=1.0) for width, height in sizes_wh)
+    recipe = _recipe(4, distil=0).model_copy(update={"phases": phases})
+    caches = []
+    if crop_wh is not None:
+        caches = [build_cache(coco_folder, tmp_path / "cache", crop_wh=crop_wh).folder]
+    streams = [] if caches else [coco_folder]
+    out = tmp_path / "run.pt"
+    trainer = pose_trainer(recipe, caches, streams=streams, start=None, device=CPU, checkpoint=out)
+    shape = "{}x{}".format(*(crop_wh or (320, 320)))
+    said = f"has another shape than crops of {shape}; some people are learned larger or smaller"
+    told = without_effect(trainer)
+    assert len(told) == len(others)
+    for sentence, other in zip(told, others, strict=True):
+        assert sentence.startswith(f"phases: an input of {other} {said}")
 
 
 def test_a_run_that_would_export_what_it_does_not_train_is_refused(

@@ -12,7 +12,7 @@ from posenets.evaluation.predict import find_keypoints, torch_run
 from posenets.evaluation.scenes import coco_scenes
 from posenets.export.card import NetworkFacts, pose_card
 from posenets.training.augment import HEATMAP_STRIDE
-from posenets.training.mpii import MPII_KEYPOINTS
+from posenets.training.people import labelled_as
 from posenets.training.pose_task import sigma_for
 from posenets.training.recipe import PoseRecipe
 from posenets.training.records import BadData
@@ -45,7 +45,7 @@ def evaluation_on(
 
     Raises BadData where the folder is not whole, or its labels are not of the network's `joints`.
     """
-    if joints == MPII_KEYPOINTS:
+    if labelled_as(folder, joints) != joints:
         raise BadData(
             f"--evaluate: AP is of COCO's {len(COCO_KEYPOINTS)} keypoints, {recipe.network} has "
             f"{len(joints)} joints; measure its PCKh by posenets evaluate --mpii"

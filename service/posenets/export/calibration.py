@@ -31,7 +31,7 @@ def calibration_crops(source: Path, card: ModelCard, *, count: int = 64) -> F32:
         return _cached(source, preprocess, count)
     assert card.crop is not None
     try:
-        photos = load_data(source, keypoints=labelled_as(card.keypoints)).photos
+        photos = load_data(source, keypoints=labelled_as(source, card.keypoints)).photos
     except BadOption as error:
         raise BadData(error.detail) from error
     owners = np.repeat(np.arange(len(photos)), [len(photo.boxes_xywh) for photo in photos])
@@ -60,7 +60,7 @@ def check_source(source: Path, joints: tuple[str, ...]) -> None:
         if (source / "crops.npy").exists():
             open_cache(source)
         else:
-            read_labels(label_file(source), keypoints=labelled_as(joints)).photos()
+            read_labels(label_file(source), keypoints=labelled_as(source, joints)).photos()
     except BadOption as error:
         raise BadData(error.detail) from error
 

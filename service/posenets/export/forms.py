@@ -48,7 +48,7 @@ _SAID = {
 }
 _TRT = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
 _QUANTISED = ("Conv", "ConvTranspose", "Add", "Concat", "MaxPool", "Relu", "Resize")
-"""Gates and products of attention are small and stay in float."""
+"""Attention's convolutions are among them; its sigmoids and products stay in float."""
 _BATCH = 8
 
 

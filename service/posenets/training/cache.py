@@ -18,9 +18,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from posegate.geometry import apply_affine, box_to_region, region_to_crop_affine
+from posegate.geometry import (
+    apply_affine,
+    box_to_region,
+    compose_affine,
+    region_to_crop_affine,
+)
 from posegate.skeleton import COCO_KEYPOINTS
-from posegate.types import F32, U8
+from posegate.types import F32, F64, U8
 from posenets.progress import progress, shown
 from posenets.training.people import read_people
 from posenets.training.records import SURE_BOX, BadData, LabelledImage
@@ -40,6 +45,8 @@ TEACHER_SHIFT = ((CROP_WH[0] - TEACHER_WH[0]) / 2, (CROP_WH[1] - TEACHER_WH[1]) 
 _SURE = 0.3
 """Peak of a teacher's heatmap from which on it labels a joint."""
 _CHUNK = 32
+_LONGEST_SIDE = 32766
+"""OpenCV's warps count a picture's pixels in 16 bits."""
 BoolArray = NDArray[np.bool_]
 MappedBytes = np.memmap[Any, np.dtype[np.uint8]]
 MIN_SIDE = 48
@@ -263,8 +270,23 @@ def cut_people(
     to_frame = region_to_crop_affine(regions / (1, 1, wider, 1), size_wh=CROP_WH)
     points = image.keypoints[rows].copy()
     points[..., :2] = apply_affine(to_frame, points[..., :2])
-    for row, affine, joints in zip(rows.tolist(), to_crop, points, strict=True):
-        yield row, np.asarray(cv2.warpAffine(pixels, affine, crop_wh), np.uint8), joints
+    for row, region, affine, joints in zip(rows.tolist(), regions, to_crop, points, strict=True):
+        part, part_to_crop = _within_reach(pixels, region, affine)
+        yield row, np.asarray(cv2.warpAffine(part, part_to_crop, crop_wh), np.uint8), joints
+
+
+def _within_reach(pixels: U8, region: F64, to_crop: F64) -> tuple[U8, F64]:
+    """Of a picture longer than OpenCV can warp the part that a region shows, and its way there."""
+    if max(pixels.shape) <= _LONGEST_SIDE:
+        return pixels, to_crop
+    size = np.array(pixels.shape[1::-1])
+    half = region[2:] / 2 + 1
+    low = np.clip(region[:2] - half, 0, size - 1).astype(int)
+    high = np.clip(region[:2] + half, low, size - 1).astype(int) + 1
+    step = math.ceil(max(high - low) / _LONGEST_SIDE)
+    part = pixels[low[1] : high[1] : step, low[0] : high[0] : step]
+    part_to_whole = np.array([[step, 0, low[0]], [0, step, low[1]]], np.float64)
+    return part, compose_affine(to_crop, part_to_whole)
 
 
 def _ask_teacher(crops: NDArray[np.uint8], teacher: HeatmapTeacher, heatmaps: MappedBytes) -> None:

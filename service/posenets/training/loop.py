@@ -137,8 +137,11 @@ class Trainer(Generic[Batch]):
             self.optimiser.load_state_dict(state["optimiser"])
             check_moments(self.optimiser, path, begun=self.progress.steps > 0)
             self._heed_recipe()
-            self.task.set_random_state(state["random"])
-            self._random = state["random"]
+            if _is_of_another_device(state["random"], self._random):
+                self.task.reseed(self.progress.seen)
+            else:
+                self.task.set_random_state(state["random"])
+            self._random = self.task.random_state()
         except KeyError as error:
             raise BadCheckpoint(f"{path}: field {error} is missing; not made by train") from error
         except BadCheckpoint:
@@ -251,7 +254,9 @@ class Trainer(Generic[Batch]):
         log: TrainingLog | None,
         console: Console,
     ) -> None:
-        """Save first: what looks at the network may fail."""
+        """Save first: what looks at the network may fail. The best of a former run goes before."""
+        if not self.checkpoint.exists():
+            self.best.unlink(missing_ok=True)
         self.save()
         if evaluate is not None:
             self._measure(evaluate, log, console)
@@ -346,6 +351,11 @@ class Trainer(Generic[Batch]):
             batch, count = self.task.draw(seen)
             seen += count * self.processes
             yield batch, count, self.task.random_state()
+
+
+def _is_of_another_device(state: Any, ours: Any) -> bool:
+    """Whether a generator of another kind of device was in that state: theirs differ in size."""
+    return isinstance(state, Tensor) and isinstance(ours, Tensor) and state.shape != ours.shape
 
 
 def _progress_in(state: Mapping[str, Any], path: Path) -> Done:

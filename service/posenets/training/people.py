@@ -26,9 +26,18 @@ KNOWN_JOINTS = {"coco": COCO_KEYPOINTS, "mpii": MPII_KEYPOINTS}
 """Joints that are found in every label file by their names."""
 
 
-def labelled_as(joint_names: tuple[str, ...]) -> tuple[str, ...]:
-    """The joints that a COCO file of them names: COCO's, but for joints of one's own."""
-    return COCO_KEYPOINTS if joint_names in KNOWN_JOINTS.values() else joint_names
+def labelled_as(labels: Path, joint_names: tuple[str, ...]) -> tuple[str, ...]:
+    """The joints to ask a COCO file for: COCO's in place of MPII's that it does not name.
+
+    Raises BadData.
+    """
+    if joint_names != MPII_KEYPOINTS:
+        return joint_names
+    try:
+        named = names_keypoints(label_file(labels), joint_names)
+    except BadOption as error:
+        raise BadData(error.detail) from error
+    return joint_names if named else COCO_KEYPOINTS
 
 
 def joints_asked_for(joints: Joints, labels: Path) -> tuple[str, ...]:
@@ -60,16 +69,9 @@ def read_people(
     are taken from COCO's where none does. Raises BadData.
     """
     kind = _kind(labels)
-    if kind == "coco" and (labelled_as(joint_names) == joint_names or _names(labels, joint_names)):
+    if kind == "coco" and labelled_as(labels, joint_names) == joint_names:
         return read_labelled_images(labels, joint_names)
     return (with_joints(image, joint_names) for image in _READERS[kind](labels))
-
-
-def _names(labels: Path, joint_names: tuple[str, ...]) -> bool:
-    try:
-        return names_keypoints(label_file(labels), joint_names)
-    except BadOption as error:
-        raise BadData(error.detail) from error
 
 
 def with_joints(image: LabelledImage, joint_names: tuple[str, ...]) -> LabelledImage:

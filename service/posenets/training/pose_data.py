@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posegate.types import U8
 from posenets.training.ahead import ahead
 from posenets.training.cache import (
     CROP_STEP,
@@ -28,6 +29,7 @@ from posenets.training.records import BadData
 from posenets.training.teacher import TEACHER_WH
 
 _AHEAD = 256
+_AT_ONCE = 1024
 
 
 class People(NamedTuple):
@@ -43,6 +45,7 @@ class Source(Protocol):
     """Hands out random people."""
 
     joint_names: tuple[str, ...]
+    crop_wh: tuple[int, int]
 
     def take(self, count: int, generator: torch.Generator) -> People:
         """So many people."""
@@ -60,9 +63,10 @@ def crop_wh_for(sizes_wh: Sequence[tuple[int, int]]) -> tuple[int, int]:
 
 
 class CachedPeople:
-    """People of crop caches, each as likely as its source's weight; on a GPU all lie in it.
+    """People of crop caches, each as likely as its source's weight.
 
-    Raises BadData for crops of several sizes, or a teacher that only some caches have.
+    Crops stay on the disk, mapped; where half of what is free in a GPU holds all of them, they lie
+    there. Raises BadData for crops of several sizes, or a teacher that only some caches have.
     """
 
     def __init__(
@@ -77,19 +81,17 @@ class CachedPeople:
         _check_one_size(caches)
         self.caches = caches
         self.joint_names = caches[0].joint_names
+        self.crop_wh = caches[0].crop_wh
         self.joints = torch.from_numpy(np.concatenate([c.joints for c in caches])).to(device)
         self.scores = torch.from_numpy(np.concatenate([c.scores for c in caches])).to(device)
         chances = [weights.get(source, 1.0) for cache in caches for source in cache.sources]
         self.chances = torch.tensor(chances, device=device)
         self.starts = np.cumsum([0] + [len(cache) for cache in caches])
         self.resident: tuple[Tensor, Tensor | None] | None = None
-        if device.type != "cpu":
-            crops = torch.cat([torch.from_numpy(np.array(c.crops)).to(device) for c in caches])
-            teacher = None
-            if self.has_teacher:
-                maps = [torch.from_numpy(np.array(c.teacher)).to(device) for c in caches]
-                teacher = torch.cat(maps)
-            self.resident = crops, teacher
+        crops = [cache.crops for cache in caches]
+        teacher = [c.teacher for c in caches if c.teacher is not None and self.has_teacher]
+        if sum(array.nbytes for array in [*crops, *teacher]) <= _room_in(device):
+            self.resident = _put(crops, device), _put(teacher, device) if teacher else None
 
     def take(self, count: int, generator: torch.Generator) -> People:
         """Drawn with replacement."""
@@ -101,14 +103,16 @@ class CachedPeople:
         if self.resident is not None:
             crops, maps = self.resident
             return crops[index], None if maps is None else maps[index]
-        caches = np.searchsorted(self.starts, index.numpy(), side="right") - 1
-        rows = index.numpy() - self.starts[caches]
+        people = index.cpu().numpy()
+        caches = np.searchsorted(self.starts, people, side="right") - 1
+        rows = people - self.starts[caches]
         chosen = [(self.caches[c], int(row)) for c, row in zip(caches, rows, strict=True)]
         pixels = torch.from_numpy(np.stack([cache.crops[row] for cache, row in chosen]))
+        pixels = pixels.to(index.device)
         if not self.has_teacher:
             return pixels, None
         taught = [cache.teacher[row] for cache, row in chosen if cache.teacher is not None]
-        return pixels, torch.from_numpy(np.stack(taught))
+        return pixels, torch.from_numpy(np.stack(taught)).to(index.device)
 
 
 class StreamedPeople:
@@ -116,8 +120,9 @@ class StreamedPeople:
 
     The files are read round and round in their own order; what comes out is drawn at random from a
     buffer that each drawn person makes room in. Where a run goes on after a kill, the reading
-    begins anew. A source's weight, over the largest one, is the chance that its people are used.
-    Of several processes each takes photos of its own, as cards are dealt.
+    begins anew. A source's weight, over the largest one, is the chance that its people are used;
+    after the first reading, over the largest of those that are there. Of several processes each
+    takes photos of its own, as cards are dealt.
     """
 
     def __init__(
@@ -133,8 +138,10 @@ class StreamedPeople:
     ) -> None:
         self.joint_names = joint_names
         self.device = device
+        self.crop_wh = crop_wh
         self._labels, self._size = labels, buffer
-        self._weights, self._seed, self._crop_wh = weights, seed, crop_wh
+        self._weights, self._seed = weights, seed
+        self._heaviest = max([1.0, *weights.values()])
         self._buffer: list[tuple[Tensor, Tensor, Tensor]] = []
         self._reading: Generator[tuple[Tensor, Tensor, Tensor], None, None] | None = None
 
@@ -156,26 +163,48 @@ class StreamedPeople:
     def _read(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         random = np.random.default_rng(self._seed)
         while True:
-            read = 0
-            for person in self._once(lambda: float(random.random())):
-                read += 1
-                yield person
-            if not read:
-                named = ", ".join(str(path) for path in self._labels)
-                raise BadData(f"{named}: no labelled person of {MIN_SIDE} pixels or more")
+            yield from self._once(lambda: float(random.random()))
 
     def _once(self, draw: Callable[[], float]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        most = max([1.0, *self._weights.values()])
+        """One reading of all files; raises BadData where nobody could have been drawn."""
+        heaviest = 0.0
         rank, processes = place()
         for labels in self._labels:
             images = read_people(labels, self.joint_names)
             for image in itertools.islice(images, rank, None, processes):
-                if draw() >= self._weights.get(image.source, 1.0) / most:
-                    continue
+                weight = self._weights.get(image.source, 1.0)
                 chosen = is_known(image) & is_large_enough(image)
-                for row, crop, joints in cut_people(image, chosen, self._crop_wh):
+                if chosen.any():
+                    heaviest = max(heaviest, weight)
+                if draw() >= weight / self._heaviest:
+                    continue
+                for row, crop, joints in cut_people(image, chosen, self.crop_wh):
                     scores = torch.from_numpy(image.keypoint_scores[row].copy())
                     yield torch.from_numpy(crop), torch.from_numpy(joints.copy()), scores
+        if not heaviest:
+            named = ", ".join(str(path) for path in self._labels)
+            raise BadData(
+                f"{named}: no labelled person of {MIN_SIDE} pixels or more whose source has a "
+                "weight above 0"
+            )
+        self._heaviest = heaviest
+
+
+def _room_in(device: torch.device) -> int:
+    """Bytes that cached arrays may take of a device's memory: the network needs the rest."""
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 0
+
+
+def _put(arrays: Sequence[U8], device: torch.device) -> Tensor:
+    """The rows of all arrays in the device's memory; the host holds a few of them at a time."""
+    rows = sum(len(array) for array in arrays)
+    whole = torch.empty((rows, *arrays[0].shape[1:]), dtype=torch.uint8, device=device)
+    places = whole.split([len(array) for array in arrays])
+    for array, held in zip(arrays, places, strict=True):
+        for start in range(0, len(array), _AT_ONCE):
+            part = np.array(array[start : start + _AT_ONCE])
+            held[start : start + len(part)] = torch.from_numpy(part)
+    return whole
 
 
 def _all_have_teacher(caches: Sequence[CropCache]) -> bool:

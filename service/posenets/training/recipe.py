@@ -1,6 +1,7 @@
 """Training recipes: one small TOML file each, every key typed, unknown keys refused."""
 
 import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -8,19 +9,19 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
 )
 
+from posegate.card import Shift, Sigma, Spread
 from posegate.validation import fault
 from posenets.training.augment import Augmentation
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
-Triple = tuple[float, float, float]
-Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -40,15 +41,15 @@ class _Strict(BaseModel):
         extra="forbid", frozen=True, ser_json_inf_nan="constants", allow_inf_nan=False
     )
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _numbers_are_numbers(cls, given: Any) -> Any:
-        """Pydantic would take "24" for a number, and true for 1."""
-        for name, field in cls.model_fields.items():
-            value = given.get(name) if isinstance(given, dict) else None
-            if field.annotation in (int, float) and isinstance(value, str | bool):
-                raise ValueError(f"{name}: must be a number, not {value!r}")
-        return given
+    def _numbers_are_numbers(cls, given: Any, make: ModelWrapValidatorHandler[Self]) -> Self:
+        """Pydantic takes "24" for a number, and true for 1."""
+        made = make(given)
+        wrong = next(_taken_for_numbers(given, made.model_dump()), None)
+        if wrong is not None:
+            raise ValueError(wrong)
+        return made
 
 
 class Phase(_Strict):
@@ -88,8 +89,8 @@ class Recipe(_Strict):
     clip: float = Field(default=1.0, gt=0, allow_inf_nan=True, description="inf: none")
     ema: float = Field(default=0.998, ge=0, lt=1, description="of the moving average; 0: none")
     source_weights: dict[str, Weight] = Field(default_factory=dict)
-    mean: Triple = IMAGENET_MEAN
-    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+    mean: tuple[Shift, Shift, Shift] = IMAGENET_MEAN
+    std: tuple[Spread, Spread, Spread] = IMAGENET_STD
     seed: int = Field(default=0, ge=0, lt=2**32)
 
     @model_validator(mode="after")
@@ -129,7 +130,7 @@ class PoseRecipe(Recipe):
     weighting: Literal["none", "x", "2x", "x2", "exp"] = "x"
     distil: float = Field(default=1.0, ge=0, description="weight of the teacher's heatmaps")
     localise: float = Field(default=3e-4, ge=0, description="weight of the localisation loss")
-    sigma: float | None = Field(default=None, gt=0, description="of the targets, heatmap pixels")
+    sigma: Sigma | None = Field(default=None, description="of the targets, heatmap pixels")
     rounded: bool = Field(default=False, description="targets as HRNet's, on whole pixels")
     sparsity: float = Field(default=0.0, ge=0, description="p of NAM's penalty p * sum |gamma|")
     residual_start: float = Field(
@@ -188,6 +189,18 @@ def read_recipe(path: Path) -> PoseRecipe | DetectionRecipe:
     if late:
         raise BadRecipe(f"{path}: milestones: {late[0]:g} is not before the end, {recipe.length:g}")
     return recipe
+
+
+def _taken_for_numbers(given: Any, made: Any, place: str = "") -> Iterator[str]:
+    """`field: what` of each text or truth value in what was given that was made a number."""
+    if isinstance(given, Mapping) and isinstance(made, Mapping):
+        for name in given:
+            yield from _taken_for_numbers(given[name], made[name], f"{place}.{name}")
+    elif isinstance(given, list | tuple):
+        for index, pair in enumerate(zip(given, made, strict=True)):
+            yield from _taken_for_numbers(*pair, f"{place}.{index}")
+    elif isinstance(given, str | bool) and type(made) in (int, float):
+        yield f"{place.removeprefix('.')}: must be a number, not {given!r}"
 
 
 def first_fault(error: ValidationError) -> str:

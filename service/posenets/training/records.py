@@ -34,6 +34,8 @@ from posegate.types import F32, U8
 
 SURE_BOX = 0.4
 """Score from which on a teacher's box is taken for a person's."""
+_HIGHEST = 2.0
+"""No joint's score lies beyond: a teacher's peaks go a little over 1, percentages further."""
 
 
 class BadData(ValueError):
@@ -96,8 +98,8 @@ class LabelledImage:
     `boxes_xywh` (P, 4) float32 in image pixels; `box_scores` (P,)
     float32, 1 for human labels; `keypoints` (P, J, 3) float32: x, y in image pixels and v
     (0 unknown, 1 placed by a teacher, 2 by a person); `keypoint_scores` (P, J) float32: the
-    teacher's confidence, 1 where a person placed the joint. `joint_names` are the J joints;
-    `head_sizes` (P,) float32, pixels, are PCKh's, NaN where they are not known. In
+    teacher's confidence, at most 1, and 1 where a person placed the joint. `joint_names` are the J
+    joints; `head_sizes` (P,) float32, pixels, are PCKh's, NaN where they are not known. In
     `crowds_xywh` (C, 4) float32 people are not told apart.
     """
 
@@ -150,10 +152,20 @@ _PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
 def _check_joints(labels: CocoLabels, annotation: dict[str, Any]) -> None:
     where = f"{labels.path}: annotation {annotation['id']} of image {annotation['image_id']}"
     check_numbers(annotation, "keypoint_scores", len(labels.keypoints), where, optional=True)
+    _check_scores(annotation.get("keypoint_scores", []), where)
     check_number(annotation, "score", where, optional=True)
     strange = set(annotation.get("keypoints", [])[2::3]) - {0, 1, 2}
     if strange:
         raise BadOption(f"{where}: keypoints has the visibility {strange.pop()}, not 0, 1 or 2")
+
+
+def _check_scores(scores: list[float], where: str) -> None:
+    wrong = [score for score in scores if not 0 <= score <= _HIGHEST]
+    if wrong:
+        raise BadOption(
+            f"{where}: keypoint_scores holds {wrong[0]:g}; a score lies from 0 to 1, at most "
+            f"{_HIGHEST:g} where a heatmap overshoots"
+        )
 
 
 def _shards(known: CocoLabels) -> dict[int, dict[str, dict[str, Any]]]:
@@ -217,7 +229,7 @@ def _labelled(
     points = np.array([a.get("keypoints", blank) for a in annotations], np.float32)
     points = points.reshape(people, joints, 3)
     scores = np.array([a.get("keypoint_scores", [1.0] * joints) for a in annotations], np.float32)
-    scores = scores.reshape(people, joints)
+    scores = np.minimum(scores.reshape(people, joints), 1)
     scores[points[..., 2] == 2] = 1
     return LabelledImage(
         name=image["file_name"],

@@ -12,12 +12,14 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from posegate.skeleton import COCO_KEYPOINTS
 from posenets.networks import JOINT_WEIGHTS, NETWORKS, build_network, find_network
 from posenets.networks.blocks import weaken_residuals
 from posenets.networks.mobilenetv3_small import MobileNetV3Small, load_folded_weights
 from posenets.networks.nam import nam_scales
 from posenets.networks.person_detector import PersonDetector
 from posenets.networks.posefpn import PoseFPN
+from posenets.networks.published_hrnet import is_published
 from posenets.training.augment import HEATMAP_STRIDE
 from posenets.training.box_teacher import add_teacher_boxes
 from posenets.training.cache import open_cache
@@ -27,6 +29,7 @@ from posenets.training.checkpoint import (
     load_weights,
     recipe_in,
     refuse_other_normalisation,
+    weights_in,
 )
 from posenets.training.detection_data import DetectionData, Photo, read_photos
 from posenets.training.detection_task import DetectionTask
@@ -47,6 +50,7 @@ from posenets.training.records import BadData
 
 DETECTOR = "person-detector"
 _CALIBRATION_PICTURES = 32
+_BY_NUMBER = {len(names): names for names in KNOWN_JOINTS.values()}
 
 
 def make_network(
@@ -82,7 +86,7 @@ def joints_of(name: str) -> tuple[str, ...]:
         joints = find_network(name).joints
     except ValueError as error:
         raise BadRecipe(f"network: {error}") from error
-    return {len(names): names for names in KNOWN_JOINTS.values()}[joints]
+    return _BY_NUMBER[joints]
 
 
 def joints_in(state: dict[str, Any], path: Path) -> tuple[str, ...]:
@@ -145,7 +149,7 @@ def pose_trainer(
         _need_some([recipe.source_weights.get(source, 1.0) for source in sources])
         recipe = recipe.for_data(sum(len(cache) for cache in opened))
         task = PoseTask(opened, recipe, device)
-    _start_from(network, start, lambda: task.draw(0)[0].images, recipe)
+    _start_from(network, start, lambda: task.draw(0)[0].images, recipe, joints=names)
     return Trainer(
         network,
         recipe,
@@ -166,10 +170,12 @@ def without_effect(trainer: Trainer[Any]) -> list[str]:
     cached = task.people if isinstance(task.people, CachedPeople) else None
     if task.recipe.distil and not (cached and cached.has_teacher):
         said.append("distil: has no effect, as the people come without a teacher's heatmaps")
+    sizes_wh = [(phase.width, phase.height) for phase in task.recipe.phases]
+    had, needed = task.people.crop_wh, crop_wh_for(sizes_wh)
+    lacking = any(ours < least for ours, least in zip(had, needed, strict=True))
+    said += _of_other_shapes(sizes_wh, needed if lacking else had)
     if cached is not None:
-        needed = crop_wh_for([(phase.width, phase.height) for phase in task.recipe.phases])
-        had = cached.caches[0].crop_wh
-        if any(ours < least for ours, least in zip(had, needed, strict=True)):
+        if lacking:
             said.append(
                 "phases: an input is larger or wider than what crops of {}x{} show; make the cache "
                 "with --size {}x{}".format(*had, *needed)
@@ -184,6 +190,21 @@ def without_effect(trainer: Trainer[Any]) -> list[str]:
     return said
 
 
+def _of_other_shapes(sizes_wh: Sequence[tuple[int, int]], crop_wh: tuple[int, int]) -> list[str]:
+    """A sentence for each input whose shape is not the crops', but for the rounding of a pixel."""
+    others = [
+        "{}x{}".format(*size_wh)
+        for size_wh in dict.fromkeys(sizes_wh)
+        if abs(size_wh[0] - size_wh[1] * crop_wh[0] / crop_wh[1]) > 1
+    ]
+    return [
+        f"phases: an input of {other} has another shape than crops of {crop_wh[0]}x{crop_wh[1]}; "
+        "some people are learned larger or smaller than it will see them; take inputs of one "
+        "shape, 3:4 or square, and crops of the same (posenets cache --size)"
+        for other in others
+    ]
+
+
 def _need_some(chances: Iterable[float]) -> None:
     """Raises BadRecipe where nothing can be drawn."""
     if not any(chance > 0 for chance in chances):
@@ -193,12 +214,12 @@ def _need_some(chances: Iterable[float]) -> None:
 def _joints_to_learn(
     network: str, sources: Sequence[tuple[object, tuple[str, ...]]]
 ) -> tuple[str, ...]:
-    """The joints of all sources, (place, joints) each: the network's of the table, or others' own.
+    """The joints of all sources, (place, joints) each; without any those of the network's table.
 
-    Raises BadData where they are not the same, or are known and not the network's.
+    Raises BadData where they are not the same, or are COCO's and the network is made for MPII's.
     """
     wanted, whose = joints_of(network), network
-    if sources and sources[0][1] not in KNOWN_JOINTS.values():
+    if sources and (wanted == COCO_KEYPOINTS or sources[0][1] not in KNOWN_JOINTS.values()):
         wanted, whose = sources[0][1], str(sources[0][0])
     for place, names in sources:
         if names != wanted:
@@ -254,13 +275,28 @@ def detection_trainer(
 
 
 def _start_from(
-    network: nn.Module, start: Path | None, pictures: Callable[[], Tensor], recipe: Recipe
+    network: nn.Module,
+    start: Path | None,
+    pictures: Callable[[], Tensor],
+    recipe: Recipe,
+    *,
+    joints: tuple[str, ...] | None = None,
 ) -> None:
-    """Load a checkpoint, or the backbone's weights calibrated on `pictures` (0..255 RGB)."""
+    """Load a checkpoint, or the backbone's weights calibrated on `pictures` (0..255 RGB).
+
+    What draws `joints` stays the network's where the checkpoint draws others.
+    """
     if start is None:
         return
     if start.suffix != ".npz":
+        drawn = {
+            name: value.clone()
+            for name, value in network.state_dict().items()
+            if name in JOINT_WEIGHTS
+        }
         state = load_weights(network, start, renewed=JOINT_WEIGHTS)
+        if joints is not None and _joints_lent(state, start, len(joints)) not in (None, joints):
+            network.load_state_dict(drawn, strict=False)
         if "recipe" in state:
             refuse_other_normalisation(state, recipe, start)
         return
@@ -280,3 +316,10 @@ def _start_from(
         raise BadCheckpoint(f"{start}: not an .npz of a backbone's weights") from error
     wanted = backbone.state_dict().keys()
     fit_weights(backbone, {k: v for k, v in whole.state_dict().items() if k in wanted}, start)
+
+
+def _joints_lent(state: dict[str, Any], path: Path, number: int) -> tuple[str, ...] | None:
+    """The joints, so many, of a checkpoint to start from; None where nothing tells them."""
+    if "joints" in state or "recipe" in state:
+        return joints_in(state, path)
+    return _BY_NUMBER.get(number) if is_published(weights_in(state, path)) else None
