@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 
 from fakes import DETECTOR_NAME, MADE_JOINTS_HEATMAP, POSE_NAME, gaussian_heatmaps, make_repository
 from posegate.backends.onnx import OnnxBackend
@@ -40,6 +41,46 @@ async def test_is_ready_between_start_and_stop(repository: Path) -> None:
     assert backend.ready() is None
     await backend.stop()
     assert backend.ready() is not None
+
+
+def convolution(kernel: type[np.generic], *, through: str | None = None) -> bytes:
+    """A network that convolves with a kernel of that type, as it is or `through` an operator."""
+    nodes = [helper.make_node("Conv", ["input", "QuantizeLinear" if through else "kernel"], ["y"])]
+    if through:
+        nodes.insert(0, helper.make_node(through, ["kernel"], ["QuantizeLinear"]))
+    tensor = numpy_helper.from_array(np.zeros((1, 3, 1, 1), kernel), "kernel")
+    return helper.make_model(helper.make_graph(nodes, "made", [], [], [tensor])).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("content", "precision"),
+    [
+        (convolution(np.float32), "fp32"),
+        (convolution(np.float16), "fp16"),
+        (convolution(np.float16, through="Cast"), "fp32"),
+        (convolution(np.float32, through="QuantizeLinear"), "int8"),
+        (convolution(np.int8, through="DequantizeLinear"), "fp32"),
+        (b"not a network", "unknown"),
+        (b"\xff" * 10**6, "unknown"),
+        (b"", "unknown"),
+    ],
+    ids=[
+        "floats",
+        "halves",
+        "only kept in halves",
+        "8 bits",
+        "only kept in 8 bits",
+        "words",
+        "a number without end",
+        "nothing",
+    ],
+)
+def test_the_precision_is_what_the_file_computes_in(
+    tmp_path: Path, content: bytes, precision: str
+) -> None:
+    model = load_catalog(make_repository(tmp_path)).models[POSE_NAME]
+    model.onnx_path.write_bytes(content)
+    assert OnnxBackend(model, workers=Workers(1)).info.precision == precision
 
 
 HEATMAP = {"kind": "heatmap", "width": 12, "height": 16}

@@ -11,6 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from posegate.backends.base import BackendInfo
+from posegate.backends.onnx_file import file_precision
 from posegate.backends.workers import Workers
 from posegate.card import PEAK_ROW, HeatmapSpec, ModelCard, SimccSpec
 from posegate.catalog import Model
@@ -27,7 +28,8 @@ class OnnxBackend:
     """
 
     def __init__(self, model: Model, *, workers: Workers) -> None:
-        self.info = BackendInfo(name="onnxruntime", precision="fp32", provider=PROVIDER)
+        precision = file_precision(model.onnx_path)
+        self.info = BackendInfo(name="onnxruntime", precision=precision, provider=PROVIDER)
         self.input_shape = model.card.input_shape
         self._model = model
         self._workers = workers
