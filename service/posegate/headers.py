@@ -8,6 +8,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from posegate.errors import BadImage, UnknownImageFormat
 
@@ -15,12 +16,20 @@ MAX_JPEG_SCANS = 100
 """A progressive JPEG has about 10 scans; each one costs a pass over all pixels."""
 MAX_CHUNKS = 16_384
 """PNG writers use chunks of 8 kB or more, so 20 MiB have about 2,500."""
+MAX_PNG_PARTS = 256
+"""Chunks, of which those of the pixels count as one. A photo has about 10, and libpng writes a line
+to stderr for each that it dislikes."""
 MAX_JPEG_SEGMENTS = 1_024
 """A segment holds up to 64 kB; 20 MiB of metadata fill 320."""
 MAX_JPEG_PADDING = 16_384
 """Bytes of a file that may lie between its segments, where nothing belongs."""
 
 _JPEG, _PNG, _WEBP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"WEBP"
+_PNG_ONCE = (
+    b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"iCCP", b"sRGB", b"cHRM", b"gAMA", b"sBIT", b"bKGD",
+    b"hIST", b"pHYs", b"tIME", b"eXIf", b"cICP", b"mDCV", b"cLLI", b"acTL", b"IEND",
+)  # fmt: skip
+"""What a PNG may have in one place only (third edition, 5.6); there IDAT may be many in a row."""
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
 _JPEG_SCAN = re.compile(rb"\xff\xda")  # three times as fast as bytes.count on entropy-coded data
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -149,6 +158,7 @@ def _parse_png(data: bytes) -> ImageHeader:
 
 
 def _check_png(data: bytes) -> None:
+    _check_png_parts([kind for kind, _, _ in _png_chunks(data)])
     kind = b""
     for kind, start, end in _png_chunks(data):
         is_critical = kind[0] & 0x20 == 0
@@ -159,6 +169,22 @@ def _check_png(data: bytes) -> None:
             )
     if kind != b"IEND":
         raise BadImage(_TRUNCATED.format("PNG"))
+
+
+def _check_png_parts(kinds: list[bytes]) -> None:
+    pixels = b"IDAT"
+    parts = [kind for former, kind in pairwise([b"", *kinds]) if not former == kind == pixels]
+    if len(parts) > MAX_PNG_PARTS:
+        raise BadImage(
+            f"The PNG file has more than {MAX_PNG_PARTS} chunks, those of its pixels counted as "
+            "one; save it again without metadata."
+        )
+    for kind in _PNG_ONCE:
+        if parts.count(kind) > 1:
+            raise BadImage(
+                f"The PNG file has {kind.decode()} chunks in more than one place, where one is "
+                "allowed; save it again."
+            )
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TextIO
 
+import cv2
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
 
@@ -35,8 +37,10 @@ class LineFormatter(logging.Formatter):
 def configure_logs(level: str, *, stream: TextIO | None = None, **always: object) -> None:
     """Send every logger of the process to one stream (stderr) in the one format.
 
-    `always` is told on every line.
+    `always` is told on every line. OpenCV writes to stderr by itself and keeps its errors only, for
+    whoever sends a bad picture hears of it.
     """
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(LineFormatter(always))
     root = logging.getLogger()

@@ -1,6 +1,8 @@
 import contextlib
 import resource
 import struct
+import subprocess
+import sys
 import time
 
 import cv2
@@ -225,6 +227,62 @@ def test_wrong_checksum_in_a_png_is_named() -> None:
     data[data.index(b"IDAT") + 20] ^= 1
     with pytest.raises(BadImage, match="checksum in its IDAT chunk"):
         decode_image(bytes(data), LIMITS)
+
+
+TEXT = files.png_chunk(b"tEXt", b"Software\0made")
+
+
+# libpng would write a line about each, to the service's log
+@pytest.mark.parametrize(
+    ("chunks", "words"),
+    [
+        ([files.png_chunk(b"tRNS", b"")] * 16_000, "more than 256 chunks"),
+        ([files.png_chunk(b"tRNS", b"")] * 2, "tRNS chunks in more than one place"),
+        ([files.png_chunk(b"gAMA", b""), TEXT] * 2, "gAMA chunks in more than one place"),
+        ([TEXT] * 254, "more than 256 chunks"),
+        ([files.png_chunk(b"IDAT", b""), TEXT], "IDAT chunks in more than one place"),
+    ],
+)
+def test_png_of_chunks_made_to_fill_the_log_is_refused(chunks: list[bytes], words: str) -> None:
+    with pytest.raises(BadImage, match=words):
+        decode_image(files.png_after_header(files.encoded(".png"), *chunks), LIMITS)
+
+
+def test_opencv_does_not_warn_in_the_log_of_a_service() -> None:
+    program = (
+        "import contextlib, sys\n"
+        "from posegate.errors import BadImage\n"
+        "from posegate.image import ImageLimits, decode_image\n"
+        "from posegate.logs import configure_logs\n"
+        "configure_logs('debug')\n"
+        "with contextlib.suppress(BadImage):\n"
+        "    decode_image(sys.stdin.buffer.read(), ImageLimits())\n"
+    )
+    large = files.png_chunk(b"eXIf", bytes(9_000_000))  # libpng in OpenCV takes 8 million bytes
+    data = files.png_after_header(files.encoded(".png"), large)
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, input=data, capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [TEXT] * 253,  # with IHDR, the pixels and IEND 256
+        [files.png_chunk(b"IDAT", b"")] * 1000,
+        [files.png_chunk(b"acTL", (1).to_bytes(4, "big") + bytes(4))],
+    ],
+)
+def test_png_of_many_chunks_is_a_picture(chunks: list[bytes]) -> None:
+    data = files.png_after_header(files.encoded(".png"), *chunks)
+    assert decode_image(data, LIMITS).width == 32
+
+
+def test_animation_of_many_frames_is_told_from_too_many_chunks() -> None:
+    control = files.png_chunk(b"acTL", (300).to_bytes(4, "big") + bytes(4))
+    frames = [files.png_chunk(b"fdAT", bytes(4))] * 300
+    with pytest.raises(BadImage, match="animation of 300 frames"):
+        decode_image(files.png_after_header(files.encoded(".png"), control, *frames), LIMITS)
 
 
 def test_animations_beyond_one_frame_are_refused() -> None:
