@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from posegate.backends.base import BackendInfo, Inference
+from posegate.catalog import sha256_of
 from posegate.errors import DeadlineExceeded
 from posegate.skeleton import COCO_KEYPOINTS
 from posegate.types import F32
@@ -129,6 +130,21 @@ def add_copy(repository: Path, name: str) -> None:
     shutil.copytree(repository / POSE_NAME, repository / name)
     card_path = repository / name / "posegate.json"
     card_path.write_text(json.dumps(json.loads(card_path.read_text()) | {"name": name}))
+
+
+def add_form(models: Path, form: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """A form of the made network whose heatmaps are changed ones."""
+    folder = models / f"{POSE_NAME}-{form}"
+    shutil.copytree(models / POSE_NAME, folder)
+    path = folder / "1" / "model.onnx"
+    network = onnx.load(path)
+    (template,) = [w for w in network.graph.initializer if w.name == "template"]
+    changed = change(numpy_helper.to_array(template)).astype(np.float32)
+    template.CopyFrom(numpy_helper.from_array(changed, "template"))
+    onnx.save(network, path)
+    card = json.loads((folder / "posegate.json").read_text())
+    card |= {"name": folder.name, "sha256": sha256_of(path)}
+    (folder / "posegate.json").write_text(json.dumps(card))
 
 
 async def until(condition: Callable[[], bool], limit_s: float = 60.0) -> None:

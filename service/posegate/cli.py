@@ -145,7 +145,10 @@ def models_show(
     model_repository: Repository = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the card of one network, once its file has been seen to do what the card says."""
+    """Show the card of one network, once its file has been seen to do what the card says.
+
+    `default` says which network serves now, whatever the file says.
+    """
     catalog = _catalog(config, model_repository)
     with reported():
         if name not in catalog.models:
@@ -154,6 +157,8 @@ def models_show(
             raise UnknownModel(f"there is no network {name!r}; known: {known}")
         refuse_misfit(catalog.models[name])
     card = catalog.models[name].card
+    default = catalog.get(None, card.task).name == name
+    card = card.model_copy(update={"default": default})
     if as_json:
         print(card.model_dump_json(exclude_none=True))
     else:

@@ -66,13 +66,13 @@ def build_command(
     each plan from when it is there; what it refuses gives way to the former.
     """
     with reported():
-        if source is not None and model_repository is not None:
-            seed(source, model_repository)
-            if copy_only:
-                return
-        elif copy_only:
-            raise BadOption("--copy-only needs --from and --model-repository")
-        settings = load_settings(config, model_repository=model_repository)
+        settings = load_settings(config, model_repository=model_repository, triton_urls=triton_urls)
+        if copy_only and source is None:
+            raise BadOption("--copy-only needs --from, the folder to copy the networks from")
+        if source is not None:
+            _copy(source, settings.model_repository)
+        if copy_only:
+            return
         _check_target(target)
         tensorrt = _find_tensorrt()
         sm = gpu_sm()
@@ -89,7 +89,7 @@ def build_command(
             timeout_s=timeout_s,
             crops=crops,
             crops_are=crops_are,
-            loader=TritonLoader(triton_urls.split(",")) if triton_urls else None,
+            loader=TritonLoader(settings.triton_urls) if triton_urls is not None else None,
         )
         with progress_bar() as progress:
             bar = progress.add_task("plans", total=None)
@@ -106,6 +106,15 @@ def build_command(
     else:
         print_table(f"plans for SM {sm}, TensorRT {tensorrt.version}", rows)
     raise typer.Exit(0 if all(one.is_served for one in results) else 1)
+
+
+def _copy(source: Path, repository: Path) -> None:
+    if source.resolve() == repository.resolve():
+        raise BadOption(
+            f"--from {source} is the model repository itself; name the folder to copy to with "
+            "--model-repository or POSEGATE_MODEL_REPOSITORY"
+        )
+    seed(source, repository)
 
 
 def _cache_at_home() -> Path:

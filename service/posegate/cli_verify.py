@@ -47,12 +47,14 @@ def verify_command(
                 settings,
                 name,
                 data,
-                triton_urls=triton_urls.split(",") if triton_urls else (),
+                with_triton=triton_urls is not None,
                 on_check=lambda what: progress.update(bar, description=what),
             )
 
     with reported(), ended_by_sigterm():
-        settings = load_settings(config, model_repository=model_repository, threads=threads)
+        settings = load_settings(
+            config, model_repository=model_repository, threads=threads, triton_urls=triton_urls
+        )
         checks = asyncio.run(run(settings))
     rows = [check.as_dict() for check in checks]
     if as_json:

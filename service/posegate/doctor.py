@@ -11,7 +11,8 @@ from typing import Any
 
 import onnxruntime
 
-from posegate.catalog import ONNX_NAME, load_catalog, sha256_of
+from posegate.backends.onnx import refuse_misfit
+from posegate.catalog import ONNX_NAME, Catalog, load_catalog, sha256_of
 from posegate.doctor_triton import ask_tritons
 from posegate.errors import PosegateError
 from posegate.plan_files import PLAN_NAME, read_record
@@ -25,6 +26,7 @@ from posegate.tensorrt_tools import (
     output_of,
     tensorrt_release,
 )
+from posegate.tls import load_tls
 
 L4T_RELEASE = Path("/etc/nv_tegra_release")
 JETSON_SM = {"5.3", "6.2", "7.2", "8.7", "10.1", "11.0"}
@@ -51,7 +53,8 @@ def examine(settings: Settings, *, target: Target = "cpu") -> list[Finding]:
             f"{onnxruntime.__version__}: {', '.join(onnxruntime.get_available_providers())}",
         ),
         _fitting_image(sm, l4t, target, has_gpu=gpu is not None),
-        _repository(settings),
+        _tls(settings),
+        *_repository(settings),
         *_plans(settings.model_repository, sm, tensorrt),
         *(asyncio.run(ask_tritons(settings, target)) if settings.backend == "triton" else ()),
     ]
@@ -138,18 +141,39 @@ def _fitting_image(sm: str | None, l4t: str | None, target: Target, *, has_gpu: 
     return Finding(what, f"{row['triton']} ({row['name']}, {tried})")
 
 
-def _repository(settings: Settings) -> Finding:
+def _tls(settings: Settings) -> Finding:
+    try:
+        tls = load_tls(settings)
+    except PosegateError as error:
+        return Finding("TLS", error.detail, "wrong")
+    return _optional("TLS", str(tls.certificate) if tls else None)
+
+
+def _repository(settings: Settings) -> Iterator[Finding]:
     try:
         catalog = load_catalog(
             settings.model_repository, model=settings.model, detector=settings.detector
         )
         missed = catalog.without_detector()
     except PosegateError as error:
-        return Finding("model repository", error.detail, "wrong")
+        yield Finding("model repository", error.detail, "wrong")
+        return
     found = f"{settings.model_repository}: {', '.join(catalog.models)}"
     if missed:
-        return Finding("model repository", f"{found}; {missed}", "absent")
-    return Finding("model repository", found)
+        yield Finding("model repository", f"{found}; {missed}", "absent")
+    else:
+        yield Finding("model repository", found)
+    if settings.backend == "onnx":
+        yield from _misfits(catalog)
+
+
+def _misfits(catalog: Catalog) -> Iterator[Finding]:
+    """Networks that are not what their cards say, loaded and run as the service does."""
+    for model in catalog.models.values():
+        try:
+            refuse_misfit(model)
+        except PosegateError as error:
+            yield Finding(f"network {model.name}", error.detail, "wrong")
 
 
 def _optional(what: str, found: str | None) -> Finding:

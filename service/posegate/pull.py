@@ -60,6 +60,11 @@ def pull(
     staging = repository / STAGING
     part, folder = staging / f"{network.name}.part", staging / network.name
     try:
+        if target.is_dir() and any(target.iterdir()):
+            raise PullFailed(
+                f"{target} is there without a card {CARD_NAME}; move the folder away and run the "
+                "command again, or write its card"
+            )
         staging.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         if file is None:
@@ -155,11 +160,14 @@ def _copy(answer: httpx.Response, part: Path, start: int, on_bytes: OnBytes) -> 
 
 @contextlib.contextmanager
 def _removed_on_failure(folder: Path, part: Path | None) -> Iterator[None]:
-    """What turned out wrong must not be taken up again by the next try."""
+    """What turned out wrong must not be taken up again by the next try.
+
+    A download is not wrong because the disk did not take what it holds.
+    """
     try:
         yield
-    except PosegateError:
-        if part is not None:
+    except (PosegateError, OSError) as error:
+        if part is not None and isinstance(error, PosegateError):
             part.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -238,6 +238,7 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     if config is None and (named := os.environ.get(PREFIX + "CONFIG")) is not None:
         config = Path(named)
     file = _read_toml(_expanded(config)) if config is not None else {}
+    _refuse_other_capitals(file)
     lower = {key: value for key, value in file.items() if PREFIX + key.upper() not in environment}
     given = {key: value for key, value in flags.items() if value is not None}
     try:
@@ -268,6 +269,13 @@ def _refuse_empty(environment: Mapping[str, str]) -> None:
             raise BadOption(
                 f"the environment variable {name} is empty; give a value or leave it out"
             )
+
+
+def _refuse_other_capitals(file: Mapping[str, Any]) -> None:
+    """Pydantic would take such a line for the setting, and put it before flags and variables."""
+    for key in sorted(file.keys() - Settings.model_fields):
+        if key.lower() in Settings.model_fields:
+            raise BadOption(f"setting {key}: there is no such field; did you mean {key.lower()}?")
 
 
 def _expanded(path: Path) -> Path:

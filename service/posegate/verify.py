@@ -83,10 +83,13 @@ async def verify(
     name: str,
     folder: Path,
     *,
-    triton_urls: Sequence[str] = (),
+    with_triton: bool = False,
     on_check: Callable[[str], None] | None = None,
 ) -> list[Check]:
-    """Check the pose network `name` on the labelled photos of `folder`, with their true boxes."""
+    """Check the pose network `name` on the labelled photos of `folder`, with their true boxes.
+
+    `with_triton` compares with the Tritons of the settings as well.
+    """
 
     def hear(what: str) -> None:
         if on_check is not None:
@@ -98,7 +101,7 @@ async def verify(
     try:
         data = load_data_of(model, folder)
     except OtherKeypoints:
-        if siblings or triton_urls:  # these are judged by their AP
+        if siblings or with_triton:  # these are judged by their AP
             raise
         data = load_data(folder)
     hear("torch")
@@ -112,12 +115,11 @@ async def verify(
     hear("http")
     farthest, median = _pixels(base, await _over_http(settings, data.photos, model))
     checks.append(Check("http", farthest <= WIRE_BOUND_PX, None, farthest, median))
-    if triton_urls:
+    if with_triton:
         hear("triton")
-        changes = {"backend": "triton", "triton_urls": tuple(triton_urls)}
-        async with running_pipeline(settings.model_copy(update=changes)) as pipeline:
+        async with running_pipeline(settings.model_copy(update={"backend": "triton"})) as pipeline:
             found = await _estimates(pipeline, data.photos, name)
-        is_plan = await _runs_a_plan(triton_urls, name)
+        is_plan = await _runs_a_plan(settings.triton_urls, name)
         checks.append(_triton_check(_form_check("triton", data, base, found), is_plan=is_plan))
     return checks
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from fakes import DETECTOR_NAME, POSE_NAME, encode, make_photo, make_repository
+from fakes import DETECTOR_NAME, POSE_NAME, add_copy, encode, make_photo, make_repository
 from posegate.cli import app
 from posegate.errors import BadOption
 from posegate.settings import Settings
@@ -178,6 +178,17 @@ def test_a_card_is_shown_for_people_and_for_programs(run) -> None:
     assert "left_shoulder" in run("models", "show", POSE_NAME).stdout
     card = json.loads(run("models", "show", POSE_NAME, "--json").stdout)
     assert card["codec"]["kind"] == "heatmap"
+
+
+def test_a_card_is_shown_as_the_default_where_it_serves_now(run, tmp_path: Path) -> None:
+    repository = make_repository(tmp_path)
+    add_copy(repository, "other")
+    shown = {}
+    for name in (POSE_NAME, "other"):
+        told = run("models", "show", name, "--json", "--model-repository", repository).stdout
+        shown[name] = json.loads(told)["default"]
+    assert shown == {POSE_NAME: True, "other": False}
+    assert re.search(r"default +True", run("models", "show", POSE_NAME).stdout)
 
 
 def test_a_card_that_is_not_of_its_network_is_not_shown(run, tmp_path: Path) -> None:

@@ -78,6 +78,27 @@ def test_a_repository_without_one_of_the_two_networks(
     assert words in finding.found
 
 
+def test_a_network_that_is_not_what_its_card_says_is_wrong(tmp_path: Path):
+    other = {"kind": "heatmap", "width": 24, "height": 16, "sigma": 1.5, "scale": [4, 4]}
+    repository = make_repository(tmp_path, pose_changes={"codec": other})
+    settings = Settings(model_repository=repository)
+    (wrong,) = [one for one in doctor.examine(settings) if one.verdict == "wrong"]
+    assert wrong.what == f"network {POSE_NAME}"
+    assert "its card promises float32 (1, 17, 16, 24)" in wrong.found
+
+
+def test_certificates_that_cannot_be_read_are_wrong(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("POSEGATE_TLS_CERTIFICATE", "/nope")
+    monkeypatch.setenv("POSEGATE_TLS_KEY", "/nope.key")
+    result = CliRunner().invoke(app, ["doctor", "--model-repository", str(repository), "--json"])
+    assert result.exit_code == 1
+    (row,) = [row for row in json.loads(result.stdout) if row["verdict"] == "wrong"]
+    assert row["what"] == "TLS"
+    assert row["found"].startswith("setting tls_certificate: /nope cannot be read: No such file")
+
+
 def test_a_triton_that_is_not_there_is_wrong(repository: Path):
     pytest.importorskip("tritonclient")
     settings = ["--model-repository", str(repository), "--backend", "triton"]

@@ -351,3 +351,40 @@ def test_a_jetson_is_no_desktop(machine, networks, tmp_path, monkeypatch):
     monkeypatch.setattr(cli_build, "is_jetson", lambda: True)
     assert build(networks, tmp_path).exit_code == 2
     assert build(networks, tmp_path, "--target", "jetson").exit_code == 0
+
+
+@pytest.mark.parametrize("place", ["variable", "file"])
+def test_networks_are_copied_to_the_repository_of_the_settings(
+    networks, tmp_path, monkeypatch, place
+):
+    served = tmp_path / "served"
+    command = ["models", "build", "--from", str(networks), "--copy-only"]
+    if place == "variable":
+        monkeypatch.setenv("POSEGATE_MODEL_REPOSITORY", str(served))
+    else:
+        (tmp_path / "settings.toml").write_text(f'model_repository = "{served}"')
+        command += ["--config", str(tmp_path / "settings.toml")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in version_of(served).iterdir()] == ["model.onnx"]
+
+
+def test_networks_are_not_copied_onto_themselves(networks, tmp_path):
+    same = tmp_path / "other" / ".." / networks.name
+    result = build(networks, tmp_path, "--from", str(same), "--copy-only")
+    assert result.exit_code == 2
+    assert "is the model repository itself; name the folder to copy to" in result.stderr
+
+
+def test_copying_alone_needs_a_folder_to_copy_from(networks, tmp_path):
+    result = build(networks, tmp_path, "--copy-only")
+    assert result.exit_code == 2
+    assert "--copy-only needs --from" in result.stderr
+
+
+@pytest.mark.parametrize("urls", ["127.0.0.1", "http://127.0.0.1:8001", ""])
+def test_an_address_that_is_none_of_a_triton_is_refused(machine, networks, tmp_path, urls):
+    result = build(networks, tmp_path, "--triton-urls", urls)
+    assert result.exit_code == 2
+    assert "needs host:port of at least one Triton, without http://" in result.stderr
+    assert not (version_of(networks) / "model.plan").exists()

@@ -1,5 +1,6 @@
 """Published networks into the repository: posegate.pull, posegate.published, posegate.cli_pull."""
 
+import errno
 import hashlib
 import io
 import json
@@ -309,6 +310,35 @@ def test_being_offline_is_said_with_the_way_around(server: FileServer, tmp_path:
         pull(published(server.url), tmp_path)
     assert caught.value.detail.endswith("run `posegate models pull made-net --file made.zip`")
     assert left_in(tmp_path) == []
+
+
+def test_a_folder_without_a_card_is_told_before_anything_is_fetched(
+    server: FileServer, network_file: bytes, tmp_path: Path
+) -> None:
+    file = tmp_path / "made-net" / "1" / "model.onnx"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(network_file)
+    with pytest.raises(PullFailed, match=r"without a card .*move the folder away"):
+        pull(published(server.url), tmp_path)
+    assert server.seen == []
+    assert left_in(tmp_path) == ["made-net", "made-net/1", "made-net/1/model.onnx"]
+
+
+def test_an_empty_folder_is_filled(server: FileServer, tmp_path: Path) -> None:
+    (tmp_path / "made-net").mkdir()
+    assert pull(published(server.url), tmp_path).onnx_path.is_file()
+
+
+def test_what_the_disk_does_not_take_is_removed_and_the_download_kept(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, target: Path) -> Path:
+        raise OSError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(PullFailed, match=r"cannot write to .*: Permission denied"):
+        pull(published(server.url), tmp_path)
+    assert left_in(tmp_path) == [STAGING, f"{STAGING}/made-net.part"]
 
 
 def test_a_file_fetched_elsewhere_needs_no_server(

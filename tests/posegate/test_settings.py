@@ -51,6 +51,7 @@ def test_defaults_are_those_of_the_contract() -> None:
     [
         ("http_port = 70000", "http_port"),
         ("htp_port = 1", "setting htp_port: there is no such field"),
+        ("HTTP_PORT = 1", r"^setting HTTP_PORT: there is no such field; did you mean http_port\?"),
         ("request_timeout_s = nan", "request_timeout_s"),
         ("threads = 0", "threads"),
         ("max_body_bytes = 1_100_000_000", "max_body_bytes"),

@@ -2,20 +2,15 @@
 
 import errno
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper
 from typer.testing import CliRunner
 
-from fakes import POSE_NAME, encode, make_photo, make_repository
+from fakes import POSE_NAME, add_form, encode, make_photo, make_repository
 from labelled_folder import BOXES, label, write
-from posegate.catalog import load_card, load_catalog, sha256_of
+from posegate.catalog import load_card, load_catalog
 from posegate.cli import app
 from posegate.plan_files import write_record
 from posegate.skeleton import COCO_KEYPOINTS
@@ -35,21 +30,6 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     return make_repository(tmp_path, detector=False)
-
-
-def add_form(models: Path, form: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
-    """A form of the made network whose heatmaps are changed ones."""
-    folder = models / f"{POSE_NAME}-{form}"
-    shutil.copytree(models / POSE_NAME, folder)
-    path = folder / "1" / "model.onnx"
-    network = onnx.load(path)
-    (template,) = [w for w in network.graph.initializer if w.name == "template"]
-    changed = change(numpy_helper.to_array(template)).astype(np.float32)
-    template.CopyFrom(numpy_helper.from_array(changed, "template"))
-    onnx.save(network, path)
-    card = json.loads((folder / "posegate.json").read_text())
-    card |= {"name": folder.name, "sha256": sha256_of(path)}
-    (folder / "posegate.json").write_text(json.dumps(card))
 
 
 def run(models: Path, data: Path, *options: str) -> tuple[int, list[dict[str, Any]], str]:
@@ -143,6 +123,31 @@ def test_unknown_network_is_refused(models: Path, folder: Path) -> None:
     )
     assert result.exit_code == 2
     assert "no network 'nosuch'" in result.stderr
+
+
+@pytest.mark.parametrize("urls", ["127.0.0.1", "http://127.0.0.1:8001", ""])
+def test_address_that_is_none_of_a_triton_is_refused(models: Path, folder: Path, urls: str) -> None:
+    code, rows, complaint = run(models, folder, "--triton-urls", urls)
+    assert (code, rows) == (2, [])
+    assert "needs host:port of at least one Triton, without http://" in complaint
+
+
+def test_tritons_that_are_named_are_asked(
+    models: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tritonclient")
+    monkeypatch.setattr("posegate.build.START_TIMEOUT_S", 0.5)
+    code, _, complaint = run(models, folder, "--triton-urls", "127.0.0.1:9, 127.0.0.1:10")
+    assert code == 2
+    assert all(f"{url} " in complaint for url in ("127.0.0.1:9", "127.0.0.1:10"))
+
+
+def test_tritons_are_not_asked_unless_named(
+    models: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSEGATE_TRITON_URLS", "127.0.0.1:9")
+    code, rows, _ = run(models, folder)
+    assert (code, [row["form"] for row in rows]) == (0, ["onnx-fp32", "http"])
 
 
 def test_rows_of_other_forms_stay_on_the_card(models: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from websockets.sync.server import ServerConnection, serve
 
-from fakes import encode, make_photo
+from fakes import POSE_NAME, add_form, encode, make_photo, make_repository
 from posegate.api.pb import pose_pb2 as pb
 from posegate.client import AsyncClient, Client
 from posegate.client.transport import each
@@ -119,6 +119,21 @@ def test_a_service_that_says_nothing_before_it_takes_the_stream_is_not_waited_fo
 def test_none_among_the_frames_is_no_end(url: str):
     with Client(url, timeout_s=60) as client, pytest.raises(TypeError, match="a frame is NoneType"):
         list(client.stream([SMALL, None, SMALL], mode="every"))
+
+
+def test_unsure_joints_are_hidden_in_streams_as_in_pictures(tmp_path: Path, photo: bytes):
+    repository = make_repository(tmp_path)
+    add_form(
+        repository, "unsure", lambda heatmaps: heatmaps * np.linspace(0.2, 1, 17)[:, None, None]
+    )
+    options = {"model": f"{POSE_NAME}-unsure", "min_keypoint_score": 0.6}
+    with running_service(repository, tmp_path / "log") as service:
+        for address in (service.urls["http"], service.urls["grpc"]):
+            with Client(address, timeout_s=60) as client:
+                event, _ = client.stream([photo], mode="every", **options)
+                people = client.estimate(photo, **options)["people"]
+            assert event["people"] == people
+            assert {len(person["keypoints"]) for person in people} == {9}
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, float("inf"), float("nan")])
