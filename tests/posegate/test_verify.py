@@ -1,5 +1,6 @@
 """network and its forms -> how far they lie from each other: posegate.verify."""
 
+import asyncio
 import errno
 import json
 from pathlib import Path
@@ -10,8 +11,10 @@ from typer.testing import CliRunner
 
 from fakes import POSE_NAME, add_form, encode, make_photo, make_repository
 from labelled_folder import BOXES, label, write
+from posegate import verify as verify_module
 from posegate.catalog import load_card, load_catalog
 from posegate.cli import app
+from posegate.errors import BadOption
 from posegate.plan_files import write_record
 from posegate.skeleton import COCO_KEYPOINTS
 from posegate.verify import Check, against_plan, write_checks
@@ -193,3 +196,79 @@ def test_form_of_other_joints_than_those_of_coco_is_refused(folder: Path) -> Non
     code, _, complaint = run(models, folder)
     assert code == 2
     assert "error: COCO's AP needs COCO's 17 keypoints" in complaint
+
+
+@pytest.mark.parametrize(("farthest", "ok"), [(0.02, True), (0.0201, False)])
+def test_how_far_the_wire_may_move_a_joint(
+    models: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, farthest: float, ok: bool
+) -> None:
+    monkeypatch.setattr(verify_module, "_pixels", lambda *_: (farthest, 0.0))
+    code, rows, _ = run(models, folder)
+    assert [row["ok"] for row in rows if row["form"] == "http"] == [ok]
+    assert code == (0 if ok else 1)
+
+
+@pytest.mark.parametrize(("lost", "ok"), [(-0.02, True), (0.01, True), (0.0101, False)])
+def test_how_much_ap_a_smaller_form_may_lose(
+    monkeypatch: pytest.MonkeyPatch, lost: float, ok: bool
+) -> None:
+    base, found = [], [None]
+    monkeypatch.setattr(verify_module, "_ap", lambda _, poses: 0.5 if poses is base else 0.5 - lost)
+    monkeypatch.setattr(verify_module, "_pixels", lambda *_: (9.0, 1.0))
+    check = verify_module._form_check("int8", None, base, found)
+    assert (check.ok, check.ap_diff) == (ok, -lost)
+
+
+@pytest.mark.parametrize(
+    ("check", "is_plan", "ok"),
+    [
+        (Check("triton", True, max_pixel_diff=0.01), False, True),
+        (Check("triton", True, max_pixel_diff=0.0101), False, False),
+        (Check("triton", False, max_pixel_diff=0.0), False, False),
+        (Check("triton", True, max_pixel_diff=5.0), True, True),
+        (Check("triton", False, max_pixel_diff=5.0), True, False),
+    ],
+)
+def test_a_triton_s_own_onnx_runtime_moves_no_joint_and_a_plan_may(
+    check: Check, is_plan: bool, ok: bool
+) -> None:
+    assert verify_module._triton_check(check, is_plan=is_plan).ok is ok
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "ok", "note"),
+    [
+        ('{"max_abs_diff": 1e-4}', 0, True, None),
+        ('{"max_abs_diff": 1.01e-4}', 0, False, None),
+        ("", 1, False, "the weights are of another network"),
+    ],
+)
+def test_what_the_comparison_with_torch_says_is_judged(
+    models: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, said: str, status: int, ok: bool,
+    note: str | None,
+) -> None:  # fmt: skip
+    (models / POSE_NAME / "training.pt").touch()
+    compare = folder / "compare"
+    compare.write_text(
+        f"#!/bin/sh\necho '{said}'\necho 'first\nthe weights are of another network' >&2\n"
+        f"exit {status}\n"
+    )
+    compare.chmod(0o755)
+    model = load_catalog(models).models[POSE_NAME]
+    monkeypatch.setattr(verify_module.sys, "executable", str(compare))
+    check = asyncio.run(verify_module._against_torch(model))
+    assert (check.ok, check.note) == (ok, note)
+
+
+def test_a_card_that_cannot_be_put_in_place_stays_as_it_was(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, target: Path) -> Path:
+        raise PermissionError(errno.EACCES, "Permission denied", str(target))
+
+    card = models / POSE_NAME / "posegate.json"
+    before = card.read_text()
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(BadOption, match="cannot be written: Permission denied"):
+        write_checks(card.parent, [Check("fp16", True, ap_diff=-0.001)])
+    assert card.read_text() == before
