@@ -62,6 +62,7 @@ def convolution(kernel: type[np.generic], *, through: str | None = None) -> byte
         (convolution(np.int8, through="DequantizeLinear"), "fp32"),
         (b"not a network", "unknown"),
         (b"\xff" * 10**6, "unknown"),
+        (bytes(10**6), "unknown"),
         (b"", "unknown"),
     ],
     ids=[
@@ -72,6 +73,7 @@ def convolution(kernel: type[np.generic], *, through: str | None = None) -> byte
         "only kept in 8 bits",
         "words",
         "a number without end",
+        "zeros",
         "nothing",
     ],
 )
