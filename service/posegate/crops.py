@@ -17,7 +17,7 @@ from posegate.geometry import (
 )
 from posegate.types import F32, F64, U8, Boxes, Crops, Image
 
-_LONGEST_SIDE = 32766
+LONGEST_SIDE = 32766
 """OpenCV's warps count source pixels in 16 bits."""
 
 
@@ -77,11 +77,11 @@ def warp_crops(
 
 def _within_reach(pixels_bgr: U8, crop_to_image: F64) -> tuple[U8, F64]:
     """The picture, made smaller if it is longer than OpenCV can warp, and the crops' ways to it."""
-    if max(pixels_bgr.shape) <= _LONGEST_SIDE:
+    if max(pixels_bgr.shape) <= LONGEST_SIDE:
         return pixels_bgr, crop_to_image
     size = np.array(pixels_bgr.shape[1::-1])
-    scale = np.minimum(size, _LONGEST_SIDE) / size
-    smaller = cv2.resize(pixels_bgr, tuple(np.minimum(size, _LONGEST_SIDE).tolist()))
+    scale = np.minimum(size, LONGEST_SIDE) / size
+    smaller = cv2.resize(pixels_bgr, tuple(np.minimum(size, LONGEST_SIDE).tolist()))
     image_to_smaller = np.column_stack([np.diag(scale), 0.5 * scale - 0.5])
     return np.asarray(smaller, np.uint8), compose_affine(image_to_smaller, crop_to_image)
 

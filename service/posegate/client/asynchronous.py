@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 import numpy as np
 
@@ -46,7 +47,7 @@ class AsyncClient:
         self._timeout_s = timeout_s
         self._retries = retries
         self._closed = False
-        self._streams: set[_Events] = set()
+        self._streams: WeakSet[Events] = WeakSet()
 
     async def __aenter__(self) -> Self:
         return self
@@ -84,17 +85,22 @@ class AsyncClient:
         `frames` may be asynchronous or plain; options as in the HTTP query, and `mode`,
         `track` and `detect_every`. Raises TypeError where they are one picture, or not encoded.
         """
+        return self._answered(self.begin(frames, options))
+
+    def begin(self, frames: Frames, options: Document) -> "Events":
+        """The events of a stream, for who may leave it while the next one is waited for."""
         if not isinstance(frames, Iterable | AsyncIterable) or isinstance(frames, str | bytes):
             raise TypeError(
                 f"frames is {type(frames).__name__}; it must be an iterable of encoded pictures"
             )
         self._check_open()
-        return self._answered(frames, _given(options))
-
-    async def _answered(self, frames: Frames, options: Document) -> AsyncGenerator[Document]:
         outgoing = Outgoing(frames)
-        events = _Events(self._transport.stream(outgoing, options), outgoing, self._timeout_s)
+        stream = self._transport.stream(outgoing, _given(options))
+        events = Events(stream, outgoing, self._timeout_s)
         self._streams.add(events)
+        return events
+
+    async def _answered(self, events: "Events") -> AsyncGenerator[Document]:
         try:
             self._check_open()
             while (event := await events.next()) is not None:
@@ -104,7 +110,6 @@ class AsyncClient:
             self._check_open()
             raise
         finally:
-            self._streams.discard(events)
             await events.leave()
 
     def _check_open(self) -> None:
@@ -134,7 +139,7 @@ class AsyncClient:
         raise DeadlineExceeded(f"no answer within {self._timeout_s:g} s")
 
 
-class _Events:
+class Events:
     """The events of one stream, left by its reader or by a client that is closed."""
 
     def __init__(

@@ -3,14 +3,14 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from threading import RLock, Thread, current_thread
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from posegate.client.asynchronous import CLOSED, AsyncClient
+from posegate.client.asynchronous import CLOSED, AsyncClient, Events
 from posegate.client.tls import Tls
 from posegate.client.transport import Document, Picture
 
@@ -68,12 +68,16 @@ class Client:
 
     def stream(self, frames: Iterable[Picture], **options: Any) -> Generator[Document]:
         """One event per encoded frame, in order, then the summary."""
-        events = _Events(self._client.stream(frames, **options))
+
+        async def begin() -> Events:
+            return self._client.begin(frames, options)
+
+        events = self._loop.call(begin)
         try:
             while (event := self._loop.call(events.next)) is not None:
                 yield event
         finally:
-            self._loop.leave(events.close)
+            self._loop.leave(events.leave)
 
 
 class _Loop:
@@ -136,26 +140,3 @@ class _Loop:
     async def _live(self, begun: "Future[asyncio.AbstractEventLoop]") -> None:
         begun.set_result(asyncio.get_running_loop())
         await self._ended.wait()
-
-
-class _Events:
-    """Events that can be closed while the next one is waited for, as an interrupt does."""
-
-    def __init__(self, events: AsyncGenerator[Document]) -> None:
-        self._events = events
-        self._asked: asyncio.Task[Document | None] | None = None
-
-    async def next(self) -> Document | None:
-        """The next event, None after the last."""
-        self._asked = asyncio.create_task(self._next())
-        return await self._asked
-
-    async def close(self) -> None:
-        """Wait for nothing more and let the stream go."""
-        if self._asked is not None:
-            self._asked.cancel()
-            await asyncio.wait([self._asked])
-        await self._events.aclose()
-
-    async def _next(self) -> Document | None:
-        return await anext(self._events, None)

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from posegate.crops import LONGEST_SIDE
 from posegate.geometry import (
     apply_affine,
     box_to_region,
@@ -45,8 +46,6 @@ TEACHER_SHIFT = ((CROP_WH[0] - TEACHER_WH[0]) / 2, (CROP_WH[1] - TEACHER_WH[1]) 
 _SURE = 0.3
 """Peak of a teacher's heatmap from which on it labels a joint."""
 _CHUNK = 32
-_LONGEST_SIDE = 32766
-"""OpenCV's warps count a picture's pixels in 16 bits."""
 BoolArray = NDArray[np.bool_]
 MappedBytes = np.memmap[Any, np.dtype[np.uint8]]
 MIN_SIDE = 48
@@ -277,13 +276,13 @@ def cut_people(
 
 def _within_reach(pixels: U8, region: F64, to_crop: F64) -> tuple[U8, F64]:
     """Of a picture longer than OpenCV can warp the part that a region shows, and its way there."""
-    if max(pixels.shape) <= _LONGEST_SIDE:
+    if max(pixels.shape) <= LONGEST_SIDE:
         return pixels, to_crop
     size = np.array(pixels.shape[1::-1])
     half = region[2:] / 2 + 1
     low = np.clip(region[:2] - half, 0, size - 1).astype(int)
     high = np.clip(region[:2] + half, low, size - 1).astype(int) + 1
-    step = math.ceil(max(high - low) / _LONGEST_SIDE)
+    step = math.ceil(max(high - low) / LONGEST_SIDE)
     part = pixels[low[1] : high[1] : step, low[0] : high[0] : step]
     part_to_whole = np.array([[step, 0, low[0]], [0, step, low[1]]], np.float64)
     return part, compose_affine(to_crop, part_to_whole)
