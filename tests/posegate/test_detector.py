@@ -1,5 +1,6 @@
 """image -> boxes: posegate.detector."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,15 @@ from fakes import (
     encode,
     make_photo,
 )
+from posegate.backends.base import Inference
 from posegate.card import NmsSpec
-from posegate.catalog import load_catalog
-from posegate.detector import LetterboxDetector, select_boxes
+from posegate.catalog import Model, load_catalog
+from posegate.detector import Detection, LetterboxDetector, select_boxes
 from posegate.errors import DeadlineExceeded
 from posegate.options import EstimateOptions
 from posegate.pipeline import Pipeline
 from posegate.pool import Pool
-from posegate.types import Image
+from posegate.types import F32, Image
 
 AS_IT_IS = np.ones(2)
 NMS = NmsSpec(iou=0.6, min_score=0.1, max_boxes=3)
@@ -52,6 +54,18 @@ def test_weak_boxes_and_boxes_that_are_not_numbers_are_left_out() -> None:
     rows = [[0, 0, 10, 10], [20, 20, float("nan"), 30], [30, 30, 40, float("inf")]]
     assert select(rows, [0.09, 0.9, 0.9]) == []
     assert select([[0, 0, 10, 10]], [float("nan")]) == []
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("corner", range(4))
+def test_a_box_that_is_not_finite_neither_stays_nor_suppresses_another(
+    bad: float, corner: int
+) -> None:
+    broken = [20.0, 20.0, 30.0, 30.0]
+    broken[corner] = bad
+    whole = [20.0, 20.0, 30.0, 31.0]
+    assert select([broken], [0.9]) == []
+    assert select([broken, whole], [0.9, 0.8]) == [whole]
 
 
 def test_boxes_are_clipped_to_the_picture_and_dropped_outside_it() -> None:
@@ -90,6 +104,45 @@ async def test_the_deadline_goes_with_the_picture(repository: Path) -> None:
         )
     pool.close()
     assert network.deadline == 12.5
+
+
+class Says:
+    """A detector's network that gives these outputs, and remembers what it was shown."""
+
+    def __init__(self, *outputs: np.ndarray) -> None:
+        self._outputs = outputs
+        self.tensor = np.zeros(0, np.float32)
+
+    async def infer(self, tensor: F32, *, deadline: float | None) -> Inference:
+        self.tensor = tensor
+        return Inference(self._outputs, queue_s=0.25, infer_s=0.5)
+
+
+async def detect(model: Model, network: Says, picture: np.ndarray, **options) -> Detection:
+    pool = Pool(1)
+    detector = LetterboxDetector(model, backend=network, pool=pool)
+    found = await detector.detect(Image(picture), **options)
+    pool.close()
+    return found
+
+
+async def test_the_least_score_asked_for_and_the_networks_times_are_kept(repository: Path) -> None:
+    model = load_catalog(repository).models[DETECTOR_NAME]
+    network = Says(MADE_BOXES_INPUT[None], MADE_BOX_SCORES[None])
+    found = await detect(model, network, make_photo(width=64, height=64), min_score=0.55)
+    np.testing.assert_array_equal(found.boxes.xyxy, MADE_BOXES_INPUT[:1])
+    assert (found.queue_s, found.infer_s) == (0.25, 0.5)
+
+
+async def test_what_the_picture_leaves_of_the_input_is_filled_as_the_card_says(
+    repository: Path,
+) -> None:
+    model = load_catalog(repository).models[DETECTOR_NAME]
+    letterbox = model.card.letterbox.model_copy(update={"fill": 51})
+    model = replace(model, card=model.card.model_copy(update={"letterbox": letterbox}))
+    network = Says(MADE_BOXES_INPUT[None], MADE_BOX_SCORES[None])
+    await detect(model, network, black_photo(width=64, height=32))
+    assert sorted(np.unique(network.tensor).tolist()) == pytest.approx([0, 0.2])
 
 
 def test_no_more_boxes_than_the_card_allows() -> None:
