@@ -99,7 +99,7 @@ _STATUS: dict[type[PosegateError], ErrorStatus] = {
 
 BY_SLUG = {status.slug: error for error, status in reversed(_STATUS.items())}
 """The error that each problem type stands for; of several the first of the table."""
-SLUGS = tuple(reversed(BY_SLUG))
+SLUGS = tuple(dict.fromkeys(status.slug for status in _STATUS.values()))
 """Every problem type of the table."""
 
 

@@ -10,8 +10,6 @@ from posegate.errors import BadImage, TooLarge
 from posegate.headers import ImageHeader, check_complete, parse_header
 from posegate.types import U8, Image
 
-__all__ = ["ImageHeader", "ImageLimits", "check_size", "decode_image", "read_header"]
-
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:

@@ -42,13 +42,11 @@ class Metrics:
     all processes that were told of it: counts are summed, also those of processes that are gone.
     """
 
-    def __init__(
-        self, registry: CollectorRegistry | None = None, *, shared: Path | None = None
-    ) -> None:
+    def __init__(self, *, shared: Path | None = None) -> None:
         assert shared is None or os.environ.get(SHARED_FOLDER) == str(shared)
         self._shared = shared
         self._watched: list[tuple[Gauge, tuple[str, ...], Callable[[], float]]] = []
-        self.registry = registry or CollectorRegistry()
+        self.registry = CollectorRegistry()
         self.request_seconds = Histogram(
             "posegate_request_seconds",
             "Time from the request's first byte to the answer's last.",
@@ -145,14 +143,10 @@ class Metrics:
             gauge.labels(*labels).set(value())
 
     def observe_image(self, model: str, stages_ms: Mapping[str, float], people: int) -> None:
-        """Record one image that was answered."""
-        self.observe_stages(model, stages_ms)
-        self.people_per_image.observe(people)
-
-    def observe_stages(self, model: str, stages_ms: Mapping[str, float]) -> None:
-        """Record one image's stage times, in milliseconds as the answer gives them."""
+        """Record one image that was answered; stage times in milliseconds, as in the answer."""
         for stage, milliseconds in stages_ms.items():
             self.stage_seconds.labels(stage, model).observe(milliseconds / 1000)
+        self.people_per_image.observe(people)
 
 
 def forget_process(pid: int, shared: Path) -> None:

@@ -14,8 +14,8 @@ from posegate.catalog import Catalog
 from posegate.detector import Detector
 from posegate.errors import BackendDown, DeadlineExceeded, PosegateError
 from posegate.estimator import Estimator, nobody
-from posegate.headers import is_jpeg
-from posegate.image import ImageHeader, ImageLimits, decode_image, read_header
+from posegate.headers import ImageHeader, is_jpeg
+from posegate.image import ImageLimits, decode_image, read_header
 from posegate.networks import Networks
 from posegate.options import EstimateOptions
 from posegate.pool import Pool

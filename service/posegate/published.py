@@ -40,9 +40,9 @@ class Published:
         return ModelCard.model_validate(fields)
 
 
-def published_networks(path: Path = LIST) -> dict[str, Published]:
+def published_networks() -> dict[str, Published]:
     """All of them by name; a network's own facts win over those of its family."""
-    document = tomllib.loads(path.read_text(encoding="utf-8"))
+    document = _document()
     families = document["families"]
     return {
         name: Published(
@@ -56,12 +56,12 @@ def published_networks(path: Path = LIST) -> dict[str, Published]:
     }
 
 
-def find_published(name: str, path: Path = LIST) -> Published:
+def find_published(name: str) -> Published:
     """The network of that name; UnknownModel says which there are, or why it cannot be served."""
-    networks = published_networks(path)
+    networks = published_networks()
     if name in networks:
         return networks[name]
-    checkpoints = tomllib.loads(path.read_text(encoding="utf-8"))["checkpoints"]
+    checkpoints = _document()["checkpoints"]
     for network, files in checkpoints["files"].items():
         asked = [file for file in files if name == network or file.startswith(f"{name}-")]
         if asked:
@@ -71,3 +71,7 @@ def find_published(name: str, path: Path = LIST) -> Published:
                 f"--network {network} --repository model_repository`"
             )
     raise UnknownModel(f"no published network {name!r} is known; known: {', '.join(networks)}")
+
+
+def _document() -> dict[str, Any]:
+    return tomllib.loads(LIST.read_text(encoding="utf-8"))

@@ -11,7 +11,8 @@ import pytest
 
 import image_files as files
 from posegate.errors import BadImage, PosegateError, TooLarge, UnknownImageFormat
-from posegate.image import ImageHeader, ImageLimits, decode_image, read_header
+from posegate.headers import ImageHeader
+from posegate.image import ImageLimits, decode_image, read_header
 
 LIMITS = ImageLimits()
 FORMATS = (".jpg", ".png", ".webp")

@@ -68,7 +68,7 @@ def test_two_sets_of_metrics_do_not_meet() -> None:
 
 def test_stages_are_observed_in_seconds() -> None:
     metrics = Metrics()
-    metrics.observe_stages("m", {"decode": 20.0})
+    metrics.observe_image("m", {"decode": 20.0}, people=0)
     labels = {"stage": "decode", "model": "m"}
     total = metrics.registry.get_sample_value("posegate_stage_seconds_sum", labels)
     assert total == 0.02
