@@ -136,7 +136,7 @@ def _embedded(catalog: Catalog, settings: Settings, workers: Workers, metrics: M
     networks: dict[str, Network] = {}
     for name, model in catalog.models.items():
         network = _embedded_network(model, settings, workers, metrics)
-        rests = settings.network_idle_s > 0 and model is not catalog.get(None, model.card.task)
+        rests = settings.network_idle_s > 0 and not catalog.is_default(model)
         networks[name] = (
             RestingNetwork(network, model, idle_s=settings.network_idle_s) if rests else network
         )

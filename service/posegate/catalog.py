@@ -92,13 +92,28 @@ class Catalog:
             return min(candidates.values(), key=_preference)
         if name not in candidates:
             if name is not None:
-                self.require_card(name)
+                self._require_card(name)
             known = ", ".join(candidates) or "none"
             asked = "no network" if name is None else f"no network {name!r}"
             raise UnknownModel(f"there is {asked} for task {task!r}; known: {known}")
         return candidates[name]
 
-    def require_card(self, name: str) -> None:
+    def named(self, name: str) -> Model:
+        """The network of that name, whatever its task."""
+        if name not in self.models:
+            self._require_card(name)
+            raise UnknownModel(f"there is no network {name!r}; known: {', '.join(self.models)}")
+        return self.models[name]
+
+    def is_default(self, model: Model) -> bool:
+        """Whether it serves the requests that name no network for its task."""
+        return self.get(None, model.card.task) is model
+
+    def card_in_use(self, model: Model) -> ModelCard:
+        """Its card; `default` says which network serves now, whatever the file says."""
+        return model.card.model_copy(update={"default": self.is_default(model)})
+
+    def _require_card(self, name: str) -> None:
         """UnknownModel where the network of that name lacks nothing but its card."""
         file = self._without_card.get(name)
         if file is not None:

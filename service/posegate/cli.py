@@ -24,7 +24,6 @@ from posegate.cli_predict import predict_command
 from posegate.cli_pull import pull_command
 from posegate.cli_stream import stream_command
 from posegate.cli_verify import verify_command
-from posegate.errors import UnknownModel
 from posegate.logs import configure_logs
 from posegate.server import serve
 from posegate.settings import load_settings
@@ -52,8 +51,6 @@ app.command("doctor", epilog="Example: posegate doctor --backend triton --json")
 app.command("bench", epilog="Example: posegate bench --images photos/ --quick --json")(
     bench_command
 )
-
-
 app.command("predict", epilog="Example: posegate predict photos/ 'more/*.png' --out poses --draw")(
     predict_command
 )
@@ -151,14 +148,9 @@ def models_show(
     """
     catalog = _catalog(config, model_repository)
     with reported():
-        if name not in catalog.models:
-            catalog.require_card(name)
-            known = ", ".join(catalog.models)
-            raise UnknownModel(f"there is no network {name!r}; known: {known}")
-        refuse_misfit(catalog.models[name])
-    card = catalog.models[name].card
-    default = catalog.get(None, card.task).name == name
-    card = card.model_copy(update={"default": default})
+        model = catalog.named(name)
+        refuse_misfit(model)
+    card = catalog.card_in_use(model)
     if as_json:
         print(card.model_dump_json(exclude_none=True))
     else:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from posegate.card import ModelCard
 from posegate.catalog import CONFIG_NAME, Model, load_catalog, sha256_of
-from posegate.errors import BadCard, PosegateError, UnknownModel
+from posegate.errors import BadCard, PosegateError
 from posegate.plan_check import PlanCheck, compare, made_crops, onnx_outputs
 from posegate.plan_files import (
     PLAN_NAME,
@@ -137,11 +137,8 @@ class PlanBuilder:
 
         `on_plan` hears whose turn it is, how many are done and of how many.
         """
-        models = load_catalog(repository).models
-        if unknown := set(names) - set(models):
-            known = ", ".join(models)
-            raise UnknownModel(f"there is no network {sorted(unknown)[0]!r}; known: {known}")
-        chosen = [form for name in names or models for form in models[name].forms]
+        catalog = load_catalog(repository)
+        chosen = [form for name in names or catalog.models for form in catalog.named(name).forms]
         for model in chosen:  # before the first build, which takes minutes
             self._set_aside_if_foreign(model)
         results = []

@@ -42,7 +42,7 @@ def model_rows(catalog: Catalog) -> list[dict[str, Any]]:
         {
             "name": model.name,
             "task": model.card.task,
-            "default": catalog.get(None, model.card.task) is model,
+            "default": catalog.is_default(model),
             "input": f"{model.card.input.height}x{model.card.input.width}",
             "parameters": model.card.parameters,
             "gmacs": model.card.gflops,

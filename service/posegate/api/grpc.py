@@ -1,7 +1,6 @@
 """The gRPC face: parse, call, render."""
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -27,7 +26,6 @@ from posegate.api.messages import (
     read_options,
     read_stream_request,
 )
-from posegate.api.operations import card_document
 from posegate.api.pb import pose_pb2 as pb
 from posegate.api.pb import pose_pb2_grpc as services
 from posegate.errors import BadOption, DeadlineExceeded, PosegateError
@@ -70,8 +68,9 @@ class PoseService(services.PoseServiceServicer):
         self._metrics = metrics
         self._slots = slots
         self._streams = streams
-        cards = [card_document(pipeline.catalog, m) for m in pipeline.catalog.models.values()]
-        self._models = [model_message(card, json.dumps(card)) for card in cards]
+        catalog = pipeline.catalog
+        cards = [catalog.card_in_use(model) for model in catalog.models.values()]
+        self._models = [model_message(card) for card in cards]
 
     async def Estimate(  # noqa: N802  the name is the contract's
         self, requests: AsyncIterator[pb.EstimateRequest], context: Context

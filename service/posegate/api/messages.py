@@ -1,5 +1,6 @@
 """Protobuf messages <-> options, estimates and events; numbers are rounded as in the JSON form."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from posegate.api.documents import people, rounded, rounded_ms, timing
 from posegate.api.options import FAR, MAX_BOXES
 from posegate.api.pb import pose_pb2 as pb
 from posegate.api.problems import problem_of
+from posegate.card import ModelCard
 from posegate.errors import BadOption, PosegateError
 from posegate.events import Dropped, Event, Failed, Result, Summary
 from posegate.options import EstimateOptions
@@ -112,17 +114,20 @@ def event_message(event: Event, *, min_keypoint_score: float) -> pb.StreamRespon
             return pb.StreamResponse(summary=_summary(event))
 
 
-def model_message(card: dict[str, Any], card_json: str) -> pb.Model:
-    """A model card, given as its JSON document and the text of it."""
+def model_message(card: ModelCard) -> pb.Model:
+    """A model card: its main fields, and all of it as JSON."""
     return pb.Model(
-        input_width=card["input"]["width"],
-        input_height=card["input"]["height"],
-        keypoints=card.get("keypoints", ()),
-        card_json=card_json,
-        **{
-            name: card[name]
-            for name in ("name", "task", "description", "default", "score", "licence", "sha256")
-        },
+        name=card.name,
+        task=card.task,
+        description=card.description,
+        default=card.default,
+        input_width=card.input.width,
+        input_height=card.input.height,
+        keypoints=card.keypoints,
+        score=card.score,
+        licence=card.licence,
+        sha256=card.sha256,
+        card_json=json.dumps(card.model_dump(mode="json", exclude_none=True)),
     )
 
 

@@ -8,9 +8,9 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from posegate.api import openapi
-from posegate.catalog import Catalog, Model
 from posegate.errors import BackendDown, UnknownModel
 from posegate.metrics import Metrics
+from posegate.options import MAX_NAME
 from posegate.pipeline import Pipeline
 from posegate.streams import Streams
 
@@ -27,7 +27,7 @@ def operations_router(
     """
     router = APIRouter()
     cards = {
-        name: card_document(pipeline.catalog, model)
+        name: pipeline.catalog.card_in_use(model).model_dump(mode="json", exclude_none=True)
         for name, model in pipeline.catalog.models.items()
     }
 
@@ -39,7 +39,9 @@ def operations_router(
     async def show_model(request: Request) -> Response:
         name = request.path_params["name"]
         if name not in cards:
-            raise UnknownModel(f"there is no network {name[:128]!r}; known: {', '.join(cards)}")
+            raise UnknownModel(
+                f"there is no network {name[:MAX_NAME]!r}; known: {', '.join(cards)}"
+            )
         return JSONResponse(cards[name])
 
     @router.get("/livez", tags=["operations"], **openapi.LIVEZ)
@@ -60,9 +62,3 @@ def operations_router(
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     return router
-
-
-def card_document(catalog: Catalog, model: Model) -> dict[str, object]:
-    """A card as JSON; `default` says which network serves now, whatever the file says."""
-    default = catalog.get(None, model.card.task).name == model.name
-    return model.card.model_dump(mode="json", exclude_none=True) | {"default": default}

@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from posegate.errors import BadOption
-from posegate.options import EstimateOptions
+from posegate.options import DEFAULT_MAX_PEOPLE, MAX_NAME, EstimateOptions
 from posegate.streams import MAX_DETECT_EVERY, StreamOptions
 from posegate.types import F32
 from posegate.validation import fault
@@ -62,17 +62,17 @@ class PoseQuery(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str | None = Field(
-        None, max_length=128, description="Pose network; the default one when left out."
+        None, max_length=MAX_NAME, description="Pose network; the default one when left out."
     )
     detector: str | None = Field(
-        None, max_length=128, description="Person detector; the default one when left out."
+        None, max_length=MAX_NAME, description="Person detector; the default one when left out."
     )
     min_score: Score = Field(0.3, description="People of a lower score are left out.")
     min_keypoint_score: Score = Field(
         0.0, description="Keypoints with a lower score are left out (score 0 in `format=coco`)."
     )
     max_people: int = Field(
-        50,
+        DEFAULT_MAX_PEOPLE,
         ge=1,
         description="Most people whose poses are estimated: those the detector is surest of.",
     )
