@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from posegate.api.documents import poses_json
-from posegate.errors import BackendDown, BadOption, PosegateError
+from posegate.errors import BadOption, PosegateError
 from posegate.loadclient import Connection, poses_path, running_server, wait_ready
 from posegate.options import EstimateOptions
 from posegate.pipeline import Pipeline
@@ -167,10 +167,7 @@ async def _over_http(
     connections = [Connection(url, api_key) for _ in range(callers)]
 
     async def call(connection: Connection) -> float:
-        path, data = next(pictures)
-        status, body = await connection.request("POST", path, data)
-        if status != 200:
-            raise BackendDown(f"the service answered {status}: {body[:300].decode()}")
+        await connection.estimate(*next(pictures))
         return 0.0
 
     async with AsyncExitStack() as stack:

@@ -28,6 +28,7 @@ from posegate.options import EstimateOptions
 from posegate.ordered import in_order
 from posegate.pipeline import Pipeline
 from posegate.skeleton import COCO_KEYPOINTS, sigmas_of
+from posegate.types import Boxes
 
 KEYPOINT_FIGURES = (
     "ap", "ap50", "ap75", "ap_medium", "ap_large", "ar", "ar50", "ar75", "ar_medium", "ar_large",
@@ -54,6 +55,13 @@ class Photo:
         if self.told_wh is not None and (size := parse_header(data).upright_wh) != self.told_wh:
             raise BadOption(other_size(size, self.told_wh))
         return data
+
+    def with_true_boxes(self, options: EstimateOptions) -> EstimateOptions | None:
+        """The options, asking about the labelled people; None where nobody is labelled."""
+        if not self.boxes_xywh:
+            return None
+        boxes = np.array(self.boxes_xywh, np.float32)
+        return replace(options, boxes_xywh=boxes, max_people=len(boxes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +161,8 @@ async def evaluate(
     """
     with_detector = task == "boxes" or boxes == "detector"
     detector = pipeline.catalog.get(options.detector, "detect").name if with_detector else None
-    if task == "keypoints":
-        data = load_data_of(pipeline.catalog.get(options.model, "pose"), folder)
-    else:
-        data = load_data(folder)
+    model = pipeline.catalog.get(options.model, "pose") if task == "keypoints" else None
+    data = load_data(folder) if model is None else load_data_of(model, folder)
     scorer = coco_scorer(data)
     started = time.perf_counter()
     poses: list[dict[str, Any]] = []
@@ -174,7 +180,7 @@ async def evaluate(
     return Report(
         data=folder.name,
         task=task,
-        model=pipeline.catalog.get(options.model, "pose").name if task == "keypoints" else None,
+        model=None if model is None else model.name,
         detector=detector,
         flip_test=options.flip_test,
         decode=options.decode if task == "keypoints" else None,
@@ -206,29 +212,24 @@ async def _answers(
     async def look_at(photo: Photo) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         data = photo.read()
         if task == "boxes":
-            boxes = await pipeline.find_people(data, options)
-            return [], _box_results(boxes.xywh, boxes.scores, photo.id)
-        asked = options
-        if given and not photo.boxes_xywh:
+            return [], _box_results(await pipeline.find_people(data, options), photo.id)
+        asked = photo.with_true_boxes(options) if given else options
+        if asked is None:
             return [], []
-        if given:
-            truth = np.array(photo.boxes_xywh, np.float32).reshape(-1, 4)
-            asked = replace(options, boxes_xywh=truth, max_people=max(len(truth), 1))
-        estimate = await pipeline.estimate(data, asked)
-        poses = estimate.poses
+        poses = (await pipeline.estimate(data, asked)).poses
         return (
             coco_results(poses, min_keypoint_score=0.0, image_id=photo.id),
-            _box_results(poses.boxes.xywh, poses.boxes.scores, photo.id),
+            _box_results(poses.boxes, photo.id),
         )
 
     async for answer in in_order(photos, work, ahead=ahead):
         yield answer
 
 
-def _box_results(xywh: Any, scores: Any, image_id: int) -> list[dict[str, Any]]:
+def _box_results(boxes: Boxes, image_id: int) -> list[dict[str, Any]]:
     return [
         {"image_id": image_id, "category_id": PERSON, "bbox": box, "score": score}
-        for box, score in zip(xywh.tolist(), scores.tolist(), strict=True)
+        for box, score in zip(boxes.xywh.tolist(), boxes.scores.tolist(), strict=True)
     ]
 
 

@@ -73,6 +73,13 @@ class Connection:
                 "or this is not its HTTP port"
             ) from error
 
+    async def estimate(self, path: str, picture: bytes) -> bytes:
+        """The answer to a picture sent to a path of `poses_path`; BackendDown for any other."""
+        status, body = await self.request("POST", path, picture)
+        if status != 200:
+            raise BackendDown(f"the service answered {status}: {body[:300].decode()}")
+        return body
+
     async def close(self) -> None:
         self._writer.close()
         with suppress(OSError):  # it may be broken already

@@ -38,6 +38,7 @@ from posegate.pipeline import Pipeline
 from posegate.plan_check import PlanCheck
 from posegate.plan_files import PLAN_NAME, RECORD_NAME, read_record
 from posegate.plans import Limits
+from posegate.remote import poses_of
 from posegate.settings import Settings
 from posegate.types import F32, Poses
 
@@ -113,7 +114,7 @@ async def verify(
             found = await _estimates(pipeline, data.photos, sibling)
             checks.append(_form_check(sibling.removeprefix(f"{name}-"), data, base, found))
     hear("http")
-    farthest, median = _pixels(base, await _over_http(settings, data.photos, model))
+    farthest, median = _pixels(base, await _over_http(settings, data.photos, name))
     checks.append(Check("http", farthest <= WIRE_BOUND_PX, None, farthest, median))
     if with_triton:
         hear("triton")
@@ -132,13 +133,13 @@ def write_checks(folder: Path, checks: Sequence[Check]) -> None:
     """
     path = folder / CARD_NAME
     card = json.loads(path.read_text(encoding="utf-8"))
-    fields = ("form", "max_abs_diff", "max_pixel_diff", "ap_diff", "note")
+    kept = ("form", "max_abs_diff", "max_pixel_diff", "ap_diff", "note")
     rows = {row["form"]: row for row in card.get("verification", [])}
     for check in checks:
         if check.form in rows and not check.checked:
             continue
-        row = {key: value for key, value in check.as_dict().items() if key in fields}
-        rows[check.form] = {key: value for key, value in row.items() if value is not None}
+        row = {name: getattr(check, name) for name in kept}
+        rows[check.form] = {name: value for name, value in row.items() if value is not None}
     card["verification"] = list(rows.values())
     ModelCard.model_validate(card)
     part = path.with_suffix(".part")
@@ -229,7 +230,7 @@ def _triton_check(check: Check, *, is_plan: bool) -> Check:
 async def _estimates(pipeline: Pipeline, photos: Sequence[Photo], model: str) -> Estimates:
     found: Estimates = []
     for photo in photos:
-        options = _options(photo, model)
+        options = photo.with_true_boxes(EstimateOptions(model=model))
         if options is None:
             found.append(None)
             continue
@@ -241,14 +242,7 @@ async def _estimates(pipeline: Pipeline, photos: Sequence[Photo], model: str) ->
     return found
 
 
-def _options(photo: Photo, model: str) -> EstimateOptions | None:
-    if not photo.boxes_xywh:
-        return None
-    boxes = np.array(photo.boxes_xywh, np.float32).reshape(-1, 4)
-    return EstimateOptions(model=model, boxes_xywh=boxes, max_people=len(boxes))
-
-
-async def _over_http(settings: Settings, photos: Sequence[Photo], model: Model) -> list[F32 | None]:
+async def _over_http(settings: Settings, photos: Sequence[Photo], model: str) -> list[F32 | None]:
     """(P, J, 2) image pixels of each photo, from a service in a process of its own."""
     found: list[F32 | None] = []
     async with AsyncExitStack() as stack:
@@ -257,18 +251,12 @@ async def _over_http(settings: Settings, photos: Sequence[Photo], model: Model) 
         await connection.open()
         stack.push_async_callback(connection.close)
         for photo in photos:
-            options = _options(photo, model.name)
+            options = photo.with_true_boxes(EstimateOptions(model=model))
             if options is None:
                 found.append(None)
                 continue
-            path, data = poses_path(options), photo.path.read_bytes()
-            status, body = await connection.request("POST", path, data)
-            if status != 200:
-                raise BackendDown(f"the service answered {status}: {body[:300].decode()}")
-            people = [person["keypoints"] for person in json.loads(body)["people"]]
-            joints = [[named[key][:2] for key in model.card.keypoints] for named in people]
-            shape = (len(people), len(model.card.keypoints), 2)
-            found.append(np.array(joints, np.float32).reshape(shape))
+            answer = await connection.estimate(poses_path(options), photo.path.read_bytes())
+            found.append(poses_of(json.loads(answer)).keypoints.xy)
     return found
 
 
