@@ -15,9 +15,9 @@ from posegate.validation import first_fault
 
 CARD_NAME = "posegate.json"
 CONFIG_NAME = "config.pbtxt"
+ONNX_NAME = Path("1/model.onnx")
 _LOCATION = b"\n\x08location"
 """The key of a StringStringEntryProto in TensorProto.external_data, as protobuf writes it."""
-ONNX_NAME = Path("1/model.onnx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +158,15 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _load_model(folder: Path) -> Model:
+    model = Model(load_card(folder / CARD_NAME), folder)
+    if model.name != folder.name:
+        raise BadCard(f"card {folder / CARD_NAME}: name {model.name!r} is not its folder's name")
+    for form in model.forms:
+        check_file(form)
+    return model
+
+
 def _without_card(repository: Path) -> dict[str, Path]:
     """The network file, relative to the repository, of each folder that has no card."""
     found = {}
@@ -176,15 +185,6 @@ def _no_card(file: Path) -> str:
         f"fed and read; `posenets export` writes one, and another network's card shows the fields "
         f"(sha256 is that of {name}/{ONNX_NAME})"
     )
-
-
-def _load_model(folder: Path) -> Model:
-    model = Model(load_card(folder / CARD_NAME), folder)
-    if model.name != folder.name:
-        raise BadCard(f"card {folder / CARD_NAME}: name {model.name!r} is not its folder's name")
-    for form in model.forms:
-        check_file(form)
-    return model
 
 
 def check_file(model: Model) -> None:

@@ -9,7 +9,14 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from posegate.client import Tls
 from posegate.errors import PosegateError
@@ -39,12 +46,12 @@ Key = Annotated[Path | None, typer.Option("--key", help="PEM file, the key of --
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-def progress_bar() -> Progress:
-    """A bar on standard error, so that standard output stays clean."""
+def progress_bar(count: ProgressColumn | None = None) -> Progress:
+    """A bar on standard error, so that standard output stays clean; `count` is how it counts."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        count or MofNCompleteColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,

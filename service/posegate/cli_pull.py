@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import DownloadColumn
 
-from posegate.cli_options import AsJson, Config, Repository, reported
+from posegate.cli_options import AsJson, Config, Repository, progress_bar, reported
 from posegate.published import find_published, published_networks
 from posegate.pull import pull
 from posegate.settings import load_settings
@@ -65,7 +64,7 @@ def pull_command(
         network = find_published(name)
         repository = load_settings(config, model_repository=model_repository).model_repository
         print(f"{name}: licence {network.licence}, from {network.url}", file=sys.stderr)
-        with _download_bar() as progress:
+        with progress_bar(DownloadColumn()) as progress:
             bar = progress.add_task(name, total=None)
             model = pull(
                 network,
@@ -81,16 +80,4 @@ def pull_command(
     print(f"licence {model.card.licence}")
     print(
         f"sha256 {model.card.sha256}" + ("" if network.sha256 or sha256 else " (none to compare)")
-    )
-
-
-def _download_bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        redirect_stdout=False,
     )

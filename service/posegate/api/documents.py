@@ -139,6 +139,11 @@ def server_timing(estimate: Estimate) -> str:
     return ", ".join(f"{name};dur={ms:.3f}" for name, ms in estimate.clock.stages_ms.items())
 
 
+def dump_json(value: object) -> str:
+    """Compact JSON text."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
 def _named_keypoints(
     keypoints: Keypoints, names: tuple[str, ...], minimum: float
 ) -> list[dict[str, list[float]]]:
@@ -169,8 +174,3 @@ def _rounded_keypoints(keypoints: Keypoints) -> F64:
 def _rounded(values: F32, decimals: int) -> list[Any]:
     rounded: list[Any] = values.astype(np.float64).round(decimals).tolist()
     return rounded
-
-
-def dump_json(value: object) -> str:
-    """Compact JSON text."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)

@@ -82,6 +82,13 @@ def expected_shapes(card: ModelCard, batch: int) -> tuple[tuple[int | None, ...]
     return ((batch, None, 4), (batch, None))
 
 
+def fits(shape: tuple[int, ...], promised: tuple[int | None, ...]) -> bool:
+    """Whether an output's shape is the promised one, where None stands for any length."""
+    return len(shape) == len(promised) and all(
+        want in (None, have) for have, want in zip(shape, promised, strict=True)
+    )
+
+
 def refuse_misfit(model: Model) -> None:
     """Load and run it once, as the service will; BadCard where it is not what its card says."""
     _open_checked(model)
@@ -148,12 +155,11 @@ def _check_names(session: ort.InferenceSession, model: Model) -> None:
             f"{model.onnx_path} has inputs {sorted(inputs)}, its card names {card.input.name!r}"
         )
     node = inputs[card.input.name]
-    wanted = (None, *card.input_shape)
-    fits = len(node.shape) == 4 and all(
+    takes_it = len(node.shape) == 4 and all(
         not isinstance(have, int) or have == want
-        for have, want in zip(node.shape, wanted, strict=True)
+        for have, want in zip(node.shape, (None, *card.input_shape), strict=True)
     )
-    if not fits or node.type != "tensor(float)":
+    if not takes_it or node.type != "tensor(float)":
         raise BadCard(
             f"{model.onnx_path} takes {node.type} {node.shape}, its card says float32 "
             f"{['batch', *card.input_shape]} with any number of crops"
@@ -178,13 +184,6 @@ def _check_shapes(session: ort.InferenceSession, model: Model) -> None:
                     f"{model.onnx_path} gives {output.dtype} {output.shape} as {name!r} for "
                     f"{batch} crop(s), its card promises float32 {shape}"
                 )
-
-
-def fits(shape: tuple[int, ...], promised: tuple[int | None, ...]) -> bool:
-    """Whether an output's shape is the promised one, where None stands for any length."""
-    return len(shape) == len(promised) and all(
-        want in (None, have) for have, want in zip(shape, promised, strict=True)
-    )
 
 
 def _run(session: ort.InferenceSession, card: ModelCard, tensor: F32) -> tuple[F32, ...]:

@@ -57,6 +57,18 @@ def blur_radius(sigma: float) -> int:
     return max(1, round((sigma - 0.8) / 0.3 + 1))
 
 
+@lru_cache(maxsize=8)
+def blur_matrix(sigma: float) -> F32:
+    """(patch pixels, 13): column t gives the blurred value at `_TAPS_XY[t]`."""
+    radius = blur_radius(sigma)
+    steps = np.arange(-radius - REACH, radius + REACH + 1)
+    distance = steps[None, :] - np.arange(-REACH, REACH + 1)[:, None]
+    bands = np.exp(-(distance**2) / (2 * sigma**2)) * (np.abs(distance) <= radius)
+    bands /= bands[REACH].sum()
+    columns = [np.outer(bands[y + REACH], bands[x + REACH]).ravel() for x, y in _TAPS_XY]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
 def _gather_patches(heatmaps: F32, peaks_xy: NDArray[np.intp], radius: int) -> F32:
     """(N, (2 * radius + 1) ** 2) values round each peak, row by row; 0 beyond the border."""
     count, height, width = heatmaps.shape
@@ -68,15 +80,3 @@ def _gather_patches(heatmaps: F32, peaks_xy: NDArray[np.intp], radius: int) -> F
     within = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
     patches: F32 = heatmaps.reshape(-1).take(index) * within
     return patches.reshape(count, len(steps) ** 2)
-
-
-@lru_cache(maxsize=8)
-def blur_matrix(sigma: float) -> F32:
-    """(patch pixels, 13): column t gives the blurred value at `_TAPS_XY[t]`."""
-    radius = blur_radius(sigma)
-    steps = np.arange(-radius - REACH, radius + REACH + 1)
-    distance = steps[None, :] - np.arange(-REACH, REACH + 1)[:, None]
-    bands = np.exp(-(distance**2) / (2 * sigma**2)) * (np.abs(distance) <= radius)
-    bands /= bands[REACH].sum()
-    columns = [np.outer(bands[y + REACH], bands[x + REACH]).ravel() for x, y in _TAPS_XY]
-    return np.stack(columns, axis=1).astype(np.float32)
