@@ -158,6 +158,24 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_file(model: Model) -> None:
+    """Raise BadCard where the network's file is missing or not the one of its card."""
+    if not model.onnx_path.is_file():
+        raise BadCard(f"the card of {model.name} has no network file {model.onnx_path}")
+    actual = sha256_of(model.onnx_path)
+    if actual != model.card.sha256:
+        raise BadCard(
+            f"network file {model.onnx_path} has sha256 {actual}, its card says "
+            f"{model.card.sha256}; restore the file or correct the card"
+        )
+    if _keeps_weights_elsewhere(model.onnx_path):
+        raise BadCard(
+            f"network file {model.onnx_path} keeps weights in a file beside it, which sha256 does "
+            "not cover; make one file of them: torch.onnx.export(..., external_data=False), or "
+            "onnx.save(onnx.load('mine.onnx'), 'model.onnx')"
+        )
+
+
 def _load_model(folder: Path) -> Model:
     model = Model(load_card(folder / CARD_NAME), folder)
     if model.name != folder.name:
@@ -185,24 +203,6 @@ def _no_card(file: Path) -> str:
         f"fed and read; `posenets export` writes one, and another network's card shows the fields "
         f"(sha256 is that of {name}/{ONNX_NAME})"
     )
-
-
-def check_file(model: Model) -> None:
-    """Raise BadCard where the network's file is missing or not the one of its card."""
-    if not model.onnx_path.is_file():
-        raise BadCard(f"the card of {model.name} has no network file {model.onnx_path}")
-    actual = sha256_of(model.onnx_path)
-    if actual != model.card.sha256:
-        raise BadCard(
-            f"network file {model.onnx_path} has sha256 {actual}, its card says "
-            f"{model.card.sha256}; restore the file or correct the card"
-        )
-    if _keeps_weights_elsewhere(model.onnx_path):
-        raise BadCard(
-            f"network file {model.onnx_path} keeps weights in a file beside it, which sha256 does "
-            "not cover; make one file of them: torch.onnx.export(..., external_data=False), or "
-            "onnx.save(onnx.load('mine.onnx'), 'model.onnx')"
-        )
 
 
 def _keeps_weights_elsewhere(path: Path) -> bool:

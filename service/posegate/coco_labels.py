@@ -146,6 +146,47 @@ def read_labels(
     return CocoLabels(path, images, annotations, keypoints)
 
 
+def check_integer(row: Mapping[str, Any], field: str, where: str) -> int:
+    """The field, which must be an integer."""
+    value: int = _typed(row, field, int, where)
+    return value
+
+
+def check_number(row: Mapping[str, Any], field: str, where: str, *, optional: bool = False) -> None:
+    """BadOption unless the field is a number of 0 or more, and no absurd one."""
+    if optional and field not in row:
+        return
+    value: Any = row.get(field)
+    if type(value) not in (int, float) or not 0 <= value < _MOST:
+        raise BadOption(f"{where}: {_found(row, field)}; it must be a number from 0 to {_MOST:g}")
+
+
+def check_numbers(
+    row: Mapping[str, Any], field: str, count: int, where: str, *, optional: bool = False
+) -> None:
+    """BadOption unless the field is a list of that many finite numbers."""
+    if optional and field not in row:
+        return
+    values = _typed(row, field, list, where)
+    if len(values) != count or not all(type(v) in (int, float) for v in values):
+        raise BadOption(f"{where}: {_found(row, field)}; it must be {count} numbers")
+    if not all(-_LIMIT < v < _LIMIT for v in values):
+        raise BadOption(f"{where}: {field} holds NaN, infinity or a number beyond a million")
+
+
+def check_sides(row: Mapping[str, Any], where: str) -> None:
+    """BadOption unless the `bbox`, four numbers, has a width and a height."""
+    if not min(row["bbox"][2:]) > 0:
+        raise BadOption(f"{where}: bbox {row['bbox']} must have positive width and height")
+
+
+def check_object(value: Any, where: str) -> dict[str, Any]:
+    """The value, which must be an object."""
+    if not isinstance(value, dict):
+        raise BadOption(f"{where} is {reprlib.repr(value)}; it must be an object")
+    return value
+
+
 def _document(path: Path) -> dict[str, Any]:
     document = _read(path)
     if not isinstance(document, dict):
@@ -242,47 +283,6 @@ def _are_coco_s(joints: list[Any]) -> bool:
         for names in (joints, COCO_KEYPOINTS)
     )
     return theirs == coco
-
-
-def check_integer(row: Mapping[str, Any], field: str, where: str) -> int:
-    """The field, which must be an integer."""
-    value: int = _typed(row, field, int, where)
-    return value
-
-
-def check_number(row: Mapping[str, Any], field: str, where: str, *, optional: bool = False) -> None:
-    """BadOption unless the field is a number of 0 or more, and no absurd one."""
-    if optional and field not in row:
-        return
-    value: Any = row.get(field)
-    if type(value) not in (int, float) or not 0 <= value < _MOST:
-        raise BadOption(f"{where}: {_found(row, field)}; it must be a number from 0 to {_MOST:g}")
-
-
-def check_numbers(
-    row: Mapping[str, Any], field: str, count: int, where: str, *, optional: bool = False
-) -> None:
-    """BadOption unless the field is a list of that many finite numbers."""
-    if optional and field not in row:
-        return
-    values = _typed(row, field, list, where)
-    if len(values) != count or not all(type(v) in (int, float) for v in values):
-        raise BadOption(f"{where}: {_found(row, field)}; it must be {count} numbers")
-    if not all(-_LIMIT < v < _LIMIT for v in values):
-        raise BadOption(f"{where}: {field} holds NaN, infinity or a number beyond a million")
-
-
-def check_sides(row: Mapping[str, Any], where: str) -> None:
-    """BadOption unless the `bbox`, four numbers, has a width and a height."""
-    if not min(row["bbox"][2:]) > 0:
-        raise BadOption(f"{where}: bbox {row['bbox']} must have positive width and height")
-
-
-def check_object(value: Any, where: str) -> dict[str, Any]:
-    """The value, which must be an object."""
-    if not isinstance(value, dict):
-        raise BadOption(f"{where} is {reprlib.repr(value)}; it must be an object")
-    return value
 
 
 def _where(annotation: Any, place: str, path: Path, images: Mapping[int, dict[str, Any]]) -> str:

@@ -75,17 +75,6 @@ def warp_crops(
     return Crops(normalize(pictures, preprocess, out=out), crop_to_image)
 
 
-def _within_reach(pixels_bgr: U8, crop_to_image: F64) -> tuple[U8, F64]:
-    """The picture, made smaller if it is longer than OpenCV can warp, and the crops' ways to it."""
-    if max(pixels_bgr.shape) <= LONGEST_SIDE:
-        return pixels_bgr, crop_to_image
-    size = np.array(pixels_bgr.shape[1::-1])
-    scale = np.minimum(size, LONGEST_SIDE) / size
-    smaller = cv2.resize(pixels_bgr, tuple(np.minimum(size, LONGEST_SIDE).tolist()))
-    image_to_smaller = np.column_stack([np.diag(scale), 0.5 * scale - 0.5])
-    return np.asarray(smaller, np.uint8), compose_affine(image_to_smaller, crop_to_image)
-
-
 def letterbox(image: Image, preprocess: Preprocess, *, fill: int) -> tuple[F32, F64]:
     """The whole image scaled to fit at the top-left; the rest of the input is `fill` (0..255).
 
@@ -118,3 +107,14 @@ def normalize(pictures_bgr: U8, preprocess: Preprocess, *, out: F32 | None = Non
     np.multiply(planes, factor, out=tensor)
     tensor -= np.array(preprocess.mean, np.float32)[:, None, None] * factor
     return tensor
+
+
+def _within_reach(pixels_bgr: U8, crop_to_image: F64) -> tuple[U8, F64]:
+    """The picture, made smaller if it is longer than OpenCV can warp, and the crops' ways to it."""
+    if max(pixels_bgr.shape) <= LONGEST_SIDE:
+        return pixels_bgr, crop_to_image
+    size = np.array(pixels_bgr.shape[1::-1])
+    scale = np.minimum(size, LONGEST_SIDE) / size
+    smaller = cv2.resize(pixels_bgr, tuple(np.minimum(size, LONGEST_SIDE).tolist()))
+    image_to_smaller = np.column_stack([np.diag(scale), 0.5 * scale - 0.5])
+    return np.asarray(smaller, np.uint8), compose_affine(image_to_smaller, crop_to_image)

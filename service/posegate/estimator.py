@@ -122,6 +122,13 @@ class Estimator:
         return Keypoints(xy, keypoints.scores)
 
 
+def nobody(joints: tuple[str, ...]) -> Poses:
+    """The poses of an image without people; `joints` are the names of their keypoints."""
+    none = np.zeros((0, len(joints)), np.float32)
+    boxes = Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+    return Poses(boxes, Keypoints(np.zeros((0, len(joints), 2), np.float32), none), joints)
+
+
 def _codecs(card: ModelCard) -> dict[str, Codec]:
     """The card's codec for every way to decode."""
     assert card.codec is not None
@@ -130,10 +137,3 @@ def _codecs(card: ModelCard) -> dict[str, Codec]:
         decode: make_codec(**numbers, crop_wh=card.input.size_wh, decode=decode)
         for decode in DECODES
     }
-
-
-def nobody(joints: tuple[str, ...]) -> Poses:
-    """The poses of an image without people; `joints` are the names of their keypoints."""
-    none = np.zeros((0, len(joints)), np.float32)
-    boxes = Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
-    return Poses(boxes, Keypoints(np.zeros((0, len(joints), 2), np.float32), none), joints)

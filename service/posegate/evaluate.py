@@ -192,6 +192,41 @@ async def evaluate(
     )
 
 
+def coco_scorer(
+    data: Data,
+) -> Callable[[str, list[dict[str, Any]], tuple[str, ...]], dict[str, float]]:
+    """A function that scores results with the COCO evaluator, which must be installed."""
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise BadOption(
+            "evaluation needs the COCO evaluator; install it with: pip install 'posegate[evaluate]'"
+        ) from error
+
+    def score(
+        kind: str, results: list[dict[str, Any]], figures: tuple[str, ...]
+    ) -> dict[str, float]:
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth, found = COCO(), COCO()
+            truth.dataset = data.annotations
+            truth.createIndex()
+            if results:  # loadRes takes no empty list
+                found = truth.loadRes(results)
+            evaluator = COCOeval(truth, found, kind)
+            evaluator.params.imgIds = [photo.id for photo in data.photos]
+            evaluator.params.catIds = [PERSON]
+            if data.keypoints != COCO_KEYPOINTS:
+                evaluator.params.kpt_oks_sigmas = sigmas_of(data.keypoints).astype(np.float64)
+            evaluator.evaluate()
+            evaluator.accumulate()
+            evaluator.summarize()
+        stats = evaluator.stats[: len(figures)].tolist()
+        return {name: round(value, 4) for name, value in zip(figures, stats, strict=True)}
+
+    return score
+
+
 async def _answers(
     pipeline: Pipeline,
     photos: list[Photo],
@@ -231,38 +266,3 @@ def _box_results(boxes: Boxes, image_id: int) -> list[dict[str, Any]]:
         {"image_id": image_id, "category_id": PERSON, "bbox": box, "score": score}
         for box, score in zip(boxes.xywh.tolist(), boxes.scores.tolist(), strict=True)
     ]
-
-
-def coco_scorer(
-    data: Data,
-) -> Callable[[str, list[dict[str, Any]], tuple[str, ...]], dict[str, float]]:
-    """A function that scores results with the COCO evaluator, which must be installed."""
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise BadOption(
-            "evaluation needs the COCO evaluator; install it with: pip install 'posegate[evaluate]'"
-        ) from error
-
-    def score(
-        kind: str, results: list[dict[str, Any]], figures: tuple[str, ...]
-    ) -> dict[str, float]:
-        with contextlib.redirect_stdout(io.StringIO()):
-            truth, found = COCO(), COCO()
-            truth.dataset = data.annotations
-            truth.createIndex()
-            if results:  # loadRes takes no empty list
-                found = truth.loadRes(results)
-            evaluator = COCOeval(truth, found, kind)
-            evaluator.params.imgIds = [photo.id for photo in data.photos]
-            evaluator.params.catIds = [PERSON]
-            if data.keypoints != COCO_KEYPOINTS:
-                evaluator.params.kpt_oks_sigmas = sigmas_of(data.keypoints).astype(np.float64)
-            evaluator.evaluate()
-            evaluator.accumulate()
-            evaluator.summarize()
-        stats = evaluator.stats[: len(figures)].tolist()
-        return {name: round(value, 4) for name, value in zip(figures, stats, strict=True)}
-
-    return score

@@ -78,6 +78,17 @@ def supervise(settings: Settings, work: Work) -> int:
         return asyncio.run(_Crew(share, work, Path(folder)).run())
 
 
+def when_ended(process: BaseProcess, tell: Callable[[], None]) -> None:
+    """Tell once, though the sentinel of a process that has ended stays readable."""
+    loop = asyncio.get_running_loop()
+
+    def ended() -> None:
+        loop.remove_reader(process.sentinel)
+        tell()
+
+    loop.add_reader(process.sentinel, ended)
+
+
 class _Crew:
     """The workers and their states."""
 
@@ -152,17 +163,6 @@ def _shared_folder() -> TemporaryDirectory[str]:
             f"workers share their metrics in a temporary folder: {error.strerror}; "
             "TMPDIR may name one that can be written to"
         ) from error
-
-
-def when_ended(process: BaseProcess, tell: Callable[[], None]) -> None:
-    """Tell once, though the sentinel of a process that has ended stays readable."""
-    loop = asyncio.get_running_loop()
-
-    def ended() -> None:
-        loop.remove_reader(process.sentinel)
-        tell()
-
-    loop.add_reader(process.sentinel, ended)
 
 
 async def _ended(process: SpawnProcess) -> None:

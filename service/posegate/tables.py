@@ -66,19 +66,19 @@ def short_model_row(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _plain_ap(card: ModelCard) -> float | None:
-    """AP of true boxes, one look and DARK for keypoints; of boxes for a detector."""
-    conditions = ("truth", False, "dark") if card.task == "pose" else (None, False, None)
-    measured = ((row.ap, (row.boxes, row.flip_test, row.decode)) for row in card.accuracy)
-    return next((ap for ap, of in measured if of == conditions), None)
-
-
 def card_rows(card: ModelCard) -> list[dict[str, Any]]:
     """What `posegate models show` says of one network: one row per field of the card."""
     return [
         {"field": field, "value": _readable(value)}
         for field, value in card.model_dump(mode="json", exclude_none=True).items()
     ]
+
+
+def _plain_ap(card: ModelCard) -> float | None:
+    """AP of true boxes, one look and DARK for keypoints; of boxes for a detector."""
+    conditions = ("truth", False, "dark") if card.task == "pose" else (None, False, None)
+    measured = ((row.ap, (row.boxes, row.flip_test, row.decode)) for row in card.accuracy)
+    return next((ap for ap, of in measured if of == conditions), None)
 
 
 def _readable(value: Any) -> str:

@@ -130,6 +130,14 @@ class VideoFile:
             )
 
 
+def decode_frame(data: bytes) -> Image:
+    """A frame that this module made."""
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert pixels is not None
+    frame: U8 = np.asarray(pixels, np.uint8)
+    return Image(frame)
+
+
 def _open_writer(path: Path, fps: float, size_wh: tuple[int, int]) -> cv2.VideoWriter:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, size_wh)
     if not writer.isOpened():
@@ -138,11 +146,3 @@ def _open_writer(path: Path, fps: float, size_wh: tuple[int, int]) -> cv2.VideoW
             "this OpenCV may lack the codec"
         )
     return writer
-
-
-def decode_frame(data: bytes) -> Image:
-    """A frame that this module made."""
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    assert pixels is not None
-    frame: U8 = np.asarray(pixels, np.uint8)
-    return Image(frame)

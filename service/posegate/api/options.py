@@ -156,15 +156,6 @@ def parse_stream_query(text: str) -> StreamQuery:
         raise BadOption("; ".join(_wrong_option(item) for item in wrong)) from error
 
 
-def _wrong_option(item: ErrorDetails) -> str:
-    name = ".".join(str(part) for part in item["loc"])[:80]
-    if item["type"] == "extra_forbidden":
-        return f"option {name!r} is unknown; allowed: {', '.join(StreamQuery.model_fields)}"
-    if not name:
-        return f"the first text message must be a JSON object of options: {fault(item)}"
-    return f"option {name!r}: {fault(item)}, got {str(item['input'])[:100]!r}"
-
-
 def check_given_once(items: Iterable[tuple[str, str]]) -> None:
     """BadOption where an option comes twice: which of its values was meant is anybody's guess."""
     for name, count in Counter(name for name, _ in items).items():
@@ -191,10 +182,6 @@ def parse_boxes(text: str) -> F32:
     return boxes.clip(-FAR, FAR).astype(np.float32)
 
 
-def _is_box(row: object) -> bool:
-    return isinstance(row, list) and len(row) == 4 and all(isinstance(x, float) for x in row)
-
-
 def picture_format(accept: str) -> PictureFormat | None:
     """The picture format that an `Accept` header prefers, or None for JSON.
 
@@ -213,6 +200,19 @@ def picture_format(accept: str) -> PictureFormat | None:
                 chosen, best = max((chosen, best), (form, ranges[name]), key=itemgetter(1))
                 break
     return chosen
+
+
+def _wrong_option(item: ErrorDetails) -> str:
+    name = ".".join(str(part) for part in item["loc"])[:80]
+    if item["type"] == "extra_forbidden":
+        return f"option {name!r} is unknown; allowed: {', '.join(StreamQuery.model_fields)}"
+    if not name:
+        return f"the first text message must be a JSON object of options: {fault(item)}"
+    return f"option {name!r}: {fault(item)}, got {str(item['input'])[:100]!r}"
+
+
+def _is_box(row: object) -> bool:
+    return isinstance(row, list) and len(row) == 4 and all(isinstance(x, float) for x in row)
 
 
 def _ranges(accept: str) -> dict[str, tuple[float, int]]:
