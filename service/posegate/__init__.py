@@ -2,5 +2,5 @@
 
 import os
 
-# From 1.29 on ONNX Runtime tells its makers what it runs, and on what, unless told not to.
+# From 1.29 on, ONNX Runtime reports what it runs, and on what, to its makers unless told not to.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -28,7 +28,7 @@ def loading() -> Iterator[None]:
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """A standard output that takes no more, as of a full disk, ends the command in a sentence."""
+    """End the command with a sentence where standard output takes no more, as on a full disk."""
     try:
         try:
             yield

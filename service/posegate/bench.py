@@ -106,10 +106,10 @@ async def bench(
     seconds: float = 2.0,
     on_row: Callable[[Row], None] | None = None,
 ) -> list[Row]:
-    """Measure every cell, each face for so many seconds; without `url` it starts a service.
+    """Measure every cell, each face for so many seconds.
 
-    `api_key` is for a service at `url`.
-    The service gets the settings that the pipeline was built with.
+    Without `url` a service is started with the settings that the pipeline was built with; `api_key`
+    is for a service at `url`.
     """
     rows: list[Row] = []
     jobs_by_people = {

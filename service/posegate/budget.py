@@ -1,4 +1,4 @@
-"""Something there is only so much of: cores for networks, memory for decoded pictures."""
+"""A limited supply that many share: cores for networks, memory for decoded pictures."""
 
 import asyncio
 from collections import deque

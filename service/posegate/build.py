@@ -80,8 +80,8 @@ def build_pipeline(settings: Settings, metrics: Metrics) -> Pipeline:
 def _required(catalog: Catalog, settings: Settings) -> list[str]:
     """The networks without which the service is not ready.
 
-    Files beside it must all be sound. A Triton may serve all networks but one, which must not take
-    every other with it.
+    Files that lie beside the service must all be sound. Where one network is missing in Triton the
+    others are served, so there only the default of each task is required.
     """
     if settings.backend == "onnx":
         return list(catalog.models)
@@ -90,7 +90,7 @@ def _required(catalog: Catalog, settings: Settings) -> list[str]:
 
 
 def build_tracing(settings: Settings) -> Tracing:
-    """Where requests are told to: nowhere, unless the settings name an address."""
+    """Where requests are reported: nowhere, unless the settings name an address."""
     if settings.otlp_endpoint is None:
         return Untraced()
     try:
@@ -107,8 +107,8 @@ def build_tracing(settings: Settings) -> Tracing:
 async def running_pipeline(settings: Settings) -> AsyncIterator[Pipeline]:
     """A started pipeline for a command that serves nobody; it is stopped at the end.
 
-    BackendDown where Triton does not have every network within START_TIMEOUT_S: a service waits
-    for it, a command has somebody who waits for the command.
+    BackendDown where Triton does not have every network within START_TIMEOUT_S. A service waits
+    for ever, but somebody is waiting for a command.
     """
     pipeline = build_pipeline(settings, Metrics())
     try:
@@ -129,9 +129,9 @@ Made = tuple[dict[str, Network], dict[str, Network]]
 
 
 def _embedded(catalog: Catalog, settings: Settings, workers: Workers, metrics: Metrics) -> Made:
-    """Inside the process maps cost no transfer, so variants would only take memory.
+    """Networks in this process, without variants, which would save no transfer and take memory.
 
-    For the same reason only the default of each task stays loaded while nobody asks for it.
+    To save memory only the default of each task stays loaded while nobody asks for it.
     """
     networks: dict[str, Network] = {}
     for name, model in catalog.models.items():

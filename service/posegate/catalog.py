@@ -39,7 +39,7 @@ class Model:
     def decoded(self) -> "Model | None":
         """The same network with its decoding in the graph, where its card speaks of it.
 
-        The files may be where Triton reads them alone: nobody else runs them.
+        Its files may be missing here: only Triton runs them, from a folder of its own perhaps.
         """
         card = self.card.with_decoding_in_the_graph()
         return Model(card, self.folder.with_name(card.name)) if card is not None else None
@@ -72,9 +72,9 @@ class Catalog:
             self.get(name, task)
 
     def without_detector(self) -> str | None:
-        """What cannot be answered for want of a detector, if there is none.
+        """What cannot be answered where there is no detector; None where there is one.
 
-        Raises UnknownModel where there is no pose network, without which nothing can be.
+        Raises UnknownModel where there is no pose network, as then nothing can be answered.
         """
         tasks = {model.card.task for model in self.models.values()}
         if "pose" not in tasks:
@@ -114,7 +114,7 @@ class Catalog:
         return model.card.model_copy(update={"default": self.is_default(model)})
 
     def _require_card(self, name: str) -> None:
-        """UnknownModel where the network of that name lacks nothing but its card."""
+        """Raise UnknownModel with advice where the network of that name only lacks its card."""
         file = self._without_card.get(name)
         if file is not None:
             raise UnknownModel(_no_card(file))

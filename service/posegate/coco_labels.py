@@ -90,7 +90,7 @@ def photo_folder(labels: Path) -> Path:
 
 
 def own_keypoints(path: Path) -> tuple[str, ...]:
-    """The keypoints that the categories of a label file name, whatever they are of.
+    """The keypoints that the categories of a label file name, of people or of anything else.
 
     Raises BadOption where none names any, or two name different ones.
     """
@@ -115,9 +115,9 @@ def read_labels(
 
     `needed` are fields, numbers, that every annotation must have beside COCO's `id`, `image_id` and
     `bbox`. Where `num_keypoints` is missing, it becomes the number of keypoints with v > 0.
-    Annotations of categories that are no people's are left out; one that tells none is a person's.
-    Other `keypoints` than COCO's are those of all categories that name just them; OtherKeypoints is
-    raised where there is none.
+    Annotations of other categories than people are left out; one without a category is a person's.
+    Where `keypoints` are not COCO's 17, the categories that name just these are read instead;
+    OtherKeypoints is raised where there is none.
     """
     document = _document(path)
     where = f"{path} is not COCO keypoint annotations"
@@ -209,9 +209,9 @@ def _read(path: Path) -> Any:
 
 
 def _people_categories(document: dict[str, Any], path: Path) -> list[int]:
-    """The ids of `person` and of what else names COCO's keypoints; COCO's id without categories.
+    """The ids of `person` and of other categories with COCO's keypoints; COCO's id without any.
 
-    Raises BadOption where there are others only, or where a person's keypoints are not COCO's.
+    Raises BadOption where there are only others, or where a person's keypoints are not COCO's.
     """
     names: list[str] = []
     people: list[int] = []

@@ -78,9 +78,10 @@ def warp_crops(
 def letterbox(image: Image, preprocess: Preprocess, *, fill: int) -> tuple[F32, F64]:
     """The whole image scaled to fit at the top-left; the rest of the input is `fill` (0..255).
 
-    Returns the tensor (1, 3, H, W) float32 and `input_to_image` (2,) float64, x and y: image pixels
-    to one of the input. Edges, and so the corners of COCO's boxes, go back by it alone, since both
-    pictures begin at edge 0; pixel centres, half a pixel inwards, do not.
+    Returns the tensor (1, 3, H, W) float32 and `input_to_image` (2,) float64, how many image pixels
+    there are to one of the input, in x and y. Multiplying by it takes edges back, and so the
+    corners of COCO's boxes, since both pictures begin at edge 0. It does not take back pixel
+    centres, which lie half a pixel inwards.
     """
     width, height = preprocess.size_wh
     scale = min(width / image.width, height / image.height)
@@ -96,7 +97,7 @@ def letterbox(image: Image, preprocess: Preprocess, *, fill: int) -> tuple[F32, 
 
 
 def normalize(pictures_bgr: U8, preprocess: Preprocess, *, out: F32 | None = None) -> F32:
-    """Network input (P, 3, H, W) float32, contiguous, from pictures (P, H, W, 3)."""
+    """Network input (P, 3, H, W) float32, contiguous, from pictures (P, H, W, 3) uint8."""
     people, height, width, _ = pictures_bgr.shape
     planes = pictures_bgr.transpose(0, 3, 1, 2)
     if preprocess.color == "rgb":

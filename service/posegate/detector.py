@@ -86,8 +86,8 @@ def select_boxes(
     `boxes_xyxy` (A, 4) float32 in network input pixels, `scores` (A,) float32, `input_to_image`
     (2,) as `letterbox` gives it; the result is in image pixels. Corners are edges, as COCO's: the
     whole picture is the box from 0 to `size_wh`. A box without area inside the picture is dropped,
-    as is one that is not finite. Boxes under `min_score` go first: they never suppress a better
-    one, and most boxes are such.
+    as is one that is not finite. Boxes under `min_score` are dropped before the suppression, in
+    which they could do nothing to a better one; most boxes are under it.
     """
     least = max(nms.min_score, min_score)
     candidates = np.flatnonzero((scores >= least) & np.isfinite(boxes_xyxy).all(axis=1))

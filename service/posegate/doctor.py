@@ -110,7 +110,7 @@ def _plans(repository: Path, sm: str | None, tensorrt: str | None) -> Iterator[F
 
 
 def _misfit(plan: Path, record: dict[str, Any], sm: str | None, tensorrt: str | None) -> str | None:
-    """What a plan is tied to and is not here; what this machine lacks is not compared."""
+    """What a plan is tied to that is not here, if anything; what is unknown is not compared."""
     if sm is not None and record.get("sm") != sm:
         return f"for SM {record.get('sm')}, this GPU has {sm}"
     built_by = tensorrt_release(str(record.get("tensorrt")))
@@ -196,7 +196,7 @@ def _l4t() -> str | None:
 
 
 def _tensorrt() -> str | None:
-    """Version of what `models build` would use, of the Python module where trtexec tells none."""
+    """TensorRT's version for `models build`: trtexec's, else that of the Python module."""
     program = find_trtexec()
     told = Trtexec(program).version if program is not None else "unknown"
     if told != "unknown":

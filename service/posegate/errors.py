@@ -98,7 +98,7 @@ _STATUS: dict[type[PosegateError], ErrorStatus] = {
 }
 
 BY_SLUG = {status.slug: error for error, status in reversed(_STATUS.items())}
-"""The error that each problem type stands for; of several the first of the table."""
+"""The error that each problem type stands for; where several share one, the first of the table."""
 SLUGS = tuple(dict.fromkeys(status.slug for status in _STATUS.values()))
 """Every problem type of the table."""
 
@@ -106,7 +106,7 @@ SLUGS = tuple(dict.fromkeys(status.slug for status in _STATUS.values()))
 def status_of(error: PosegateError) -> ErrorStatus:
     """Wire status of an error: that of its class or of the nearest class above it.
 
-    Raises KeyError for those that no service answers with, as what a download failed of.
+    Raises KeyError for errors that no service answers with, such as a failed download.
     """
     for cls in type(error).__mro__:
         if cls in _STATUS:

@@ -56,7 +56,7 @@ class Follower:
     async def settle(
         self, outcome: Estimate | Exception, arrived: float
     ) -> tuple[Estimate | Exception, Tracks | None]:
-        """Take a frame's outcome to the tracks; carried boxes in it become the tracks' own."""
+        """Update the tracks with a frame's outcome, and the outcome's boxes with the tracks'."""
         try:
             if not isinstance(outcome, Estimate):
                 if self._settled == self._detection:
@@ -77,7 +77,10 @@ class Follower:
             self._changed.set()
 
     def _heed_size(self, tracker: Tracker, size: ImageSize, *, carried: bool) -> None:
-        """Where frames change their size the tracks go along; carried boxes were of the old one."""
+        """Scale the tracks where frames change their size.
+
+        Boxes that were carried into such a frame were of the old size: the next one is detected.
+        """
         former, self._size = self._size, size
         if former is None or former == size:
             return

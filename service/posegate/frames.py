@@ -64,12 +64,11 @@ class RateCap:
 
 
 class FrameQueue:
-    """At most `max_in_flight` frames are worked on; `live` says what becomes of the others.
+    """At most `max_in_flight` frames are worked on at a time.
 
-    As many more may be done and not yet delivered: a slow reader slows the work, so that the
-    pictures held for it stay few.
-
-    Live: one frame waits, and a newer one takes its place. Else the sender waits.
+    As many more may be done and not yet delivered: a slow reader slows the work, so that few
+    pictures are held for it. While it is `live`, one more frame waits, and a newer one takes its
+    place; else the sender has to wait.
     """
 
     def __init__(self, work: Work, *, max_in_flight: int, max_fps: float, max_bytes: int) -> None:
@@ -153,6 +152,7 @@ class FrameQueue:
         self._changed.set()
 
     async def _held_up(self, frame: Frame) -> None:
+        """Return when the rate allows another frame and this one no longer waits."""
         self._rate.count(frame.arrived)  # even where a timer woke its sender a moment too early
         await asyncio.sleep(self._rate.wait_s(time.monotonic()))
         while self._waiting:

@@ -17,7 +17,7 @@ MAX_JPEG_SCANS = 100
 MAX_CHUNKS = 16_384
 """PNG writers use chunks of 8 kB or more, so 20 MiB have about 2,500."""
 MAX_PNG_PARTS = 256
-"""Chunks, of which those of the pixels count as one. A photo has about 10, and libpng writes a line
+"""Most chunks, those of the pixels counted as one. A photo has about 10, and libpng writes a line
 to stderr for each that it dislikes."""
 MAX_JPEG_SEGMENTS = 1_024
 """A segment holds up to 64 kB; 20 MiB of metadata fill 320."""
@@ -29,7 +29,7 @@ _PNG_ONCE = (
     b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"iCCP", b"sRGB", b"cHRM", b"gAMA", b"sBIT", b"bKGD",
     b"hIST", b"pHYs", b"tIME", b"eXIf", b"cICP", b"mDCV", b"cLLI", b"acTL", b"IEND",
 )  # fmt: skip
-"""What a PNG may have in one place only (third edition, 5.6); there IDAT may be many in a row."""
+"""Chunks that a PNG may have in one place only (third edition, 5.6), IDAT several in a row."""
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
 _JPEG_SCAN = re.compile(rb"\xff\xda")  # three times as fast as bytes.count on entropy-coded data
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}

@@ -144,7 +144,7 @@ async def wait_ready(url: str, process: asyncio.subprocess.Process | None = None
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """Ours, in which these settings alone speak, and no settings file."""
+    """Our variables, with these settings alone in place of those that set something."""
     others = {n: value for n, value in os.environ.items() if not n.upper().startswith(PREFIX)}
     values = settings.model_dump(exclude_none=True).items()
     return others | {

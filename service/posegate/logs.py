@@ -37,8 +37,8 @@ class LineFormatter(logging.Formatter):
 def configure_logs(level: str, *, stream: TextIO | None = None, **always: object) -> None:
     """Send every logger of the process to one stream (stderr) in the one format.
 
-    `always` is told on every line. OpenCV writes to stderr by itself and keeps its errors only, for
-    whoever sends a bad picture hears of it.
+    `always` is added to every line. OpenCV writes to stderr by itself; only its errors are let
+    through, since whoever sends a bad picture is told so in the answer.
     """
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     handler = logging.StreamHandler(stream or sys.stderr)

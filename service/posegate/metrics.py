@@ -25,11 +25,11 @@ REFUSALS = (
     *SLUGS, "internal", "bad-request", "not-found", "method-not-allowed", "upgrade-required",
     "request-timeout", "request-header-fields-too-large", "uri-too-long",
 )  # fmt: skip
-"""Slugs of the problems a request can end in: the contract's, those of HTTP itself, and the one of
-faults nobody foresaw."""
+"""Slugs of the problems a request can end in: the contract's, those of HTTP itself, and the one for
+faults that nobody foresaw."""
 
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""Environment variable with which a process keeps its metrics in files of that folder."""
+"""Environment variable that names the folder in whose files a process keeps its metrics."""
 
 
 class Metrics:
@@ -38,8 +38,8 @@ class Metrics:
     Counters by reason begin at 0 for every reason: a series that appears with its first burst has
     no rate yet.
 
-    With `shared`, the folder that SHARED_FOLDER named when this process began, they are those of
-    all processes that were told of it: counts are summed, also those of processes that are gone.
+    `shared` is the folder that SHARED_FOLDER named when this process began. With it the metrics are
+    those of all processes that share the folder; counts of processes that have ended stay in them.
     """
 
     def __init__(self, *, shared: Path | None = None) -> None:
@@ -128,9 +128,10 @@ class Metrics:
         return generate_latest(registry)
 
     def watch(self, gauge: Gauge, *labels: str, value: Callable[[], float]) -> None:
-        """Let a gauge follow a function; where metrics are shared, as of the last `refresh`.
+        """Let a gauge follow a function.
 
-        Before the first, this process has no part in what all of them say.
+        Where metrics are shared, the gauge has the function's value at the last `refresh`; before
+        the first one, this process has no part in it.
         """
         if self._shared is None:
             gauge.labels(*labels).set_function(value)
@@ -138,7 +139,7 @@ class Metrics:
             self._watched.append((gauge, labels, value))
 
     def refresh(self) -> None:
-        """Write down what the watched functions say now, for other processes to read."""
+        """Write the present values of the watched functions down for other processes to read."""
         for gauge, labels, value in self._watched:
             gauge.labels(*labels).set(value())
 
@@ -150,5 +151,5 @@ class Metrics:
 
 
 def forget_process(pid: int, shared: Path) -> None:
-    """Take a process that is gone out of the gauges; what it counted stays."""
+    """Take a process that has ended out of the gauges; its counts stay."""
     mark_process_dead(pid, str(shared))  # type: ignore[no-untyped-call]

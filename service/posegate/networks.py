@@ -42,7 +42,7 @@ class Networks:
             await self._networks[name].start()
 
     async def start_others(self) -> None:
-        """Start the rest at once, since each may have to wait for its server.
+        """Start the rest side by side, since each may have to wait for its server.
 
         One that cannot be used is tried again.
         """

@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 async def in_order(
     items: Iterable[Item], work: Callable[[Item], Awaitable[Result]], *, ahead: int
 ) -> AsyncIterator[Result]:
-    """Await `work` on every item, at most `ahead` at a time; yield in the order of the items."""
+    """Run `work` on every item, at most `ahead` at a time; yield in the order of the items."""
     running: deque[asyncio.Future[Result]] = deque()
     try:
         for item in items:

@@ -35,7 +35,7 @@ def without_doubles(poses: Poses) -> Poses:
     """The people of one image, less those whose keypoints are those of a surer one.
 
     A part of a person in a box of its own often leads the network to the whole person, which the
-    overlap of the boxes does not show. Two are alike by their larger box.
+    overlap of the boxes does not show. How alike two are is measured by the larger of their boxes.
     """
     if len(poses) < 2:
         return poses

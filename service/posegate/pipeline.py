@@ -94,8 +94,8 @@ class Pipeline:
         """Every person's keypoints in an encoded image, in the frame of the upright image.
 
         `deadline` is a `time.monotonic()` value. `clock` may have begun before, to count reading.
-        Who is cancelled is let go at once, whatever the threads still work on. `draw` makes the
-        answer's `drawn`.
+        `draw` makes the answer's `drawn`. A caller that is cancelled does not wait for threads that
+        still work on the image.
         """
         work = self._estimate(data, options, deadline, clock or StageClock(), draw)
         try:
@@ -151,7 +151,7 @@ class Pipeline:
         return self.networks.ready()
 
     async def _result_of(self, work: Coroutine[Any, Any, Estimate]) -> Estimate:
-        """Who is cancelled does not wait until the work has ended, which threads may hold up."""
+        """Wait for the work; a cancelled caller does not wait for its end, which threads delay."""
         task = asyncio.create_task(work)
         self._working.add(task)
         task.add_done_callback(self._ended)
@@ -173,7 +173,7 @@ class Pipeline:
         clock: StageClock,
         draw: Draw | None,
     ) -> Estimate:
-        """Pixels are taken once the networks can run, and held while anything works on them."""
+        """Estimate with room for the pixels, taken once the networks can run, held to the end."""
         header = await self._read_header(data)
         pixels = header.width * header.height
         asked = time.monotonic()

@@ -28,7 +28,7 @@ from posegate.skeleton import sigmas_of
 from posegate.types import F32, F64, Boxes, Image
 
 SURE = 0.3
-"""Places of lower scores are not compared: between near equals the least rounding decides."""
+"""Places of lower scores are not compared: there the least rounding decides between near equals."""
 MADE_CROPS = 8
 MOST_CROPS = 32
 

@@ -18,7 +18,7 @@ FORMER_PLAN, FORMER_RECORD = f"{PLAN_NAME}.former", f"{RECORD_NAME}.former"
 
 
 def switch_in(plan: Path, record: dict[str, Any], version: Path) -> None:
-    """Put a plan into a version folder; at no moment is there half a plan, or none after one."""
+    """Put a plan into a version folder, which never holds half a plan, nor none where one was."""
     partial = version / f".{PLAN_NAME}.partial"
     shutil.copyfile(plan, partial)
     served = version / PLAN_NAME
@@ -39,9 +39,9 @@ def set_aside(version: Path) -> None:
 
 
 def put_back(version: Path, onnx_sha256: str) -> bool:
-    """The former plan in place of this one; False where none of this ONNX file is there.
+    """Put the former plan back in place of this one, if it is of the same ONNX file.
 
-    Then no plan is left, and the ONNX file is what will be served.
+    False where there is no such plan: then none is left, and the ONNX file will be served.
     """
     record = read_record(version, FORMER_RECORD)
     fits = record is None or record.get("onnx_sha256") == onnx_sha256
@@ -79,7 +79,7 @@ def write_record(version: Path, record: dict[str, Any]) -> None:
 def seed(source: Path, repository: Path) -> None:
     """Copy the networks of one repository into another, so that ONNX serves while plans are built.
 
-    Plans that are there stay, but for those of another ONNX file, which are set aside.
+    Plans that are there stay, except those of another ONNX file, which are set aside.
     """
     if not source.is_dir():
         raise BadOption(f"there is no model repository at {source}")

@@ -1,4 +1,4 @@
-"""A plan in its place -> the running Tritons, which were started to be told what to load."""
+"""A plan in its place -> running Tritons, which are told to load it."""
 
 import time
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from posegate.errors import BadOption
 from posegate.plan_files import put_back
 
 WAIT_S = 120.0
-"""For Tritons that are starting, all networks together; counted from the first try that fails."""
+"""How long Tritons that are starting are waited for, over all networks, from the first failure."""
 LOAD_LIMIT_S = 600.0
 PROBE_TIMEOUT_S = 2.0
 MOST_SAID = 300
@@ -25,7 +25,7 @@ class LoadRefused(Exception):
 
 
 class Loader(Protocol):
-    """Has what lies in a network's folder served."""
+    """Makes running servers serve what lies in a network's folder."""
 
     def load(self, name: str) -> None:
         """Return when the network is served as it lies there, or raise one of the above."""

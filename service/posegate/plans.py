@@ -112,7 +112,8 @@ class CannotRun(PlanFailed):
 class PlanBuilder:
     """Everything that is the same for all networks of one run.
 
-    `crops` makes a network's input, of `crops_are`; `loader` has running Tritons take the plans.
+    `crops` makes a network's input, from what `crops_are` says; `loader` tells running Tritons of
+    the plans.
     """
 
     tensorrt: TensorRT
@@ -155,8 +156,9 @@ class PlanBuilder:
             self._try_to_load(model)
 
     def _build(self, model: Model) -> PlanResult:
-        """One network. What is served goes on being served unless the state is published, but for
-        a plan that this machine cannot run.
+        """Build one network's plan and put it in its place if it passes.
+
+        Where it does not, what was served stays, unless it is this very plan.
         """
         key = self._key(model.card)
         version = model.onnx_path.parent
@@ -213,7 +215,7 @@ class PlanBuilder:
             made.replace(plan)
 
     def _withdrawn(self, model: Model, key: PlanKey, result: PlanResult) -> PlanResult:
-        """The same plan must not be served either."""
+        """Where the very same plan is being served, take it away."""
         version = model.onnx_path.parent
         if not _is_tied(version, key, *asdict(key)):
             return result

@@ -27,5 +27,5 @@ def matrix() -> dict[str, Any]:
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """A version, so that versions compare."""
+    """The numbers of a version, which compare as versions do."""
     return tuple(map(int, re.findall(r"\d+", version)))

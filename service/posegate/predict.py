@@ -152,8 +152,8 @@ async def predict(
 def write_prediction(prediction: Prediction, folder: Path) -> str | None:
     """Write `<output>.json` and, when drawn, `<output>.drawn.jpg`.
 
-    Returns the reason where only this one cannot be written, for its name is too long. Raises
-    BadOption where the folder cannot be written.
+    Returns the reason where only this one cannot be written, because its name is too long. Raises
+    BadOption where the folder cannot be written to.
     """
     target = folder / prediction.source.output
     try:
@@ -180,7 +180,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _told_apart(sources: list[Source]) -> list[Source]:
-    """Outputs that different pictures share become longer: the path below the folder that all
+    """Make the outputs that several pictures share longer: the path below the folder that all
     sources share, and where that is not enough, the same with the suffix."""
     paths = [Path(os.path.abspath(source.path)) for source in sources]  # noqa: PTH100  keeps links
     shared = os.path.commonpath([path.parent for path in paths] or [Path.cwd()])

@@ -79,7 +79,7 @@ def supervise(settings: Settings, work: Work) -> int:
 
 
 def when_ended(process: BaseProcess, tell: Callable[[], None]) -> None:
-    """Tell once, though the sentinel of a process that has ended stays readable."""
+    """Call `tell` when the process has ended, once, though its sentinel stays readable."""
     loop = asyncio.get_running_loop()
 
     def ended() -> None:
@@ -174,7 +174,7 @@ async def _ended(process: SpawnProcess) -> None:
 
 @contextmanager
 def _unheard(number: signal.Signals) -> Iterator[None]:
-    """Let a signal wait; processes started meanwhile never hear it."""
+    """Block a signal; processes started meanwhile inherit that and never hear it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
         yield

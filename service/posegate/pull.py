@@ -36,7 +36,7 @@ OnBytes = Callable[[int, int | None], None]
 
 
 class PullFailed(PosegateError):
-    """The network could not be brought; nothing of it is in the repository."""
+    """The network could not be fetched; nothing of it is in the repository."""
 
 
 def pull(

@@ -56,7 +56,7 @@ class RemotePipeline:
 def as_query(options: EstimateOptions) -> Document:
     """The options as the client takes them, defaults left out.
 
-    All keypoints are asked for; the least score acts where they are written out.
+    `min_keypoint_score` is left out as well, as it acts where keypoints are written out, later.
     """
     default = EstimateOptions()
     names = ("model", "detector", "min_score", "max_people", "flip_test", "decode")

@@ -29,7 +29,7 @@ _ENCODINGS = {
 
 
 def drawn_file(image: Image, poses: Poses, *, kind: str, min_keypoint_score: float) -> bytes:
-    """The picture with its people, as a file of that kind; unsure joints are left out anyway."""
+    """The picture with its people as a file; joints below MIN_DRAWN_SCORE are never drawn."""
     minimum = max(min_keypoint_score, MIN_DRAWN_SCORE)
     return encode_image(draw_poses(image, poses, min_keypoint_score=minimum), kind)
 

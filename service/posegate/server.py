@@ -42,7 +42,8 @@ from posegate.tls import Tls, load_tls
 log = logging.getLogger(__name__)
 
 BACKLOG = 4096
-"""As many as Linux lets wait (net.core.somaxconn). Of 1,024, a flood overran thousands a second."""
+"""Connections that may wait to be taken: the most that Linux allows (net.core.somaxconn). A flood
+of callers overran 1,024 thousands of times a second."""
 ACCEPTS = 8
 """Connections taken per turn of the event loop, each through a handle of its own on the one socket:
 libuv takes one per handle and turn, and in a busy service callers waited seconds to be let in."""
@@ -210,7 +211,7 @@ class _Service:
             await asyncio.sleep(REFRESH_S)
 
     async def _stop_faces(self, rpc: grpc.aio.Server) -> None:
-        """What has begun may take `request_timeout_s` in all, in streams and in requests."""
+        """Streams and requests that have begun get `request_timeout_s` together to finish."""
         limit_s = self._settings.request_timeout_s
         ends = time.monotonic() + limit_s
         self._health.stop()

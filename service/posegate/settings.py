@@ -32,7 +32,8 @@ OTHER_VARIABLES = {"POSEGATE_CONFIG", "POSEGATE_API_KEY"}
 SERVICE_LINK = re.compile(
     r"POSEGATE_(.+_)?(SERVICE_HOST=|SERVICE_PORT(_.+)?=|PORT_[0-9]+_.+=|PORT=[a-z]+://).*"
 )
-"""What Kubernetes tells every pod about services of such names; a port alone is no address."""
+"""Variables that Kubernetes sets in every pod for Services of such names. A bare port is none of
+them: `POSEGATE_PORT=8080` is a setting that somebody misspelt."""
 
 
 def _is_sha256(secret: SecretStr) -> SecretStr:
@@ -249,7 +250,7 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
 
 
 def _refuse_unknown(environment: Mapping[str, str]) -> None:
-    """A setting that is misspelt must not be left out in silence: it may be that of the keys."""
+    """A misspelt setting must not be ignored in silence: it may be the one with the API keys."""
     known = {PREFIX + field.upper() for field in Settings.model_fields} | OTHER_VARIABLES
     for name in sorted(environment.keys() - known):
         if name.startswith(PREFIX) and not SERVICE_LINK.fullmatch(f"{name}={environment[name]}"):
@@ -263,7 +264,7 @@ def _refuse_unknown(environment: Mapping[str, str]) -> None:
 
 
 def _refuse_empty(environment: Mapping[str, str]) -> None:
-    """What a script left empty by mistake is no value; keys say for themselves what is missing."""
+    """A variable that a script left empty by mistake is no value; the keys have their own check."""
     for field in (Settings.model_fields.keys() - {"api_key_sha256"}) | {"config"}:
         if not environment.get(name := PREFIX + field.upper(), "set").strip():
             raise BadOption(
@@ -272,14 +273,14 @@ def _refuse_empty(environment: Mapping[str, str]) -> None:
 
 
 def _refuse_other_capitals(file: Mapping[str, Any]) -> None:
-    """Pydantic would take such a line for the setting, and put it before flags and variables."""
+    """Pydantic would accept `HOST` as `host`, and let the file win over flags and variables."""
     for key in sorted(file.keys() - Settings.model_fields):
         if key.lower() in Settings.model_fields:
             raise BadOption(f"setting {key}: there is no such field; did you mean {key.lower()}?")
 
 
 def _expanded(path: Path) -> Path:
-    """With a home folder for `~`, which units and files of variables do not put in."""
+    """The path with its `~` replaced, which neither systemd units nor env files do."""
     return Path(os.path.expanduser(path))  # noqa: PTH111  Path's own raises where there is no home
 
 

@@ -34,7 +34,7 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
 
 
 def why_refused(host: str, port: int, *, shared: bool = False) -> str:
-    """What the system says against a port that somebody else's code could not listen on."""
+    """The system's reason why a port cannot be listened on, where a library keeps it to itself."""
     try:
         bind(host, port, shared=shared).close()
     except BadOption as error:
@@ -43,7 +43,7 @@ def why_refused(host: str, port: int, *, shared: bool = False) -> str:
 
 
 def cut_off_unread(listener: socket.socket, after_s: float) -> None:
-    """Let the kernel cut off a connection whose client has taken nothing it was sent for so long.
+    """Let the kernel cut off a connection whose client leaves what it is sent unread for so long.
 
     Without it a stopped client would hold its connection, and what waits for it, for ever.
     """
@@ -52,10 +52,10 @@ def cut_off_unread(listener: socket.socket, after_s: float) -> None:
 
 
 def allow_many(connections: int) -> None:
-    """Let the process open so many connections, where the system lets it choose.
+    """Let the process open so many connections, as far as the system allows.
 
-    Login shells and systemd start processes with 1,024 file handles and leave more for the asking;
-    without them a crowd of callers is reset.
+    Login shells and systemd start processes with 1,024 file handles and allow more on request;
+    with 1,024 a crowd of callers is reset.
     """
     if sys.platform != "win32":
         import resource

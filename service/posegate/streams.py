@@ -112,7 +112,7 @@ class Streams:
         await stream.run(incoming, send, self._finish)
 
     async def finish(self) -> None:
-        """Take no frame more, and wait until every stream has sent its summary."""
+        """Take no more frames, and wait until every stream has sent its summary."""
         self._finish.set()
         await self._none_open.wait()
 

@@ -1,7 +1,7 @@
 """ONNX file -> TensorRT plan, and plan -> outputs, with the TensorRT that the machine has.
 
-A plan is built on the machine that will
-run it: it is tied to the GPU's compute capability (SM) and to the version of TensorRT.
+A plan is built on the machine that will run it, as it is tied to the GPU's compute capability (SM)
+and to the version of TensorRT.
 """
 
 import ctypes
@@ -174,7 +174,7 @@ def output_of(program: str, *arguments: str) -> str:
 
 
 def _read_json(path: Path) -> list[dict[str, Any]]:
-    """trtexec's JSON; strings are found too, so that names stay as they are."""
+    """trtexec's JSON; the pattern matches strings too, so that names stay as they are."""
     words = re.compile(r'"[^"]*"|-?(?:nan|inf)\b')
     text = words.sub(lambda found: NOT_FINITE.get(found[0], found[0]), path.read_text("utf-8"))
     rows: list[dict[str, Any]] = json.loads(text)

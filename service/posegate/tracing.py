@@ -1,7 +1,7 @@
 """The seam for traces: a span per request, and below it one per stretch of a stage.
 
-What is traced is told through the context that a request runs in, so that no handler needs to know
-whether anybody listens.
+A request's clocks are collected in a context variable, so that no handler needs to know whether
+anybody listens.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ _clocks: ContextVar[list[StageClock] | None] = ContextVar("clocks", default=None
 
 @dataclass(slots=True)
 class About:
-    """What is known of a request once it was answered."""
+    """What is known of a request once it has been answered."""
 
     name: str = ""
     attributes: dict[str, str | int] = field(default_factory=dict)
@@ -25,14 +25,14 @@ class About:
 
 
 class Tracing(Protocol):
-    """Where requests and frames are told to."""
+    """Where requests and frames are reported."""
 
     def request(self, headers: Mapping[str, str]) -> AbstractContextManager[About]:
         """Trace what happens inside; header names are in lower case (W3C traceparent)."""
         ...
 
     def frame(self, clock: StageClock, number: int | None, event: str) -> None:
-        """Tell of one frame of the stream in whose context this is called, just answered."""
+        """Report a frame that was just answered, in the context of its stream."""
         ...
 
     def close(self) -> None:

@@ -20,9 +20,10 @@ TRACES_PATH = "/v1/traces"
 
 
 class OtelTracing:
-    """Makes the spans; whether a request of its own trace is sampled is decided by `share`.
+    """Makes the spans.
 
-    A caller's `traceparent` says for its trace whether it is sampled.
+    `share` is how many of the requests that begin a trace of their own are sampled. Where a caller
+    sends a `traceparent`, that decides.
     """
 
     def __init__(self, processor: SpanProcessor, *, share: float = 1.0) -> None:
@@ -65,7 +66,7 @@ class OtelTracing:
         self._provider.shutdown()
 
     def _stages(self, clock: StageClock) -> None:
-        """Children of the current span; a stage of several stretches has as many spans."""
+        """Add a child to the current span for each stretch; a stage may have several."""
         began_ns = _began_ns(clock)
         for stretch in clock.stretches:
             start_ns = began_ns + round(stretch.after_s * 1e9)
@@ -84,6 +85,6 @@ def otlp_processor(endpoint: str) -> SpanProcessor:
 def _began_ns(clock: StageClock) -> int:
     """When the clock began, in nanoseconds since 1970.
 
-    A pause between reading the two clocks makes it look earlier, so the latest of a few counts.
+    A pause between reading the two clocks makes it look earlier, so the latest of three is taken.
     """
     return max(time.time_ns() - round(clock.age_s * 1e9) for _ in range(3))

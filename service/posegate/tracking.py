@@ -16,13 +16,14 @@ from posegate.types import F32, Boxes, Keypoints, Poses
 I64 = NDArray[np.int64]
 
 FORGET_S = 1.0
-"""A person whom a frame missed and who is unseen for so long gets a new id."""
+"""A person who was missed in a frame and comes back after longer than this gets a new id."""
 PAUSE_S = 10.0
 """After so long without a frame everybody gets a new id."""
 VELOCITY_SHARE = 0.5
 """How much of a box's newest velocity goes into the track's."""
 MAX_SHIFT = 0.25
-"""How far ahead a person is looked for, in the box's sizes: frames in bursts fake high speeds."""
+"""How far ahead a person is looked for, as a share of the box's sides. Frames that come in bursts
+make people look faster than they are, so it is bounded."""
 MAX_SCALE = 1.2
 """How much a box may grow or shrink from frame to frame without the detector."""
 
@@ -84,7 +85,7 @@ class Tracker:
         return np.concatenate([newest.xyxy[:, :2] + shift, sizes], axis=1)
 
     def update(self, poses: Poses, now_s: float, *, carried: bool = False) -> Tracks:
-        """Match a frame's people to the tracks; `now_s` is when the frame came, never going back.
+        """Match a frame's people to the tracks; `now_s`, when the frame came, never goes back.
 
         A person that matches no track begins one. `carried` says that the boxes came from `carry`:
         then such a person is left out, and people keep the scores of the last detection, by which
@@ -114,7 +115,7 @@ class Tracker:
         return Tracks(self._ids[rows], Keypoints(smoothed, keypoints.scores), found)
 
     def resize(self, across: float, down: float) -> None:
-        """All that was seen, as seen in frames that are so many times as wide and as high."""
+        """Scale all that was seen to frames that are so many times as wide and as high."""
         ratio = np.array([across, down], np.float32)
         sides = np.tile(ratio, 2)
         self._xyxy, self._velocity = self._xyxy * sides, self._velocity * sides
@@ -124,9 +125,9 @@ class Tracker:
             self._newest = _Seen(newest.xyxy * sides, newest.velocity * sides, newest.at_s)
 
     def _moved_along(self, rows: I64, carried_xyxy: F32, keypoints: Keypoints) -> F32:
-        """(P, 4) each track's box after the shift and the scaling that its joints went through.
+        """(P, 4) float32: each track's box, shifted and scaled as its joints were.
 
-        Where no joint was seen twice, the box it was carried to.
+        Where no joint was seen in both frames it is the box that the track was carried to.
         """
         weights = np.minimum(self._scores[rows], keypoints.scores)
         seen = weights.sum(axis=1) > 0
@@ -171,7 +172,7 @@ class Tracker:
         self._euro.grow(count)
 
     def _forget(self, now_s: float) -> None:
-        """Let go who has left. At few frames a second, a frame must have missed them as well."""
+        """Let go who has left. Who was in the newest frame stays longer, as the next may be far."""
         unseen_s = now_s - self._seen_s
         missed = self._seen_s < (self._newest.at_s if self._newest is not None else now_s)
         kept = unseen_s <= np.where(missed, FORGET_S, PAUSE_S)

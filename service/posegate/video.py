@@ -64,8 +64,8 @@ class VideoSource:
     def check(self) -> None:
         """Raises BadOption where the frames ended that should not have.
 
-        A camera's never should, a file's not a tenth before what its header tells, which many a
-        file tells only roughly.
+        A camera's never should. A file's should come to at least nine tenths of the number in its
+        header, which is only rough in many files.
         """
         if self._ended and self.is_camera:
             raise BadOption(f"camera {self._source} went away after {self._count} frames")
@@ -86,8 +86,8 @@ class VideoSource:
 class VideoFile:
     """An MP4 file being written; it takes the size of its first frame.
 
-    That a video can be written there is tried at once, beside the file, which stays as it is until
-    the first frame comes. Raises BadOption.
+    Whether a video can be written there is tried at once, with another file beside it; the file
+    itself stays as it is until the first frame comes. Raises BadOption where it cannot.
     """
 
     def __init__(self, path: Path, fps: float) -> None:

@@ -28,7 +28,10 @@ class Upload:
 
 
 def check_length(request: Request, *, max_bytes: int) -> None:
-    """TooLarge where the body's told length is over the limit: trying again would not help."""
+    """TooLarge where the declared length of the body is over the limit.
+
+    It is asked before slots are, since such a request is not worth trying again.
+    """
     if int(request.headers.get("content-length", 0)) > max_bytes:
         raise _too_large(max_bytes)
 
@@ -108,7 +111,7 @@ def _too_large(max_bytes: int) -> TooLarge:
 
 @dataclass(slots=True)
 class _Parts:
-    """Collects the parts that the multipart parser calls out."""
+    """Collects the parts that the multipart parser reports."""
 
     max_images: int
     uploads: list[Upload] = field(default_factory=list)

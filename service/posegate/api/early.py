@@ -1,12 +1,12 @@
 """HTTP/1.1 as uvicorn speaks it, with a short way to say no.
 
-To refuse through the whole application costs a good part of what it costs to serve, so that many
-more requests than can be served would starve those that are. While every slot is taken, or about
-to be by a request let in a moment ago, a request for poses is therefore answered from the bytes of
-its head alone. Its body is read to the end and thrown away: the connection stays good for the next
-request, and nobody is reset while sending.
-What is no HTTP at all is refused here as well, as a problem that is counted and logged, and so is a
-head that does not come to its end: uvicorn gives it for ever.
+A refusal by the whole application costs a good part of what an answer costs, so that a flood of
+requests would starve those that can be served. While every slot is taken, or about to be by a
+request let in a moment ago, a request for poses is therefore refused from the bytes of its head
+alone. Its body is read to the end and thrown away: the connection stays good for the next request,
+and nobody is reset while sending.
+Bytes that are not HTTP are refused here as well, as a problem that is counted and logged; so is a
+head that never ends, for which uvicorn would wait for ever.
 """
 
 import asyncio
@@ -38,11 +38,12 @@ HEAD = re.compile(
     rb"(?P<headers>(?:[!#-'*+.0-9A-Z^-z|~-]+:[^\r\n\0]*\r\n)+)\r\n"
 )
 ASKING = b"POST /v1/poses"
-"""How every request begins that takes a slot; a few that take none do too, and count for a turn."""
+"""How every request that takes a slot begins. A few that take none begin so too; they are expected
+for a turn of the event loop."""
 LENGTH = re.compile("[0-9]{1,20}")
-"""What h11 takes for the length of a body."""
+"""What h11 accepts as the length of a body."""
 ORDINARY = {"transfer-encoding", "expect", "upgrade"}
-"""Whatever makes the end of a body less than plain to see takes the ordinary way."""
+"""Headers that make the end of a body hard to see: such requests take the ordinary way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,8 @@ class Door:
     def refuse(self, data: bytes) -> Refused | None:
         """The refusal, or None where the application is to see the request.
 
-        The application sees whatever is not a plain request for poses, a request without its key,
-        for which trying again would not help, and one too large to be read to its end.
+        The application sees whatever is not a plain request for poses. It also sees a request
+        without its key, which trying again would not help, and one too large to be read to its end.
         """
         if not self.slots.spoken_for or not (found := HEAD.match(data, 0, HEAD_ROOM)):
             return None

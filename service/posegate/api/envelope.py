@@ -1,4 +1,4 @@
-"""What every HTTP exchange gets, whatever answers it: an id, a log line, metrics, a last refuge.
+"""What every HTTP exchange gets: an id, a log line, metrics, an answer to errors nobody foresaw.
 
 Plain ASGI, because a response must be measured to its last byte and a body read only by its route.
 """
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 UNMATCHED = "unmatched"
 SWITCHING = 101
 TRACED = "/v1/"
-"""Probes, scrapes and the page would only bury the others."""
+"""How traced paths begin. Traces of probes, scrapes and the page would only bury the others."""
 UNTRACED = Untraced()
 
 

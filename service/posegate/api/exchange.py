@@ -11,12 +11,12 @@ from posegate.metrics import Metrics
 log = logging.getLogger(__name__)
 
 PROBES = ("/livez", "/readyz")
-"""Routes whose problems are answers to whoever watches the service: nobody was refused anything."""
+"""Routes whose problems are not counted as refusals: they answer whoever watches the service."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 def chosen_id(asked: str) -> str:
-    """The id that the caller asked for (x-request-id), or one made where that could do harm."""
+    """The id that the caller asked for (x-request-id), or a new one where that could do harm."""
     return asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
 
 

@@ -42,8 +42,8 @@ POSE_SERVICE = "posegate.v1.PoseService"
 GRPC_LOG = logging.getLogger("grpc._cython.cygrpc")
 NOT_DELIVERED = 'Failed "execute_batch"'
 HANG_UP_S = 0.1
-"""A message over gRPC's limit, or a client that goes away, ends the messages first and cancels the
-call just after; a call that nobody cancels really had no message."""
+"""How long a call that ended without a message waits before it is refused. A message over gRPC's
+limit, or a client that goes away, ends the messages first and cancels the call just after."""
 WATCH_S = 1.0
 KEEPALIVE_MS = 20_000
 WHOLE_PICTURE_BYTES = 2**20
@@ -75,7 +75,7 @@ class PoseService(services.PoseServiceServicer):
     async def Estimate(  # noqa: N802  the name is the contract's
         self, requests: AsyncIterator[pb.EstimateRequest], context: Context
     ) -> pb.EstimateResponse:
-        """The one message is read with a slot taken: what is refused takes no memory."""
+        """The one message is read with a slot taken, so that a refused call takes no memory."""
         deadline = Deadline.after(context.time_remaining(), limit_s=self._limit_s)
         with self._slots.taken():
             request = await self._received(requests, deadline)
@@ -148,8 +148,8 @@ class PoseService(services.PoseServiceServicer):
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # has no stubs
     """grpc.health.v1; the pipeline is asked at every check, and every second for those who watch.
 
-    gRPC's own servicer tells nobody any more once one of several watchers has left, and whoever
-    watches holds up the stop.
+    gRPC's own servicer tells no watcher any more once one of several has left, and its watchers
+    hold up the stop.
     """
 
     def __init__(
@@ -231,16 +231,17 @@ def create_grpc_server(
 
 
 def _is_worth_a_trace(record: logging.LogRecord) -> bool:
-    """Whether it is more than an answer whose client left as it was being sent, of which gRPC makes
-    an error with a trace when the answer loses that race; the interceptor has logged the call.
+    """False for the error with a trace that gRPC logs where a client leaves while its answer is
+    being sent: the interceptor has logged that call.
     """
     error = record.exc_info[1] if record.exc_info else None
     return not (isinstance(error, grpc.aio.InternalError) and str(error).startswith(NOT_DELIVERED))
 
 
 def _handlers(methods: SimpleNamespace) -> "grpc.GenericRpcHandler[Any, Any]":
-    """As the generated ones, but for messages that would be read before a method is asked: that of
-    `Estimate`, and that of `ListModels`, where gRPC would answer for us if it cannot be read.
+    """As the generated ones, but `Estimate` and `ListModels` read their message themselves.
+
+    `Estimate` takes a slot first; of a broken `ListModelsRequest` gRPC would answer in our place.
     """
     return grpc.method_handlers_generic_handler(
         POSE_SERVICE,

@@ -1,7 +1,7 @@
-"""Bytes that are no request of HTTP/1.1, or not yet -> the problem that is told about them.
+"""Bytes that are no HTTP/1.1 request, or not a whole one -> the problem that their sender is told.
 
-What h11 says of them may quote a header, and a header may hold a key: only its first words are
-looked at, and none of them are shown or logged.
+h11's message may quote a header, and a header may hold a key, so only the message's first words are
+looked at, and nothing of it is shown or logged.
 """
 
 from posegate.api.problems import Problem

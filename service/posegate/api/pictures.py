@@ -10,7 +10,7 @@ from posegate.api.problems import problem_of
 from posegate.errors import DeadlineExceeded
 
 PIECE_BYTES = 2**16
-"""What waits in the connection at a time; the server takes no more while that was not sent."""
+"""How much is handed to the connection at a time; the server takes no more until it was sent."""
 
 
 class PictureResponse(Response):

@@ -94,7 +94,7 @@ async def answer_nobody(_request: Request, _error: Exception) -> Response:
 
 
 class ProblemResponse(Response):
-    """A problem on the wire; reads on for a moment where the request's body was refused unread."""
+    """A problem on the wire; where the request's body was not read, it reads on for LINGER_S."""
 
     media_type = MEDIA_TYPE
 

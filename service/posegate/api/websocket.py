@@ -1,4 +1,4 @@
-"""WebSockets as uvicorn speaks them, saying more where it ends or refuses one."""
+"""WebSockets as uvicorn speaks them, with clear reasons where one is refused or ended."""
 
 import json
 import logging
@@ -93,7 +93,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         super().send_receive_event_to_app()
 
     async def send(self, message: Any) -> None:
-        """As uvicorn does; an answered refusal ends the handshake, which else is logged as open."""
+        """As uvicorn does; a refusal completes the handshake, or uvicorn logs it as incomplete."""
         await super().send(message)
         if self.initial_response is not None and self.close_sent:
             self.handshake_complete = True

@@ -90,5 +90,8 @@ class Network(Protocol):
         ...
 
     def fault(self) -> str | None:
-        """Why the last load failed where it is `ready` all the same, as it is tried again."""
+        """Why the last load failed, where it is `ready` all the same as the next call tries again.
+
+        None where no load failed.
+        """
         ...

@@ -125,11 +125,11 @@ class BatchingBackend:
         return self._backend.ready()
 
     def fault(self) -> str | None:
-        """It is loaded once, at the start."""
+        """None: it is loaded once, at the start."""
         return None
 
     async def awake(self, *, deadline: float | None) -> None:
-        """Nothing rests."""
+        """Returns at once, as it never rests; BackendDown where it was not started."""
         self._check_running()
 
     async def infer(self, tensor: F32, *, deadline: float | None = None) -> Inference:
@@ -265,7 +265,7 @@ class BatchingBackend:
         return await self._workers.run(partial(np.concatenate, crops))
 
     async def _share_out(self, batch: list[_Slice], outputs: tuple[F32, ...]) -> None:
-        """Give each caller its rows; where it has more in other batches, a copy beside those."""
+        """Give each caller its rows, as a copy where it has more of them in other batches."""
         copies: list[tuple[F32, F32]] = []
         first = 0
         for part in batch:

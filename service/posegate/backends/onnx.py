@@ -52,8 +52,10 @@ class OnnxBackend:
         return None if self._session is not None else f"network {self._model.name} is not loaded"
 
     def _let_go(self) -> None:
-        """Takes tens of milliseconds for a large network; no other Python runs meanwhile, for a
-        session ends under the interpreter's lock. Only giving memory back runs beside the rest.
+        """Release the session, which takes tens of milliseconds for a large network.
+
+        It ends under the interpreter's lock, so no other Python runs meanwhile; only giving memory
+        back runs beside the rest.
         """
         self._session = None
         _give_back_freed_memory()
@@ -61,7 +63,10 @@ class OnnxBackend:
 
 @dataclass(frozen=True, slots=True)
 class GraphOutput:
-    """An output's sizes behind the batch axis, None where the file leaves them open, and kind."""
+    """An output's sizes behind the batch axis, None where the file leaves one open.
+
+    `half` says that it is float16.
+    """
 
     shape: tuple[int | None, ...]
     half: bool
@@ -90,7 +95,7 @@ def fits(shape: tuple[int, ...], promised: tuple[int | None, ...]) -> bool:
 
 
 def refuse_misfit(model: Model) -> None:
-    """Load and run it once, as the service will; BadCard where it is not what its card says."""
+    """Load and run a network once, as the service will; BadCard where its card says otherwise."""
     _open_checked(model)
 
 
@@ -137,10 +142,10 @@ def _open(model: Model, options: ort.SessionOptions) -> ort.InferenceSession:
 
 
 def _give_back_freed_memory() -> None:
-    """Loading frees more than the weights take, letting go frees the rest; glibc keeps both for
-    the process unless asked.
+    """Return freed memory to the system, which glibc otherwise keeps for the process.
 
-    GoatPose-BL, 62 MB of weights, takes 124 MB then and 217 MB without.
+    Loading a network frees more than its weights take, and releasing it frees those. GoatPose-BL,
+    62 MB of weights, takes 124 MB with this and 217 MB without.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:

@@ -11,7 +11,7 @@ _NODE, _NODE_INPUT, _NODE_OPERATOR = 1, 1, 4
 _TENSOR, _TENSOR_TYPE, _TENSOR_NAME = 5, 2, 8
 """Numbers of the fields of ModelProto, GraphProto, NodeProto and TensorProto in `onnx.proto`."""
 _FIXED = {1: 8, 5: 4}
-"""Bytes of the wire types that have always as many."""
+"""Bytes of the wire types of a fixed length."""
 _FLOAT16 = b"\n"
 """TensorProto.FLOAT16, 10, as protobuf writes it."""
 
@@ -19,8 +19,8 @@ _FLOAT16 = b"\n"
 def file_precision(path: Path) -> str:
     """What the network's file computes in: int8, fp16 or fp32; unknown where it is no network.
 
-    That is int8 where something is quantised, fp16 where a convolution or a product takes a tensor
-    of halves as it is. Kernels that are only kept as halves go through a Cast first.
+    That is int8 where something is quantised, and fp16 where a convolution or a product takes a
+    float16 tensor as it is. Weights that are only stored as float16 go through a Cast first.
     """
     operators: set[bytes] = set()
     factors: set[bytes] = set()

@@ -17,16 +17,16 @@ from posegate.types import F32
 log = logging.getLogger(__name__)
 
 STOP_LIMIT_S = 2.0
-"""How long a stop waits for a network that is being loaded; where the file hangs it never is."""
+"""How long a stop waits for a network that is being loaded: reading its file may hang for ever."""
 
 
 class RestingNetwork:
     """A network that is checked and warmed up at the start and then rests: it is not in memory.
 
     The first caller wakes it, which takes as long as loading does, and it stays awake until nobody
-    has asked for `idle_s` seconds. Callers who come meanwhile share the waking and its failure; it
-    goes on when their deadlines pass, so that the next one finds it done. No more crops wait for it
-    than for the network itself.
+    has asked for `idle_s` seconds. Callers who come meanwhile share the waking and its failure. It
+    goes on even when their deadlines pass, so that the next caller finds it done. As many crops may
+    wait for it as for the network itself.
     """
 
     def __init__(self, network: BatchingBackend, model: Model, *, idle_s: float) -> None:
@@ -58,7 +58,7 @@ class RestingNetwork:
             await self._until_awake(deadline)
 
     async def infer(self, tensor: F32, *, deadline: float | None = None) -> Inference:
-        """As the network's own; what waking takes counts as queueing.
+        """As the network's own `infer`; the time that waking takes counts as queueing.
 
         Raises BackendDown too, when the network cannot be loaded again.
         """
@@ -87,7 +87,7 @@ class RestingNetwork:
         await self._network.stop()
 
     def ready(self) -> str | None:
-        """None also while it rests: it can be asked."""
+        """None also while it rests, since the next caller wakes it."""
         return None if self._started else f"network {self._model.name} is not checked"
 
     def fault(self) -> str | None:
@@ -95,7 +95,7 @@ class RestingNetwork:
 
     @contextmanager
     def _in_use(self) -> Iterator[None]:
-        """It does not rest meanwhile, nor within `idle_s` after."""
+        """Keep it from resting meanwhile and for `idle_s` afterwards."""
         self._callers += 1
         try:
             yield

@@ -47,7 +47,7 @@ class TritonNetwork:
     ) -> None:
         """`max_in_flight` requests at a time; at most `max_queue` crops wait or run.
 
-        `variant` is started behind this network and never waited for.
+        `variant` is started after this network, and never waited for.
         """
         self._model = model
         self._card = model.card
@@ -74,8 +74,8 @@ class TritonNetwork:
     async def start(self) -> None:
         """Wait for Triton, check the network against its card, run every power of two once.
 
-        What Triton serves may change under the same name, from an ONNX file to a plan: it is told
-        anew within READ_AGAIN_S.
+        What Triton serves may change under the same name, from an ONNX file to a plan, so its
+        configuration is read again every READ_AGAIN_S.
         """
         self._servers.start()
         while not self._warm:
@@ -91,7 +91,7 @@ class TritonNetwork:
             self._reader = asyncio.create_task(self._read_again())
 
     async def awake(self, *, deadline: float | None) -> None:
-        """Nothing rests."""
+        """Returns at once, as it never rests; BackendDown where it is not warmed up."""
         if not self._warm:
             raise BackendDown(f"network {self._model.name} is not warmed up", retry_after_s=1.0)
 

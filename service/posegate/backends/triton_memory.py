@@ -2,7 +2,7 @@
 
 The name of a system region lies in /dev/shm only until Triton has opened it, some milliseconds, so
 that a killed gateway leaves nothing there. What a killed gateway had registered stays mapped in
-Triton until Triton ends: nobody else may tell whether the gateway still lives.
+Triton until Triton ends, as nobody else can tell whether the gateway still lives.
 """
 
 import math
@@ -190,7 +190,7 @@ async def refusal(client: Any, kind: SharedMemory, url: str) -> str | None:
 
 
 def whole_bytes(dtype: Any, shape: tuple[int, ...]) -> int:
-    """Size of an array."""
+    """Bytes of an array of that type and shape."""
     return math.prod(shape) * int(np.dtype(dtype).itemsize)
 
 

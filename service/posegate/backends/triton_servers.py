@@ -45,7 +45,7 @@ CHANNEL_ARGUMENTS = (
 
 
 class TritonServers:
-    """Calls go to the addresses in turn, past those whose network is not ready.
+    """Sends calls to the addresses in turn, skipping those whose network is not ready.
 
     A call whose server goes away is made once more, elsewhere if there is an elsewhere.
     """
@@ -261,9 +261,9 @@ class _Server:
         return None in self.reasons.values()
 
     async def _check(self, model: str) -> None:
-        """Ask twice: behind one address one server of several may just have gone.
+        """Ask twice, as of several servers behind one address one may just have gone.
 
-        A server that answers requests meanwhile, but not the questions, is busy and no more.
+        A server that answers requests meanwhile, but not these questions, is merely busy.
         """
         began = time.monotonic()
         reason = await self._ask(model) and await self._ask(model)

@@ -148,7 +148,10 @@ class SharedTensors:
         return slot
 
     def _keep(self, slot: _Slot) -> None:
-        """The largest go first, so that what stays fits the requests that come."""
+        """Keep it for a later request.
+
+        Of too many the largest goes, so that those that stay fit the requests that come.
+        """
         idle = self._idle[slot.model]
         idle.append(slot)
         if sum(one.crops for one in idle) > IDLE_CROPS:
@@ -175,7 +178,7 @@ def _make_regions(make: Callable[[int], Region], sizes: list[int], slot: _Slot) 
 
 
 async def _register(client: Any, slot: _Slot, deadline: float) -> None:
-    """All at a time, and all to their end: what is under way cannot be unregistered."""
+    """Register all regions at once and wait for each, as none can be unregistered under way."""
     left_s = left(deadline)
     calls = (region.register(client, timeout_s=left_s) for region in slot.regions)
     for outcome in await asyncio.gather(*calls, return_exceptions=True):
@@ -221,7 +224,7 @@ async def _copied(byte_size: int, copy: Callable[..., Result], *arguments: Any) 
 
 
 async def _finished(work: Callable[..., Result], *arguments: Any) -> Result:
-    """In a thread; even when cancelled not before it has ended, for it works on memory of ours."""
+    """Run it in a thread; a cancelled caller waits for its end too, as it works on our memory."""
     thread = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
     try:
         return await asyncio.shield(thread)

@@ -87,7 +87,7 @@ def from_message(answer: Any, tensors: Tensors) -> tuple[F32, ...]:
 
 
 def left(deadline: float) -> float:
-    """Seconds; a call needs some, and with a millisecond it ends by itself."""
+    """Seconds until the deadline, at least a millisecond: a call must be given some time."""
     return max(1e-3, deadline - time.monotonic())
 
 

@@ -27,9 +27,10 @@ class AsyncClient:
     """Asks a posegate service over HTTP (http://, https://) or gRPC (grpc://, grpcs://).
 
     Refusals raise the errors of `posegate.errors`. A call is tried again, at most `retries`
-    times and within `timeout_s`, only where the service says that makes sense: it is overloaded,
-    its backend is down, or nobody answers. Streams are never tried again: frames grow old. They may
-    last, but where an event is due and none comes for `timeout_s` they end with DeadlineExceeded.
+    times and within `timeout_s`, only where that makes sense: the service is overloaded, its
+    backend is down, or nobody answers. Streams are never tried again, since frames grow old. They
+    may last for ever, but where an event is due and none comes for `timeout_s` they end with
+    DeadlineExceeded.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class AsyncClient:
         return self._answered(self.begin(frames, options))
 
     def begin(self, frames: Frames, options: Document) -> "Events":
-        """The events of a stream, for who may leave it while the next one is waited for."""
+        """The events of a stream, for a caller that may leave it while waiting for the next one."""
         if not isinstance(frames, Iterable | AsyncIterable) or isinstance(frames, str | bytes):
             raise TypeError(
                 f"frames is {type(frames).__name__}; it must be an iterable of encoded pictures"

@@ -20,8 +20,8 @@ Result = TypeVar("Result")
 class Client:
     """See AsyncClient; use it as a context manager, or close it.
 
-    One that is never closed does not keep the program from ending. A forked process needs one of
-    its own: the thread stays behind.
+    A client that is never closed does not keep the program from ending. A forked process needs a
+    client of its own, as the thread stays behind in its parent.
     """
 
     def __init__(
@@ -110,9 +110,9 @@ class _Loop:
             raise
 
     def leave(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """As call, but nothing where there is no loop, and without a wait in the loop's own thread.
+        """As `call`, but does nothing where the loop is gone, nor waits in the loop's own thread.
 
-        There the garbage collector may be what leaves, and nobody else would do what it waits for.
+        The garbage collector may leave a stream there, and would wait for what it holds up.
         """
         if sys.is_finalizing() or self._process != os.getpid():
             return

@@ -50,7 +50,7 @@ class Transport(Protocol):
 
 
 def bearer(api_key: str | None) -> str | None:
-    """What the key is sent as, without the line's end of the file it may come from.
+    """The value of the header that holds the key, without the end of line of a key from a file.
 
     Raises BadOption where no header can hold it.
     """
@@ -88,9 +88,10 @@ def encoded(picture: object, name: str) -> bytes:
 async def each(frames: Frames) -> AsyncGenerator[bytes]:
     """The frames one by one, each when it is asked for.
 
-    A plain iterator is read in a thread of its own, as a camera may block; one that still does when
-    the stream is closed is left alone with its thread after `LEAVE_S`: decoders crash where a
-    program ends inside of them. Raises TypeError for what is not the bytes of a picture.
+    A plain iterator is read in a thread of its own, as a camera may block. When the stream is
+    closed, a read under way is waited for, as decoders crash where a program ends inside of them;
+    after `LEAVE_S` it is left alone with its thread. Raises TypeError for what is not the bytes of
+    a picture.
     """
     if isinstance(frames, AsyncIterable):
         async for frame in frames:

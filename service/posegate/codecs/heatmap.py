@@ -66,8 +66,8 @@ class HeatmapCodec:
     def encode(self, keypoints: Keypoints, weights: F32) -> tuple[tuple[F32, ...], F32]:
         """Target heatmaps (P, J, h, w) and loss weights (P, J) for keypoints in crop pixels.
 
-        The Gaussian has peak 1 at the joint. `weights` (P, J) come back with 0 where no pixel of
-        the map is within the cut; a joint of weight 0 has an all-zero map.
+        The Gaussian has peak 1 at the joint. `weights` (P, J) come back with 0 where the Gaussian,
+        cut off at CUT_SIGMAS, misses the map; a joint of weight 0 has an all-zero map.
         """
         size = np.array(self.size_wh)
         centre = (keypoints.xy - self._offset) / self._scale
@@ -84,10 +84,11 @@ class HeatmapCodec:
     def flip(self, outputs: Sequence[NDArray[Any]], order: NDArray[np.int64]) -> tuple[F32, ...]:
         """Outputs (P, J, h, w) of a mirrored crop, as those of the crop itself.
 
-        `order` (J,) names the mirrored joint of each joint. A mirrored map is `shift` heatmap
-        pixels off, unless both grids are centred alike: 0.75 for scale 4, offset 0, where HRNet
-        moves it by 1. It is moved by exactly `shift` here, interpolating linearly, so that the
-        average of both directions leaves the joints in place (TinyPose: mean OKS 0.773, not 0.771).
+        `order` (J,) is the index of each joint's mirror image. A map that is only mirrored is off
+        by a part of a heatmap pixel, unless map and crop have the same centre: by 0.75 for scale 4
+        and offset 0, where HRNet moves it by 1. Here it is moved by exactly that part,
+        interpolating linearly, so that averaging both directions leaves the joints in place
+        (TinyPose: mean OKS 0.773, not 0.771).
         """
         heatmaps = np.take(np.asarray(outputs[0], np.float32), order, axis=1)
         mirror = (self._crop_width - 1 - 2 * self._offset[0]) / self._scale[0]
