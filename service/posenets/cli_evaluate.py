@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 
 from posegate.catalog import Catalog, Model, load_catalog
-from posegate.errors import PosegateError
 from posenets.cli_errors import or_exit
 from posenets.evaluation.measure import Conditions, measure_network, misfits
 from posenets.evaluation.report import write_report
@@ -47,7 +46,7 @@ def evaluate_command(
 
     def run() -> list[Path]:
         _check_options(data=data, boxes=boxes, mpii=mpii, heads=heads)
-        networks = _networks(repository)
+        networks = load_catalog(repository)
         chosen = _chosen(networks, model)
         out.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=out):  # told before the measuring, which takes long
@@ -137,18 +136,8 @@ def _boxes_used(boxes: Path | None, mpii: Path | None) -> str:
     return f"detector ({boxes.name})" + ("" if mpii is None else " in COCO form, truth in MPII")
 
 
-def _networks(repository: Path) -> Catalog:
-    try:
-        return load_catalog(repository)
-    except PosegateError as error:
-        raise BadData(error.detail) from error
-
-
 def _chosen(networks: Catalog, names: list[str] | None) -> list[Model]:
     """The networks of these names, else all for poses."""
-    try:
-        if names:
-            return [networks.get(name, "pose") for name in names]
-    except PosegateError as error:
-        raise BadData(error.detail) from error
+    if names:
+        return [networks.get(name, "pose") for name in names]
     return [model for model in networks.models.values() if model.card.task == "pose"]

@@ -36,7 +36,7 @@ def test_maps_of_any_size_keep_their_joints(
     scale = own_wh[0] / 48
     maps = gaussian_heatmaps(JOINTS * scale, size_wh=own_wh, sigma=2 * scale)
     save_constant_teacher(path, maps[None], size_wh=size_wh)
-    teacher = HeatmapTeacher(path, threads=1)
+    teacher = HeatmapTeacher(path)
     kept = teacher.heatmaps(MIDDLES)
     assert teacher.joints == 2
     assert (kept.shape, kept.dtype) == ((2, 2, 64, 48), np.uint8)
@@ -59,7 +59,7 @@ def test_an_input_of_another_aspect_shows_people_as_they_are(
     onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=9), path)
     middle = np.full((1, 256, 192, 3), 124, np.uint8)
     middle[0, 80:160, 60:120] = 255
-    (kept,) = HeatmapTeacher(path, threads=1).heatmaps(middle)
+    (kept,) = HeatmapTeacher(path).heatmaps(middle)
     rows, columns = np.nonzero(kept[0] > 128)
     assert (columns.min(), columns.max(), rows.min(), rows.max()) == (15, 29, 20, 39)
 
@@ -74,7 +74,7 @@ def test_a_network_of_a_fixed_batch_teaches_too(tmp_path: Path, batch: int) -> N
     graph = helper.make_graph([node], "fixed", [given], [made])
     opset = helper.make_opsetid("", 17)
     onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=9), path)
-    teacher = HeatmapTeacher(path, threads=1)
+    teacher = HeatmapTeacher(path)
     middles = np.stack([np.full((256, 192, 3), 130 + 15 * n, np.uint8) for n in range(5)])
     levels = teacher.heatmaps(middles)[:, 0, 32, 24].astype(int)
     assert len(levels) == 5
@@ -89,7 +89,7 @@ def test_card_beside_the_file_says_where_its_maps_lie(tmp_path: Path) -> None:
     form = pose_card()["input"] | {"width": 192, "height": 256}
     card = pose_card() | {"codec": codec, "input": form, "sha256": "0" * 64}
     (tmp_path / "posegate.json").write_text(json.dumps(card))
-    kept = HeatmapTeacher(path, threads=1).heatmaps(MIDDLES)
+    kept = HeatmapTeacher(path).heatmaps(MIDDLES)
     np.testing.assert_array_equal(peaks(kept), [JOINTS, JOINTS])
 
 
@@ -97,7 +97,7 @@ def test_what_is_no_heatmap_network_is_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"not a network")
     with pytest.raises(BadData, match=r"broken\.onnx: not a network"):
-        HeatmapTeacher(broken, threads=1)
+        HeatmapTeacher(broken)
     flat = tmp_path / "flat.onnx"
     save_constant_teacher(flat, np.zeros((1, 17, 5, 5), np.float32))
     network = onnx.load(flat)
@@ -106,8 +106,8 @@ def test_what_is_no_heatmap_network_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         BadData, match=r"flat\.onnx: input input is .* \(n, 3, height, width\), .* fixed"
     ):
-        HeatmapTeacher(flat, threads=1)
+        HeatmapTeacher(flat)
     save_constant_teacher(flat, np.zeros((1, 17, 64, 48), np.float32))
     (tmp_path / "posegate.json").write_text("{}")
     with pytest.raises(BadData, match=r"posegate\.json: name"):
-        HeatmapTeacher(flat, threads=1)
+        HeatmapTeacher(flat)

@@ -13,21 +13,14 @@ from posegate.types import F32, F64
 _EPSILON = float(np.spacing(1))
 
 
-def joint_oks(
-    found_xy: F32,
-    true_xy: F32,
-    labelled: NDArray[np.bool_],
-    areas: F32,
-    *,
-    sigmas: F32 = COCO_SIGMAS,
-) -> F64:
-    """(P, J) similarity in [0, 1], NaN where `labelled` (P, J) is false.
+def joint_oks(found_xy: F32, true_xy: F32, labelled: NDArray[np.bool_], areas: F32) -> F64:
+    """(P, J) float64 similarity in [0, 1], NaN where `labelled` (P, J) is false; J are COCO's 17.
 
-    `found_xy` and `true_xy` (P, J, 2) in pixels of the photo, `areas` (P,) in square pixels,
-    `sigmas` (J,). A place that is not a number scores 0.
+    `found_xy` and `true_xy` (P, J, 2) in pixels of the photo, `areas` (P,) in square pixels. A
+    place that is not a number scores 0.
     """
     squared = ((found_xy.astype(np.float64) - true_xy) ** 2).sum(-1)
-    spread = (2 * sigmas.astype(np.float64)) ** 2
+    spread = (2 * COCO_SIGMAS.astype(np.float64)) ** 2
     scaled = squared / spread / (areas.astype(np.float64)[:, None] + _EPSILON) / 2
     similarity = np.where(np.isfinite(scaled), np.exp(-scaled), 0.0)
     return np.where(labelled, similarity, np.nan)

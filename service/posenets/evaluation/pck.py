@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from posegate.types import F32, F64
 
 LEFT_OUT = ("pelvis", "thorax")
+THRESHOLDS = (0.5, 0.1)
+"""Shares of the head's size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,6 @@ class Pckh:
     """
 
     joint_names: tuple[str, ...]
-    thresholds: tuple[float, ...]
     per_joint: F64
     mean: F64
     labelled: NDArray[np.int64]
@@ -43,7 +44,7 @@ class Pckh:
         ]
 
     def _row(self, joint: str, labelled: int, shares: F64) -> dict[str, object]:
-        names = (f"pckh@{threshold:g}" for threshold in self.thresholds)
+        names = (f"pckh@{threshold:g}" for threshold in THRESHOLDS)
         known = (None if np.isnan(share) else share for share in shares.tolist())
         return {"joint": joint, "labelled": labelled, **dict(zip(names, known, strict=True))}
 
@@ -55,9 +56,8 @@ def pckh(
     head_sizes: F32,
     *,
     joint_names: Sequence[str],
-    thresholds: Sequence[float] = (0.5, 0.1),
 ) -> Pckh:
-    """PCKh of every joint.
+    """PCKh of every joint at THRESHOLDS.
 
     `found_xy` and `true_xy` (P, J, 2) in pixels of the photo, `labelled` (P, J), `head_sizes` (P,)
     in pixels. A place that is not a number is a miss.
@@ -66,13 +66,12 @@ def pckh(
         raise ValueError("head_sizes must be positive pixels; PCKh needs a head box per person")
     distances = np.linalg.norm(found_xy.astype(np.float64) - true_xy, axis=-1)
     shares = distances / head_sizes.astype(np.float64)[:, None]
-    limits = np.asarray(thresholds, np.float64)[:, None, None]
+    limits = np.array(THRESHOLDS)[:, None, None]
     hits = ((shares <= limits) & labelled).sum(axis=1)
     counts = labelled.sum(axis=0)
     counted = np.array([name not in LEFT_OUT for name in joint_names])
     return Pckh(
         joint_names=tuple(joint_names),
-        thresholds=tuple(thresholds),
         per_joint=_share(hits, counts),
         mean=_share(hits[:, counted].sum(axis=1), counts[counted].sum()),
         labelled=counts.astype(np.int64),

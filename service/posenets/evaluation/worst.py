@@ -13,17 +13,13 @@ from posegate.types import F64, U8, Boxes, Image, Keypoints, Poses
 from posenets.evaluation.scenes import Scene
 
 _TILE_WH = (240, 320)
+_COLUMNS = 3
 _LIMITS = ImageLimits(max_bytes=2**30, max_pixels=2**28)
 _TEXT = (cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
 
 
 def draw_worst(
-    scenes: Sequence[Scene],
-    found: Sequence[Keypoints],
-    people_oks: F64,
-    *,
-    count: int,
-    columns: int = 3,
+    scenes: Sequence[Scene], found: Sequence[Keypoints], people_oks: F64, *, count: int
 ) -> U8 | None:
     """(H, W, 3) uint8 BGR of the `count` people of lowest OKS; None where nobody is labelled."""
     places = [(s, p) for s, scene in enumerate(scenes) for p in range(len(scene.boxes_xywh))]
@@ -34,9 +30,9 @@ def draw_worst(
     for index in order:
         scene, person = scenes[places[index][0]], places[index][1]
         tiles.append(_pair(scene, found[places[index][0]], person, float(people_oks[index])))
-    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
-    rows = [np.hstack(tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
-    return np.asarray(np.vstack(rows), np.uint8)
+    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % _COLUMNS)
+    rows = [tiles[start : start + _COLUMNS] for start in range(0, len(tiles), _COLUMNS)]
+    return np.asarray(np.vstack([np.hstack(row) for row in rows]), np.uint8)
 
 
 def _pair(scene: Scene, found: Keypoints, person: int, oks: float) -> U8:

@@ -24,6 +24,9 @@ from posenets.training.records import BadData
 
 OPSET = 17
 PREFIX = "decode/"
+OUTPUT = "decoded"
+_IR_VERSION = 4
+"""The first of ONNX whose constants need not be inputs of the graph too."""
 
 
 def export_decoded(repository: Path) -> list[Path]:
@@ -73,17 +76,12 @@ def write_decoded(model: Model) -> Path:
     return path
 
 
-_IR_VERSION = 4
-"""The first of ONNX whose constants need not be inputs of the graph too."""
-
-
 def append_decode(
     network: onnx.ModelProto,
     codec: HeatmapSpec,
     *,
     joints: int,
     heatmaps: str = "heatmaps",
-    output: str = "decoded",
 ) -> onnx.ModelProto:
     """The network with one output (n, J, 138) float32 in the place of its heatmaps (n, J, h, w).
 
@@ -97,14 +95,14 @@ def append_decode(
     merged.CopyFrom(network)
     merged.ir_version = max(merged.ir_version, _IR_VERSION)
     graph = merged.graph
-    graph.node.extend(_nodes(heatmaps, output))
+    graph.node.extend(_nodes(heatmaps))
     graph.initializer.extend(
         numpy_helper.from_array(value, PREFIX + name)
         for name, value in _constants(codec, joints).items()
     )
     del graph.output[:]
     graph.output.append(
-        helper.make_tensor_value_info(output, TensorProto.FLOAT, ["n", joints, PEAK_ROW])
+        helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["n", joints, PEAK_ROW])
     )
     onnx.checker.check_model(merged, full_check=True)
     return merged
@@ -115,7 +113,7 @@ def _reach(codec: HeatmapSpec) -> int:
     return max(blur_radius(codec.sigma) + REACH, PATCH_REACH)
 
 
-def _nodes(heatmaps: str, output: str) -> Iterator[onnx.NodeProto]:
+def _nodes(heatmaps: str) -> Iterator[onnx.NodeProto]:
     def node(kind: str, inputs: str, made: str, **attributes: Any) -> onnx.NodeProto:
         """`inputs` and `made` are names of this part of the graph, separated by spaces."""
         return helper.make_node(
@@ -147,7 +145,7 @@ def _nodes(heatmaps: str, output: str) -> Iterator[onnx.NodeProto]:
     yield node("Cast", "x", "x_float", to=TensorProto.FLOAT)
     yield node("Cast", "y", "y_float", to=TensorProto.FLOAT)
     row = node("Concat", "x_float y_float lowest sum blurred patch", "row", axis=2)
-    row.output[0] = output
+    row.output[0] = OUTPUT
     yield row
 
 

@@ -51,9 +51,8 @@ def put_in_place(
     kept = ["default"]
     if former.get("sha256") == card["sha256"]:
         kept += ["accuracy", "verification"]
-    else:
-        if path.exists():
-            path.replace(aside)
+    elif path.exists():
+        path.replace(aside)
     card = card | {key: former[key] for key in kept if key in former}
     part.replace(folder / ONNX_NAME)
     for other, place in (others or {}).items():

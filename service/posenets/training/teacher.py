@@ -31,9 +31,9 @@ _IMAGENET_STD = (58.395, 57.12, 57.375)
 class HeatmapTeacher:
     """One network from (n, 3, H, W) to heatmaps (n, J, h, w); raises BadData where it is not."""
 
-    def __init__(self, path: Path, *, threads: int = 2) -> None:
+    def __init__(self, path: Path) -> None:
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = 2
         self._session = open_session(path, options)
         try:
             card = _card_of(path)
