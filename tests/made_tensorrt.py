@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from posegate.plan_loading import Loader
+from posegate.plans import TARGETS, Limits, PlanBuilder
 from posegate.tensorrt_tools import PlanFailed
 
 MADE_TRTEXEC = """#!{python}
@@ -80,3 +82,16 @@ class MadeTensorRT:
             name: output + self.noise * random.standard_normal(output.shape).astype(np.float32)
             for name, output in zip(names, outputs, strict=True)
         }
+
+
+def made_builder(tensorrt: MadeTensorRT, cache: Path, loader: Loader | None = None) -> PlanBuilder:
+    """Builds fp32 plans for a desktop's GPU, with the stand-in."""
+    return PlanBuilder(
+        tensorrt=tensorrt,
+        sm="8.9",
+        target=TARGETS["desktop"],
+        precision="fp32",
+        cache=cache,
+        limits=Limits(),
+        loader=loader,
+    )

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from fakes import DETECTOR_NAME, POSE_NAME, make_repository
-from made_tensorrt import MadeTensorRT
+from made_tensorrt import MadeTensorRT, made_builder
 from posegate.backends.triton_config import write_configs
 from posegate.plan_files import read_record, seed
 from posegate.plan_loading import LoadRefused, NotLoaded, TritonLoader
-from posegate.plans import TARGETS, Limits, PlanBuilder, PlanResult
+from posegate.plans import PlanBuilder, PlanResult
 
 
 class MadeTriton:
@@ -57,15 +57,7 @@ def triton(version: Path) -> MadeTriton:
 
 @pytest.fixture
 def builder(tensorrt: MadeTensorRT, triton: MadeTriton, tmp_path: Path) -> PlanBuilder:
-    return PlanBuilder(
-        tensorrt=tensorrt,
-        sm="8.9",
-        target=TARGETS["desktop"],
-        precision="fp32",
-        cache=tmp_path / "cache",
-        limits=Limits(),
-        loader=triton,
-    )
+    return made_builder(tensorrt, tmp_path / "cache", triton)
 
 
 def build(builder: PlanBuilder, networks: Path) -> PlanResult:

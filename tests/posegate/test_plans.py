@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fakes import DETECTOR_NAME, POSE_NAME, encode, make_photo, make_repository
-from made_tensorrt import MADE_TRTEXEC, MadeTensorRT
+from made_tensorrt import MADE_TRTEXEC, MadeTensorRT, made_builder
 from posegate import cli_build, doctor
 from posegate.backends.triton_config import write_configs
 from posegate.catalog import load_catalog
@@ -38,14 +38,7 @@ def tensorrt() -> MadeTensorRT:
 
 @pytest.fixture
 def builder(tensorrt: MadeTensorRT, tmp_path: Path) -> PlanBuilder:
-    return PlanBuilder(
-        tensorrt=tensorrt,
-        sm="8.9",
-        target=TARGETS["desktop"],
-        precision="fp32",
-        cache=tmp_path / "cache",
-        limits=Limits(),
-    )
+    return made_builder(tensorrt, tmp_path / "cache")
 
 
 def states(results) -> dict[str, str]:

@@ -124,8 +124,9 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_what_others_put_into_the_environment_is_let_be(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
+    default = load_settings()
     monkeypatch.setenv(name, value)
-    load_settings()
+    assert load_settings() == default
 
 
 def test_both_ports_may_be_left_to_the_system() -> None:

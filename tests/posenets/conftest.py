@@ -1,4 +1,4 @@
-"""Made photos of coloured joints, as a COCO folder and as a pack of shards."""
+"""Made photos of coloured joints, as a COCO folder, a crop cache and a pack of shards."""
 
 import io
 import json
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from made_labels import PHOTOS, encoded, made_labels
+from posenets.training.cache import build_cache
 
 
 @pytest.fixture
@@ -20,6 +21,13 @@ def coco_folder(tmp_path: Path) -> Path:
     labels = folder / "labels.json"
     labels.write_text(json.dumps(made_labels()))
     return labels
+
+
+@pytest.fixture
+def cached(coco_folder: Path, tmp_path: Path) -> Path:
+    """Path of a crop cache of that folder."""
+    build_cache(coco_folder, tmp_path / "cache")
+    return tmp_path / "cache"
 
 
 @pytest.fixture

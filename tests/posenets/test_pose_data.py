@@ -22,12 +22,6 @@ from posenets.training.start import pose_trainer
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def cached(coco_folder: Path, tmp_path: Path) -> Path:
-    build_cache(coco_folder, tmp_path / "cache")
-    return tmp_path / "cache"
-
-
 def _task(folders: list[Path], *, distil: float) -> PoseTask:
     recipe = PoseRecipe(
         task="pose",

@@ -14,7 +14,7 @@ from posegate.codecs.heatmap import HeatmapCodec
 from posegate.types import Keypoints
 from posenets.cli import app
 from posenets.training.augment import Augmentation, make_batch
-from posenets.training.cache import CROP_WH, build_cache, open_cache
+from posenets.training.cache import CROP_WH, open_cache
 from posenets.training.loop import Done, Trainer
 from posenets.training.pose_task import PoseTask, sigma_for
 from posenets.training.recipe import PoseRecipe, find_recipe, read_recipe
@@ -103,12 +103,6 @@ class _Tiny(nn.Sequential):
         super().__init__(
             nn.Conv2d(3, 16, 4, 4), nn.ReLU(), nn.BatchNorm2d(16), nn.Conv2d(16, 17, 3, padding=1)
         )
-
-
-@pytest.fixture
-def cached(coco_folder: Path, tmp_path: Path) -> Path:
-    build_cache(coco_folder, tmp_path / "cache")
-    return tmp_path / "cache"
 
 
 def _trained(cached: Path, name: str, *, amp: bool = False) -> Trainer:  # type: ignore[type-arg]

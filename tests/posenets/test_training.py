@@ -105,12 +105,6 @@ def _trainer(folder: Path, checkpoint: Path, recipe: PoseRecipe) -> Trainer:  # 
     return Trainer(_TinyNet(), recipe, task, device=CPU, checkpoint=checkpoint)
 
 
-@pytest.fixture
-def cached(coco_folder: Path, tmp_path: Path) -> Path:
-    build_cache(coco_folder, tmp_path / "cache")
-    return tmp_path / "cache"
-
-
 def test_loss_falls_and_the_last_checkpoint_is_whole(cached: Path, tmp_path: Path) -> None:
     trainer = _trainer(cached, tmp_path / "run.pt", _recipe(160))
     batch, _ = trainer.task.draw(0)

@@ -9,11 +9,11 @@ import pytest
 import tritonclient.grpc as triton_client
 
 from fakes import DETECTOR_NAME, POSE_NAME
-from made_tensorrt import MadeTensorRT
+from made_tensorrt import MadeTensorRT, made_builder
 from posegate.backends.triton_config import write_configs
 from posegate.build import running_pipeline
 from posegate.plan_loading import TritonLoader
-from posegate.plans import TARGETS, Limits, PlanBuilder, PlanResult
+from posegate.plans import PlanResult
 from posegate.settings import Settings
 from triton_server.asking import PHOTO, over, people
 from triton_server.serving import TritonProcess, add_plan_backends, make_backends
@@ -47,15 +47,7 @@ def server(networks: Path, plan_backends: Path, tmp_path: Path) -> Iterator[Trit
 
 
 def build(networks: Path, tensorrt: MadeTensorRT, server: TritonProcess) -> PlanResult:
-    builder = PlanBuilder(
-        tensorrt=tensorrt,
-        sm="8.9",
-        target=TARGETS["desktop"],
-        precision="fp32",
-        cache=networks.parent / "cache",
-        limits=Limits(),
-        loader=TritonLoader([server.url]),
-    )
+    builder = made_builder(tensorrt, networks.parent / "cache", TritonLoader([server.url]))
     (result,) = builder.build_all(networks, (POSE_NAME,))
     return result
 

@@ -22,6 +22,12 @@ def service(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield running
 
 
+@pytest.fixture(params=["http", "grpc"])
+def url(request: pytest.FixtureRequest, service: Service) -> str:
+    """Address of each face of the service, for a client."""
+    return service.urls[request.param]
+
+
 @pytest.fixture(scope="session")
 def tight_service(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One request at a time, a body of 100 kB, four seconds."""

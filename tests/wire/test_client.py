@@ -40,19 +40,10 @@ SMALL = encode(make_photo(width=64, height=48), ".jpg")
 TIMES = ("stages_ms", "total_ms", "age_ms")
 
 
-@pytest.fixture(params=["http", "grpc"])
-def url(request: pytest.FixtureRequest, service: Service) -> str:
-    return urls(service)[request.param]
-
-
 @pytest.fixture
 def client(url: str) -> Iterator[Client]:
     with Client(url, timeout_s=60) as made:
         yield made
-
-
-def urls(service: Service) -> dict[str, str]:
-    return {"http": service.url, "grpc": f"grpc://{service.grpc_address}"}
 
 
 def timeless(document: dict) -> dict:
@@ -62,7 +53,7 @@ def timeless(document: dict) -> dict:
 def test_both_wires_give_the_same_documents(service: Service, photo: bytes):
     answers, streams, models = [], [], []
     options = {"min_score": 0.1, "boxes": [[20, 10, 60, 90], [50, 20, 40, 60]]}
-    for address in urls(service).values():
+    for address in service.urls.values():
         with Client(address, timeout_s=60) as client:
             answers.append([timeless(client.estimate(photo, **o)) for o in ({}, options)])
             events = list(client.stream([photo, b"", photo], mode="every", track=True))
@@ -231,7 +222,7 @@ async def test_a_plain_iterator_is_read_as_far_as_asked_and_then_let_go():
 
 
 def test_a_frame_too_large_to_be_read_is_told_apart(tight_service: Service):
-    for address in urls(tight_service).values():
+    for address in tight_service.urls.values():
         with Client(address, timeout_s=60) as client, pytest.raises(TooLarge) as raised:
             list(client.stream([SMALL, bytes(10 * 2**20)], mode="every"))
         assert raised.value.retry_after_s is None
@@ -427,7 +418,7 @@ def test_a_client_made_before_the_loop_serves_in_it(service: Service):
 def test_the_api_key_is_sent_on_every_wire(repository: Path, tmp_path: Path):
     known = hashlib.sha256(b"secret").hexdigest()
     with running_service(repository, tmp_path / "log", api_key_sha256=known) as service:
-        for address in urls(service).values():
+        for address in service.urls.values():
             with Client(address, api_key="secret", timeout_s=60) as client:
                 assert client.estimate(SMALL)["model"] == POSE_NAME
                 assert list(client.stream([SMALL], mode="every"))[-1]["results"] == 1
@@ -445,7 +436,7 @@ def test_keys_of_any_letters_are_sent_as_utf_8(repository: Path, tmp_path: Path)
             assert client.estimate(SMALL)["model"] == POSE_NAME
             assert list(client.stream([SMALL], mode="every"))[-1]["results"] == 1
         with pytest.raises(BadOption, match="ASCII"):
-            Client(urls(service)["grpc"], api_key="schlüssel")
+            Client(service.urls["grpc"], api_key="schlüssel")
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "grpc://127.0.0.1:1"])

@@ -25,11 +25,6 @@ SMALL = encode(make_photo(width=64, height=48), ".jpg")
 CLOSED = "this client is closed; make another"
 
 
-@pytest.fixture(params=["http", "grpc"])
-def url(request: pytest.FixtureRequest, service: Service) -> str:
-    return service.urls[request.param]
-
-
 def camera() -> Iterator[bytes]:
     while True:
         time.sleep(0.01)

@@ -48,11 +48,6 @@ def command(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     )
 
 
-@pytest.fixture(params=["http", "grpc"])
-def url(request: pytest.FixtureRequest, service: Service) -> str:
-    return {"http": service.url, "grpc": f"grpc://{service.grpc_address}"}[request.param]
-
-
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
     path = tmp_path / "walk.mp4"

@@ -6,14 +6,8 @@ import pytest
 from fakes import DETECTOR_NAME
 from posegate.client import Client
 from posegate.errors import BadOption
-from wire.running import Service
 
 FRAMES = 13
-
-
-@pytest.fixture(params=["http", "grpc"])
-def url(request: pytest.FixtureRequest, service: Service) -> str:
-    return {"http": service.url, "grpc": f"grpc://{service.grpc_address}"}[request.param]
 
 
 def test_frames_without_the_detector_give_the_same_people(url: str, photo: bytes):

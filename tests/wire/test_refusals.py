@@ -1,13 +1,12 @@
 """Every way to send something wrong ends in a problem document, and the service goes on."""
 
-import struct
-import zlib
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
 from fakes import encode, make_photo
+from image_files import animated_webp, png_bomb
 from wire.running import Service, problem_of
 
 PHOTO = make_photo()
@@ -18,32 +17,6 @@ def flipped_bits(data: bytes) -> bytes:
     """The file with a stretch of its pixel data destroyed."""
     middle = len(data) // 2
     return data[:middle] + bytes(255 - byte for byte in data[middle : middle + 40]) + data[-20:]
-
-
-def chunk(name: bytes, payload: bytes) -> bytes:
-    checksum = struct.pack(">I", zlib.crc32(name + payload))
-    return struct.pack(">I", len(payload)) + name + payload + checksum
-
-
-def png_bomb(size: int) -> bytes:
-    """A valid black grey PNG of size x size pixels in well under a megabyte."""
-    squeeze = zlib.compressobj(9)
-    rows = b"".join(squeeze.compress(bytes(size + 1)) for _ in range(size)) + squeeze.flush()
-    head = struct.pack(">IIBBBBB", size, size, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-
-
-def animated_webp() -> bytes:
-    """Two frames of one picture."""
-
-    def riff(name: bytes, payload: bytes) -> bytes:
-        return name + struct.pack("<I", len(payload)) + payload + b"\0" * (len(payload) % 2)
-
-    height, width = PHOTO.shape[:2]
-    sizes = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
-    frame = riff(b"ANMF", bytes(6) + sizes + (100).to_bytes(3, "little") + b"\0" + WEBP[12:])
-    body = b"WEBP" + riff(b"VP8X", b"\x02\0\0\0" + sizes) + riff(b"ANIM", bytes(6)) + frame * 2
-    return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
 @pytest.fixture
@@ -67,7 +40,7 @@ BAD_IMAGES = [
     ("PNG with destroyed pixels", flipped_bits(PNG), 422),
     ("WebP cut in half", WEBP[: len(WEBP) // 2], 422),
     ("WebP cut in its header", WEBP[:14], 422),
-    ("animated WebP", animated_webp(), 422),
+    ("animated WebP", animated_webp(2), 422),
     ("PNG of no pixels", PNG[:16] + bytes(8) + PNG[24:], 422),
 ]
 
