@@ -1,4 +1,4 @@
-"""Object keypoint similarity per joint: how close, measured in how surely people place that joint.
+"""Object keypoint similarity per joint: how close, in units of how exactly people place that joint.
 
 Lin et al., COCO keypoint evaluation (cocoeval.computeOks): exp(-d^2 / (2 area (2 sigma)^2)), d the
 distance in pixels, `area` the person's in square pixels. Shape letters: P people, J joints.

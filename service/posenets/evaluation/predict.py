@@ -46,17 +46,17 @@ class DirectNetwork:
         """Nothing to load."""
 
     async def awake(self, *, deadline: float | None) -> None:
-        """Always."""
+        """It never rests."""
 
     async def stop(self) -> None:
         """Nothing to let go."""
 
     def ready(self) -> str | None:
-        """Always."""
+        """None, as it always is."""
         return None
 
     def fault(self) -> str | None:
-        """Nothing to load."""
+        """None, as there is nothing to load."""
         return None
 
 

@@ -1,6 +1,6 @@
 """Files of a network exchanged so that a crash at any moment leaves a repository that loads.
 
-All of a repository is refused for one card that names another file, a folder without a card only
+One card that names another file makes a whole repository be refused; a folder without a card only
 lacks its own network. So the former card goes before the file and the new one comes after it.
 """
 
@@ -40,9 +40,9 @@ def put_in_place(
 ) -> None:
     """Make `part` the ONNX file of `folder`, with its card and Triton's `config.pbtxt`.
 
-    Figures measured on the same file (sha256) are kept, and being the default in any case; a card
-    that is set aside is read again where an exchange was cut short. `others` go to their places
-    while there is no card.
+    Figures of the former card are kept where they were measured on the same file (sha256), and
+    whether it is the default in any case. Where an earlier exchange was cut short, the former card
+    is the one that was set aside. `others` go to their places while there is no card.
     """
     path = folder / CARD_NAME
     aside = path.with_name(f"{CARD_NAME}.former")

@@ -140,11 +140,11 @@ def projection(channels_in: int, channels_out: int, stride: int = 1) -> nn.Modul
 
 
 def weaken_residuals(network: nn.Module, gain: float) -> None:
-    """Let every residual branch begin with `gain` times its scale, and so the network shallow.
+    """Begin every residual branch at `gain` times its scale, so that the network begins shallow.
 
-    At full scale a hundred layers of random weights answer the least change with quite another
-    gradient, and learn slowly; `benchmarks/residual_start.py` shows both. Goyal et al., 2017, begin
-    with 0.
+    At full scale the gradient of a hundred layers of random weights is quite another after the
+    least change, and they learn slowly; `benchmarks/residual_start.py` shows both. Goyal et al.,
+    2017, begin with 0.
     """
     for block in network.modules():
         if isinstance(block, Residual):

@@ -174,7 +174,7 @@ def _folded_weights(path: Path, convolutions: int) -> list[tuple[Tensor, Tensor]
 
 
 def _reproduce(layer: ConvNorm, weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-    """Filters of length 1 and a BatchNorm that together are `weight` and `bias`; the output."""
+    """Make filters of length 1 and a BatchNorm that do as `weight` and `bias`; their output."""
     conv, norm = cast(nn.Conv2d, layer.c), cast(nn.BatchNorm2d, layer.n)
     length = weight.flatten(1).norm(dim=1).mean()
     conv.weight.copy_(weight / length)
@@ -188,9 +188,10 @@ def _reproduce(layer: ConvNorm, weight: Tensor, bias: Tensor, x: Tensor) -> Tens
 def _set_gates(
     gates: SqueezeExcite, down: tuple[Tensor, Tensor], up: tuple[Tensor, Tensor], x: Tensor
 ) -> float:
-    """The gates for features `x` as stored; 1, or by how much what they open must grow.
+    """Load the gates' weights; returns the factor by which what they pass on must grow.
 
-    Gates that all stand wide open, where they would learn nothing, are drawn back to 5/6.
+    That is 1, unless all gates stand wide open for the features `x`. There they would learn
+    nothing, so they are drawn back to 5/6, and what they pass on must grow to make up for it.
     """
     for conv, (weight, bias) in ((gates.d, down), (gates.u, up)):
         assert conv.bias is not None

@@ -1,4 +1,4 @@
-"""PoseFPN-Small: MobileNetV3-Small joined from coarse to fine; the default for CPUs.
+"""PoseFPN-Small: MobileNetV3-Small joined from coarse to fine; the fastest of ours on CPUs.
 
 Not from a paper: the smallest network that learned well on little data.
 """

@@ -67,7 +67,7 @@ def _any_size(constructor: Callable[[int], nn.Module]) -> Constructor:
 LITEDECONV = _of(LiteDeconvPose, LiteDeconvNumbers())
 
 NETWORKS: dict[str, Network] = {
-    # Our own default for CPUs.
+    # Our own small network for CPUs.
     "posefpn-small": Network(_any_size(PoseFPN), LOW, "A"),
     # HRNet.
     "hrnet-w32": Network(_of(hrnet, hrnets.W32), LOW, "B", 28.5e6, 7.1),

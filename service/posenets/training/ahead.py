@@ -11,8 +11,8 @@ T = TypeVar("T")
 def ahead(items: Iterator[T], size: int) -> Generator[T, None, None]:
     """The items, up to `size` of them waiting; what making one raises is raised here.
 
-    Close it where the items are not used up: the thread ends before that returns, so that none is
-    at work in native code while the interpreter goes down.
+    Close it where the items are not used up: the thread ends before `close` returns, so that it is
+    not at work in native code while the interpreter shuts down.
     """
     room = Semaphore(size)
     stopped = Event()

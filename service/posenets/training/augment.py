@@ -1,9 +1,9 @@
 """Augmentation of cached person crops, a whole batch at once, on whatever device holds it.
 
-Flip, rotation, scale, shift, half body (as in HRNet's published code), people cut
-off as at a picture's edge, low resolution, colour and erased patches. Geometry is one affine per
-person from network input to the 240x320 frame of the cache; pictures, joints and teacher heatmaps
-go through it alike.
+Flip, rotation, scale, shift, half body (as in HRNet's published code), people cut off as at a
+picture's edge, low resolution, colour and erased patches. Geometry is one affine per person from
+network input to the 240x320 frame of the cache; pictures, joints and teacher heatmaps go through it
+alike.
 """
 
 import math
@@ -22,7 +22,8 @@ from posenets.training.teacher import TEACHER_STRIDE, TEACHER_WH
 
 HEATMAP_STRIDE = 4
 _AT_ONCE = 8
-"""Crops turned into floats at a time: these stay in the cache, 48 take three times as long."""
+"""Crops turned into floats at a time: so few stay in the CPU's cache, and 48 take three times as
+long."""
 _LOWER = ("hip", "knee", "ankle", "pelvis")
 """How the names of the lower body's joints end."""
 

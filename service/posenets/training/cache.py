@@ -56,12 +56,12 @@ MIN_SIDE = 48
 class CropCache:
     """N cached people.
 
-    `crops` (N, H, W, 3) uint8 BGR, 320x240 unless another size was asked for; `joints` (N, J, 3)
-    float32: v, and x, y in pixels of the 240x320 frame, whatever the size of the crops, which are
-    as high as the frame and have their centre in its centre; `scores`
-    (N, J) float32; `teacher` (N, J, 64, 48) uint8, heatmap value x 255, or None. `sources` (N,)
-    names the collection of each person, `joint_names` (J,) the joints. `left_out` people had too
-    small a box; only who makes a cache is told.
+    `crops` (N, H, W, 3) uint8 BGR, 320 rows of 240 unless another size was asked for; they show the
+    whole height of the frame, centred in it. `joints` (N, J, 3) float32: x, y in pixels of the
+    240x320 frame, whatever the size of the crops, and v. `scores` (N, J) float32; `teacher`
+    (N, J, 64, 48) uint8, heatmap value x 255, or None. `sources` (N,) names the collection of each
+    person, `joint_names` (J,) the joints. `left_out` people had too small a box; that number is
+    known only where a cache is made.
     """
 
     folder: Path
@@ -233,7 +233,7 @@ def _removed_on_failure(parts: Iterable[Path]) -> Iterator[None]:
 
 
 def _arrays_of_bytes(shapes: Mapping[Path, tuple[int, ...]]) -> list[MappedBytes]:
-    """New memory-mapped files whose room on the disk is taken: a full one would kill the process.
+    """New memory-mapped files with room reserved: writing to one on a full disk kills the process.
 
     Raises BadData where there is not room enough.
     """

@@ -39,7 +39,8 @@ def assign(
 ) -> tuple[Tensor, Tensor]:
     """Target score (N, A), 0 at background, and the index (N, A) of the person of each point.
 
-    `people` (N, G, 4) xyxy padded to G, `valid` (N, G) bool, `centres` (A, 2).
+    `logits` (N, A), `boxes` (N, A, 4) xyxy, `centres` (A, 2), `people` (N, G, 4) xyxy padded to G,
+    all in input pixels; `valid` (N, G) bool is false for the padding.
     """
     inside_low = centres[None, None] - people[:, :, None, :2]
     inside_high = people[:, :, None, 2:] - centres[None, None]

@@ -165,8 +165,8 @@ class Trainer(Generic[Batch]):
         """Train until the recipe ends or `seconds` pass.
 
         At each save `evaluate` measures the moving average; the checkpoint of the highest `ap` is
-        kept beside the last.
-        Raises BadData where the run has diverged; the checkpoint stays the last good one.
+        kept beside the last. Raises BadData where the run has diverged; the checkpoint stays the
+        last good one.
         """
         console = console or Console()
         begun, start = self.progress.seen, time.monotonic()
@@ -206,7 +206,7 @@ class Trainer(Generic[Batch]):
         return self.progress
 
     def _kept_ap(self) -> float:
-        """The AP of the best checkpoint, which is kept before the run knows of it."""
+        """The AP of the best checkpoint, which is written before the run's own tells of it."""
         if not self.best.exists():
             return -1.0
         try:
@@ -254,7 +254,7 @@ class Trainer(Generic[Batch]):
         log: TrainingLog | None,
         console: Console,
     ) -> None:
-        """Save first: what looks at the network may fail. The best of a former run goes before."""
+        """Save, then evaluate, which may fail; the best of a former run is removed before."""
         if not self.checkpoint.exists():
             self.best.unlink(missing_ok=True)
         self.save()
@@ -297,7 +297,7 @@ class Trainer(Generic[Batch]):
         )
 
     def _heed_recipe(self) -> None:
-        """Again when resumed: a checkpoint's optimiser brings the settings of a former recipe."""
+        """Set the optimiser by the recipe, also after a resume, which brings former settings."""
         shares = (1.0, self.recipe.backbone_rate)
         for group, share_ in zip(self.optimiser.param_groups, shares, strict=True):
             group |= {"share": share_, "weight_decay": self.recipe.weight_decay}
@@ -354,7 +354,7 @@ class Trainer(Generic[Batch]):
 
 
 def _is_of_another_device(state: Any, ours: Any) -> bool:
-    """Whether a generator of another kind of device was in that state: theirs differ in size."""
+    """Whether it is the state of a generator on another kind of device, whose size differs."""
     return isinstance(state, Tensor) and isinstance(ours, Tensor) and state.shape != ours.shape
 
 

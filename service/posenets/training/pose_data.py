@@ -53,8 +53,10 @@ class Source(Protocol):
 
 
 def crop_wh_for(sizes_wh: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Size of crops with a pixel for each of the largest input, 240x320 or more; squares where an
-    input as high as the teacher's is wider than the frame."""
+    """Size of crops with a pixel for each pixel of the largest input, 240x320 or more.
+
+    They are squares where an input, made as high as the teacher's, is wider than the frame.
+    """
     detail = max(min(w / TEACHER_WH[0], h / TEACHER_WH[1]) for w, h in sizes_wh)
     wide = any(w / h > CROP_WH[0] / TEACHER_WH[1] for w, h in sizes_wh)
     step = SQUARE_STEP if wide else CROP_STEP
@@ -118,11 +120,11 @@ class CachedPeople:
 class StreamedPeople:
     """People cut out of label files' photos while training goes on; packs are read shard by shard.
 
-    The files are read round and round in their own order; what comes out is drawn at random from a
-    buffer that each drawn person makes room in. Where a run goes on after a kill, the reading
-    begins anew. A source's weight, over the largest one, is the chance that its people are used;
-    after the first reading, over the largest of those that are there. Of several processes each
-    takes photos of its own, as cards are dealt.
+    The files are read round and round in their own order into a buffer, from which people are drawn
+    at random. A run that goes on after a kill begins to read anew. People are used with a chance,
+    the weight of their source over the largest weight: in the first reading the largest that the
+    recipe has, then the largest that the files have. Several processes share the photos out in
+    turn, as cards are dealt.
     """
 
     def __init__(

@@ -36,6 +36,10 @@ SURE_BOX = 0.4
 """Score from which on a teacher's box is taken for a person's."""
 _HIGHEST = 2.0
 """No joint's score lies beyond: a teacher's peaks go a little over 1, percentages further."""
+_UNREADABLE = (OSError, tarfile.TarError, EOFError, KeyError, zlib.error, lzma.LZMAError)
+"""What a shard raises that is missing, cut short (compressed ones too) or links to nothing."""
+_PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
+"""Members whose bytes lie in one piece in an uncompressed shard: no links, no sparse files."""
 
 
 class BadData(ValueError):
@@ -95,12 +99,12 @@ class StoredPhoto:
 class LabelledImage:
     """One photo with its annotations.
 
-    `boxes_xywh` (P, 4) float32 in image pixels; `box_scores` (P,)
-    float32, 1 for human labels; `keypoints` (P, J, 3) float32: x, y in image pixels and v
-    (0 unknown, 1 placed by a teacher, 2 by a person); `keypoint_scores` (P, J) float32: the
-    teacher's confidence, at most 1, and 1 where a person placed the joint. `joint_names` are the J
-    joints; `head_sizes` (P,) float32, pixels, are PCKh's, NaN where they are not known. In
-    `crowds_xywh` (C, 4) float32 people are not told apart.
+    `boxes_xywh` (P, 4) float32 in image pixels; `box_scores` (P,) float32, 1 for human labels;
+    `keypoints` (P, J, 3) float32: x, y in image pixels and v (0 unknown, 1 placed by a teacher, 2
+    by a person); `keypoint_scores` (P, J) float32: the teacher's confidence, at most 1, and 1 where
+    a person placed the joint. `joint_names` are the J joints; `head_sizes` (P,) float32, pixels,
+    are PCKh's, NaN where they are not known. In `crowds_xywh` (C, 4) float32 people are not told
+    apart.
     """
 
     name: str
@@ -141,12 +145,6 @@ def read_labelled_images(
         raise BadData(error.detail) from error
     for image, photo in stored:
         yield _labelled(image, photo, annotations[image["id"]], joint_names)
-
-
-_UNREADABLE = (OSError, tarfile.TarError, EOFError, KeyError, zlib.error, lzma.LZMAError)
-"""What a shard raises that is missing, cut short (compressed ones too) or links to nothing."""
-_PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
-"""Members whose bytes lie in one piece in an uncompressed shard: no links, no sparse files."""
 
 
 def _check_joints(labels: CocoLabels, annotation: dict[str, Any]) -> None:
