@@ -104,7 +104,7 @@ async def bench(
     people: Sequence[int] = PEOPLE,
     concurrency: Sequence[int] = CONCURRENCY,
     seconds: float = 2.0,
-    on_row: Callable[[Row], None] | None = None,
+    on_row: Callable[[Row], None] = lambda row: None,
 ) -> list[Row]:
     """Measure every cell, each face for so many seconds.
 
@@ -139,8 +139,7 @@ async def bench(
                 for face, taken in (await _taken_by_turns(faces, turns, seconds)).items():
                     row = _row(face, count, callers, taken)
                     rows.append(row)
-                    if on_row is not None:
-                        on_row(row)
+                    on_row(row)
     return rows
 
 

@@ -151,7 +151,7 @@ async def evaluate(
     boxes: Literal["truth", "detector"] = "truth",
     task: Task = "keypoints",
     ahead: int = 4,
-    on_photo: Callable[[int, int], None] | None = None,
+    on_photo: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Run every labelled picture of a folder and score the answers as COCO does.
 
@@ -175,8 +175,7 @@ async def evaluate(
         poses += keypoint_results
         found += box_results
         done += 1
-        if on_photo is not None:
-            on_photo(done, len(data.photos))
+        on_photo(done, len(data.photos))
     return Report(
         data=folder.name,
         task=task,

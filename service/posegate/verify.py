@@ -85,17 +85,13 @@ async def verify(
     folder: Path,
     *,
     with_triton: bool = False,
-    on_check: Callable[[str], None] | None = None,
+    on_check: Callable[[str], None] = lambda what: None,
 ) -> list[Check]:
     """Check the pose network `name` on the labelled photos of `folder`, with their true boxes.
 
-    `with_triton` compares with the Tritons of the settings as well.
+    `with_triton` compares with the Tritons of the settings as well. `on_check` hears what comes
+    next.
     """
-
-    def hear(what: str) -> None:
-        if on_check is not None:
-            on_check(what)
-
     catalog = _catalog_with(settings.model_repository, name)
     model = catalog.get(name, "pose")
     siblings = [f"{name}-{form}" for form in FORMS if f"{name}-{form}" in catalog.models]
@@ -105,19 +101,19 @@ async def verify(
         if siblings or with_triton:  # these are judged by their AP
             raise
         data = load_data(folder)
-    hear("torch")
+    on_check("torch")
     checks = [await _against_torch(model), *against_plan(model)]
     async with running_pipeline(settings) as pipeline:
         base = await _estimates(pipeline, data.photos, name)
         for sibling in siblings:
-            hear(sibling)
+            on_check(sibling)
             found = await _estimates(pipeline, data.photos, sibling)
             checks.append(_form_check(sibling.removeprefix(f"{name}-"), data, base, found))
-    hear("http")
+    on_check("http")
     farthest, median = _pixels(base, await _over_http(settings, data.photos, name))
     checks.append(Check("http", farthest <= WIRE_BOUND_PX, None, farthest, median))
     if with_triton:
-        hear("triton")
+        on_check("triton")
         async with running_pipeline(settings.model_copy(update={"backend": "triton"})) as pipeline:
             found = await _estimates(pipeline, data.photos, name)
         is_plan = await _runs_a_plan(settings.triton_urls, name)

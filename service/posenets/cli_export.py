@@ -113,14 +113,8 @@ def compare_command(
 def _export(
     job: CheckpointExport, forms: list[str], calibrate: Path | None, in_float: list[str]
 ) -> None:
-    if unknown := set(forms) - set(FORMS):
-        raise BadData(f"--forms: {sorted(unknown)[0]!r} is not one of {', '.join(FORMS)}")
-    if calibrate is None and set(forms) & set(INT8_FORMS):
-        raise BadData("--forms: 8 bits need --calibrate, a crop cache or a COCO-form folder")
-    if in_float and not set(forms) & set(INT8_FORMS):
-        raise BadData("--float: only 8-bit forms leave something in float; name one in --forms")
-    if calibrate is not None and not set(forms) & set(INT8_FORMS):
-        raise BadData("--calibrate: only 8-bit forms are calibrated; name one in --forms")
+    """Export the fp32 network, then the other forms that were asked for."""
+    _check_forms(forms, calibrate, in_float)
     others = [form for form in forms if form != BASE]
     if others:  # this too before anything is replaced
         joints = joints_of_export(job)
@@ -147,6 +141,19 @@ def _export(
     for form in others:
         path = write_form(model, form, crops, in_float=in_float)
         _console.print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+
+
+def _check_forms(forms: list[str], calibrate: Path | None, in_float: list[str]) -> None:
+    """Raises BadData for options that do not go together."""
+    in_8_bits = set(forms) & set(INT8_FORMS)
+    if unknown := set(forms) - set(FORMS):
+        raise BadData(f"--forms: {min(unknown)!r} is not one of {', '.join(FORMS)}")
+    if calibrate is None and in_8_bits:
+        raise BadData("--forms: 8 bits need --calibrate, a crop cache or a COCO-form folder")
+    if in_float and not in_8_bits:
+        raise BadData("--float: only 8-bit forms leave something in float; name one in --forms")
+    if calibrate is not None and not in_8_bits:
+        raise BadData("--calibrate: only 8-bit forms are calibrated; name one in --forms")
 
 
 def _facts(about: Path) -> tuple[str, Training]:

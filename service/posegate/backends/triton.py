@@ -64,7 +64,7 @@ class TritonNetwork:
         self._crops_per_batch = metrics.crops_per_batch.labels(model.name)
         self._queue_age = metrics.queue_age_seconds.labels(model.name)
         self._info = BackendInfo(name="triton", precision="unknown", provider="unknown")
-        self._told: Gauge | None = None
+        self._info_series: Gauge | None = None
         self._tensors = Tensors(model.name, self._card.input.name, self._card.output.names)
 
     @property
@@ -180,7 +180,7 @@ class TritonNetwork:
         name, card = self._model.name, self._card
         config = await self._servers.config(name)
         _check_config(config, self._model)
-        self._take(config)
+        self._set_sizes(config)
         batch = 1
         while batch <= self._max_batch:
             crops = np.zeros((batch, *card.input_shape), np.float32)
@@ -195,7 +195,7 @@ class TritonNetwork:
                         f"{batch} crop(s), its card promises {shape}"
                     )
             batch *= 2
-        await self._tell(config)
+        await self._set_info(config)
         self._warm = True
 
     async def _read_again(self) -> None:
@@ -205,7 +205,7 @@ class TritonNetwork:
             try:
                 config = await self._servers.config(self._model.name)
                 _check_config(config, self._model)
-                await self._tell(config)
+                await self._set_info(config)
             except (BackendDown, Overloaded, DeadlineExceeded):  # the watch over the servers tells
                 continue
             except BadCard as error:
@@ -217,23 +217,23 @@ class TritonNetwork:
                 log.exception("network %s cannot be read again", self._model.name)
                 continue
             said = None
-            self._take(config)
+            self._set_sizes(config)
 
-    def _take(self, config: Any) -> None:
+    def _set_sizes(self, config: Any) -> None:
         self._max_batch = config.max_batch_size
         self._tensors = replace(self._tensors, output_bytes=_output_bytes(config, self._card))
 
-    async def _tell(self, config: Any) -> None:
+    async def _set_info(self, config: Any) -> None:
         provider = config.platform or config.backend
         precision = await asyncio.to_thread(_precision, config, self._model)
         self._info = BackendInfo("triton", precision, provider)
         series = self._metrics.model_info.labels(
             self._model.name, "triton", precision, provider, self._card.sha256
         )
-        if self._told is not None:
-            self._told.set(0)
+        if self._info_series is not None:
+            self._info_series.set(0)
         series.set(1)
-        self._told = series
+        self._info_series = series
 
 
 async def _joined(parts: list[tuple[F32, ...]]) -> tuple[F32, ...]:

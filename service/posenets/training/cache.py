@@ -150,12 +150,7 @@ def build_cache(
     is a multiple of 30x40 or 40x40; a cache that the folder holds is used until the new one is
     whole. Raises BadData.
     """
-    steps = crop_wh[1] // CROP_STEP[1]
-    if steps < 1 or crop_wh not in [(steps * w, steps * h) for w, h in (CROP_STEP, SQUARE_STEP)]:
-        raise BadData(
-            f"--size: {crop_wh[0]}x{crop_wh[1]} is no multiple of 30x40, as 240x320 and 480x640 "
-            "are, and none of 40x40, as 320x320 is"
-        )
+    _check_size(crop_wh)
     asked = None if teacher is None else HeatmapTeacher(teacher)
     if asked is not None and asked.joints != len(joint_names):
         raise BadData(f"{teacher}: gives {asked.joints} joints, the cache has {len(joint_names)}")
@@ -194,17 +189,16 @@ def build_cache(
             (heatmaps,) = taught
             _ask_teacher(crops, asked, heatmaps)
             _label_by_teacher(joints, scores, heatmaps)
+        crops.flush()
         # Without crops.npy, the last to come, a cache of old and new parts is refused.
         for old in ("crops.npy", "teacher.npy"):
             (folder / old).unlink(missing_ok=True)
-        if asked is not None:
-            (folder / "teacher.npy.part").rename(folder / "teacher.npy")
         np.save(folder / "joints.npy", joints)
         np.save(folder / "scores.npy", scores)
         (folder / "sources.json").write_text(json.dumps(sources))
         (folder / "joints.json").write_text(json.dumps(joint_names))
-        crops.flush()
-        (folder / "crops.npy.part").rename(folder / "crops.npy")
+        for part in reversed(shapes):
+            part.rename(part.with_suffix(""))
     return replace(open_cache(folder), left_out=left_out)
 
 
@@ -219,6 +213,15 @@ def is_large_enough(image: LabelledImage, min_side: float = MIN_SIDE) -> BoolArr
     sides = image.boxes_xywh[:, 2:]
     large: BoolArray = (sides.min(axis=1) > 0) & (sides.max(axis=1) >= min_side)
     return large
+
+
+def _check_size(crop_wh: tuple[int, int]) -> None:
+    steps = crop_wh[1] // CROP_STEP[1]
+    if steps < 1 or crop_wh not in [(steps * w, steps * h) for w, h in (CROP_STEP, SQUARE_STEP)]:
+        raise BadData(
+            f"--size: {crop_wh[0]}x{crop_wh[1]} is no multiple of 30x40, as 240x320 and 480x640 "
+            "are, and none of 40x40, as 320x320 is"
+        )
 
 
 @contextmanager
