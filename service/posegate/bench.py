@@ -27,12 +27,12 @@ CONCURRENCY = (1, 4, 8, 16)
 DETECTOR_MIN_SCORE = 0.05
 WARM_UP_CALLS = 3
 TURNS_ALONE = 5
-"""A single caller's time is cut into so many turns, by turns in process and over HTTP: what HTTP
-adds is little beside what a machine's speed drifts by between two measurements."""
+"""A single caller's time is cut into so many turns, alternately in process and over HTTP: between
+two measurements a machine's speed drifts by more than HTTP adds."""
 
 Face = Literal["process", "http"]
 Call = Callable[[], Awaitable[float]]
-"""Works on one picture and answers how many seconds of it its networks ran."""
+"""Works on one picture; returns for how many seconds of that the networks ran."""
 Callers = AbstractAsyncContextManager[Sequence[Call]]
 """Those who call at the same time, while they are connected."""
 

@@ -163,7 +163,7 @@ class Pipeline:
     def _ended(self, task: asyncio.Task[Estimate]) -> None:
         self._working.discard(task)
         if not task.cancelled():
-            task.exception()  # who was let go before does not hear of it
+            task.exception()  # a caller that was cancelled does not fetch it
 
     async def _estimate(
         self,

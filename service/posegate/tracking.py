@@ -172,7 +172,7 @@ class Tracker:
         self._euro.grow(count)
 
     def _forget(self, now_s: float) -> None:
-        """Let go who has left. Who was in the newest frame stays longer, as the next may be far."""
+        """Let people go who have left; those of the newest frame are kept through a longer gap."""
         unseen_s = now_s - self._seen_s
         missed = self._seen_s < (self._newest.at_s if self._newest is not None else now_s)
         kept = unseen_s <= np.where(missed, FORGET_S, PAUSE_S)

@@ -161,7 +161,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # has no st
         self._stopping = False
 
     def stop(self) -> None:
-        """Say so from now on; those who watch are told and let go."""
+        """Answer NOT_SERVING from now on; watchers are told, then their calls end."""
         self._stopping = True
 
     async def Check(  # noqa: N802

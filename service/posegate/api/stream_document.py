@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of the stream, and what a caller is told who opens it wrongly.
+"""What the OpenAPI document says of the stream, and what is told to callers that open it wrongly.
 
 OpenAPI knows no WebSockets: the route stands as the GET that asks for the upgrade, its events as
 the content of the 101 answer, its first message under `x-first-message`.

@@ -121,7 +121,7 @@ class HttpTransport:
                 address,
                 additional_headers=self._headers,
                 max_size=None,
-                open_timeout=None,  # who asks for events waits no longer than it wants
+                open_timeout=None,  # the caller bounds its wait for events, this one included
                 ping_timeout=None,
                 ssl=self._ssl,
             )

@@ -33,7 +33,7 @@ class Transport(Protocol):
     """One way to talk to the service; documents look the same whichever it is."""
 
     async def estimate(self, image: bytes, options: Document, timeout_s: float) -> Document:
-        """The `Poses` document of one encoded picture; who asks waits no longer than that."""
+        """The `Poses` document of one encoded picture; the caller waits for `timeout_s` at most."""
         ...
 
     async def models(self, timeout_s: float) -> list[Document]:
