@@ -3,15 +3,18 @@
 import asyncio
 import hashlib
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper, numpy_helper
 
 from fakes import DETECTOR_NAME, MADE_JOINTS_HEATMAP, POSE_NAME, gaussian_heatmaps, make_repository
-from posegate.backends.onnx import OnnxBackend
+from made_networks import replace_network
+from posegate.backends.onnx import OPEN_BATCH, OnnxBackend
 from posegate.backends.workers import Workers
 from posegate.catalog import load_catalog
 from posegate.errors import BadCard
@@ -123,6 +126,29 @@ async def test_a_card_that_does_not_fit_its_network_is_refused_at_start(
     backend = backend_of(make_repository(tmp_path, pose_changes=changes), POSE_NAME)
     with pytest.raises(BadCard, match=words):
         await backend.start()
+
+
+def with_batch_of_one(network: onnx.ModelProto, *, told: bool) -> onnx.ModelProto:
+    """The network with its batch fixed at the input, as it tells, or in the midst of the graph."""
+    if told:
+        network.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+        return network
+    maps = gaussian_heatmaps(MADE_JOINTS_HEATMAP)
+    shape = numpy_helper.from_array(np.array([1, *maps.shape], np.int64), "one")
+    network.graph.initializer.append(shape)
+    network.graph.node[-1].output[0] = "any"
+    network.graph.node.append(helper.make_node("Reshape", ["any", "one"], ["heatmaps"]))
+    return network
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_batch_that_is_fixed_is_refused_with_what_to_do(tmp_path: Path, told: bool) -> None:
+    model = load_catalog(make_repository(tmp_path)).models[POSE_NAME]
+    network = with_batch_of_one(onnx.load(model.onnx_path), told=told)
+    card = model.card.model_dump(mode="json", exclude_none=True)
+    replace_network(model.folder, card, network.SerializeToString())
+    with pytest.raises(BadCard, match=re.escape(OPEN_BATCH)):
+        await backend_of(model.folder.parent, POSE_NAME).start()
 
 
 async def test_a_file_that_is_no_network_is_refused_at_start(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from posegate.errors import BadCard
 from posegate.types import F32
 
 PROVIDER = "CPUExecutionProvider"
+OPEN_BATCH = 'torch.onnx.export(..., dynamic_shapes=({0: "n"},))'
+"""How to make a file that takes any number of crops."""
 
 
 class OnnxBackend:
@@ -165,9 +167,11 @@ def _check_names(session: ort.InferenceSession, model: Model) -> None:
         for have, want in zip(node.shape, (None, *card.input_shape), strict=True)
     )
     if not takes_it or node.type != "tensor(float)":
+        is_fixed = len(node.shape) == 4 and isinstance(node.shape[0], int)
+        remedy = f"; its batch is fixed: export it anew, {OPEN_BATCH}" if is_fixed else ""
         raise BadCard(
             f"{model.onnx_path} takes {node.type} {node.shape}, its card says float32 "
-            f"{['batch', *card.input_shape]} with any number of crops"
+            f"{['batch', *card.input_shape]} with any number of crops{remedy}"
         )
     outputs = [node.name for node in session.get_outputs()]
     if missing := [name for name in card.output.names if name not in outputs]:
@@ -181,7 +185,10 @@ def _check_shapes(session: ort.InferenceSession, model: Model) -> None:
         try:
             outputs = _run_raw(session, card, np.zeros((batch, *card.input_shape), np.float32))
         except Exception as error:  # ONNX Runtime's errors share no public base class
-            raise BadCard(f"{model.onnx_path} fails on {batch} empty crop(s): {error}") from error
+            ran = f", though not on 1; export it anew, {OPEN_BATCH}" if batch > 1 else ""
+            raise BadCard(
+                f"{model.onnx_path} fails on {batch} empty crop(s){ran}: {error}"
+            ) from error
         promised = expected_shapes(card, batch)
         for name, output, shape in zip(card.output.names, outputs, promised, strict=True):
             if output.dtype not in (np.float32, np.float16) or not fits(output.shape, shape):
