@@ -13,7 +13,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from fakes import DETECTOR_NAME, MADE_JOINTS_HEATMAP, POSE_NAME, gaussian_heatmaps, make_repository
-from made_networks import replace_network
+from made_networks import constant_network, replace_network
 from posegate.backends.onnx import OPEN_BATCH, OnnxBackend
 from posegate.backends.workers import Workers
 from posegate.catalog import load_catalog
@@ -149,6 +149,16 @@ async def test_a_batch_that_is_fixed_is_refused_with_what_to_do(tmp_path: Path, 
     replace_network(model.folder, card, network.SerializeToString())
     with pytest.raises(BadCard, match=re.escape(OPEN_BATCH)):
         await backend_of(model.folder.parent, POSE_NAME).start()
+
+
+async def test_a_detector_with_boxes_that_have_no_score_is_refused_at_start(tmp_path: Path) -> None:
+    model = load_catalog(make_repository(tmp_path)).models[DETECTOR_NAME]
+    outputs = {"boxes": np.ones((1, 3, 4), np.float32), "scores": np.ones((1, 2), np.float32)}
+    network = constant_network(outputs, size_wh=model.card.input.size_wh)
+    card = model.card.model_dump(mode="json", exclude_none=True)
+    replace_network(model.folder, card, network.SerializeToString())
+    with pytest.raises(BadCard, match="3 boxes and 2 scores"):
+        await backend_of(model.folder.parent, DETECTOR_NAME).start()
 
 
 async def test_a_file_that_is_no_network_is_refused_at_start(tmp_path: Path) -> None:

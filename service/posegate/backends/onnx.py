@@ -196,6 +196,12 @@ def _check_shapes(session: ort.InferenceSession, model: Model) -> None:
                     f"{model.onnx_path} gives {output.dtype} {output.shape} as {name!r} for "
                     f"{batch} crop(s), its card promises float32 {shape}"
                 )
+        if card.nms is not None and card.nms.kind == "boxes":
+            boxes, scores = (output.shape[1] for output in outputs)
+            if boxes != scores:
+                raise BadCard(
+                    f"{model.onnx_path} gives {boxes} boxes and {scores} scores; each box has one"
+                )
 
 
 def _run(session: ort.InferenceSession, card: ModelCard, tensor: F32) -> tuple[F32, ...]:
