@@ -78,7 +78,9 @@ class Catalog:
         """
         tasks = {model.card.task for model in self.models.values()}
         if "pose" not in tasks:
-            raise UnknownModel("the model repository has no pose network")
+            raise UnknownModel(
+                f"the model repository has no pose network{_first_of(self._without_card)}"
+            )
         if "detect" not in tasks:
             return "no person detector: only requests that give their boxes are answered"
         return None
@@ -132,7 +134,7 @@ def load_catalog(
     folders = sorted(path.parent for path in repository.glob(f"*/{CARD_NAME}"))
     without_card = _without_card(repository)
     if not folders:
-        hint = "".join(f"; {_no_card(file)}" for file in list(without_card.values())[:1])
+        hint = _first_of(without_card)
         raise BadCard(f"the model repository {repository} holds no <name>/{CARD_NAME}{hint}")
     models = {folder.name: _load_model(folder) for folder in folders}
     for model_of in models.values():
@@ -194,6 +196,11 @@ def _without_card(repository: Path) -> dict[str, Path]:
             if files:
                 found[folder.name] = files[0].relative_to(repository)
     return found
+
+
+def _first_of(without_card: Mapping[str, Path]) -> str:
+    """What the first network without a card lacks, behind a complaint; nothing if there is none."""
+    return "".join(f"; {_no_card(file)}" for file in list(without_card.values())[:1])
 
 
 def _no_card(file: Path) -> str:

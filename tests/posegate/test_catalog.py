@@ -1,6 +1,7 @@
 """model_repository -> catalogue: posegate.catalog and posegate.card."""
 
 import json
+import shutil
 from pathlib import Path
 
 import onnx
@@ -182,8 +183,10 @@ def test_a_network_without_a_card_is_told_what_it_lacks(tmp_path: Path, place: s
         load_catalog(repository, model="bare")
     with pytest.raises(UnknownModel, match="no network 'empty'"):
         catalog.get("empty", "pose")
-    for folder in (POSE_NAME, DETECTOR_NAME):
-        (repository / folder / "posegate.json").unlink()
+    shutil.rmtree(repository / POSE_NAME)
+    with pytest.raises(UnknownModel, match=f"no pose network; network {lacks}"):
+        load_catalog(repository).without_detector()
+    (repository / DETECTOR_NAME / "posegate.json").unlink()
     with pytest.raises(BadCard, match=r"holds no <name>/posegate\.json; network 'bare' has a file"):
         load_catalog(repository)
 
