@@ -21,6 +21,12 @@ PEAK_ROW = 4 + 13 + 11 * 11
 """Floats per joint that a graph which finds the peaks itself sends: see `codecs/peaks.py`."""
 
 
+def refuse_unit_range(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """ValueError where these are meant for pixels of 0..1, as torchvision counts them."""
+    if max(std) < 1 and max(map(abs, mean)) <= 1:
+        raise ValueError("mean and std are of values 0..1; multiply them by 255")
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -34,6 +40,11 @@ class InputSpec(_Part):
     color: Literal["rgb", "bgr"]
     mean: tuple[Shift, Shift, Shift]
     std: tuple[Spread, Spread, Spread]
+
+    @model_validator(mode="after")
+    def _counts_in_0_to_255(self) -> Self:
+        refuse_unit_range(self.mean, self.std)
+        return self
 
     @property
     def size_wh(self) -> tuple[int, int]:

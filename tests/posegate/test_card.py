@@ -68,6 +68,14 @@ def test_no_number_is_beyond_what_can_be_served(place: str, value: object) -> No
         ModelCard.model_validate(with_value(POSE, place, value))
 
 
+def test_mean_and_std_are_of_pixels_up_to_255() -> None:
+    unit = {**POSE["input"], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    with pytest.raises(ValidationError, match="multiply them by 255"):
+        ModelCard.model_validate(with_value(POSE, "input", unit))
+    as_read = {**POSE["input"], "mean": [0, 0, 0], "std": [1, 1, 1]}
+    assert ModelCard.model_validate(with_value(POSE, "input", as_read))
+
+
 def test_names_are_distinct_and_not_empty() -> None:
     assert ModelCard.model_validate(with_value({**POSE, **SIMCC}, "default", False))
     with pytest.raises(ValidationError, match=r"output\.names must not repeat a name"):

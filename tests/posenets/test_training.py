@@ -450,6 +450,7 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
         ("std = [0.0, 1.0, 1.0]", "std.0: Input should be greater than or equal to 0.001"),
         ("std = [1.0, 5000.0, 1.0]", "std.1: Input should be less than or equal to 1000"),
         ("mean = [0.0, 0.0, -1001]", "mean.2: Input should be greater than or equal to -1000"),
+        ("mean = [0.5, 0.5, 0.5]\nstd = [0.2, 0.2, 0.2]", "multiply them by 255"),
         ("sigma = 25", "sigma: Input should be less than or equal to 20"),  # as a card's
         ("sigma = 0.05", "sigma: Input should be greater than or equal to 0.1"),
         ("clip = nan", "clip: "),  # inf is allowed: no clipping

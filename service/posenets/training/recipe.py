@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from posegate.card import Shift, Sigma, Spread
+from posegate.card import Shift, Sigma, Spread, refuse_unit_range
 from posegate.validation import fault
 from posenets.training.augment import Augmentation
 
@@ -99,6 +99,11 @@ class Recipe(_Strict):
             raise ValueError("one of examples and epochs is needed")
         if (self.schedule == "steps") != bool(self.milestones):
             raise ValueError('milestones belong to schedule = "steps"')
+        return self
+
+    @model_validator(mode="after")
+    def _counts_in_0_to_255(self) -> Self:
+        refuse_unit_range(self.mean, self.std)
         return self
 
     @property
