@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.progress import DownloadColumn
 
+from posegate.catalog import CARD_NAME
 from posegate.cli_options import AsJson, Config, Repository, progress_bar, reported
 from posegate.published import find_published, published_networks
 from posegate.pull import pull
@@ -64,6 +65,7 @@ def pull_command(
         network = find_published(name)
         repository = load_settings(config, model_repository=model_repository).model_repository
         print(f"{name}: licence {network.licence}, from {network.url}", file=sys.stderr)
+        was_there = (repository / name / CARD_NAME).is_file()
         with progress_bar(DownloadColumn()) as progress:
             bar = progress.add_task(name, total=None)
             model = pull(
@@ -76,7 +78,7 @@ def pull_command(
     if as_json:
         print(model.card.model_dump_json(exclude_none=True))
         return
-    print(f"{name} is in {model.folder}")
+    print(f"{name} {'was already' if was_there else 'is'} in {model.folder}")
     print(f"licence {model.card.licence}")
     print(
         f"sha256 {model.card.sha256}" + ("" if network.sha256 or sha256 else " (none to compare)")

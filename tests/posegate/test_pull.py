@@ -446,6 +446,18 @@ def test_the_command_prints_licence_hash_and_place(
     assert json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)["name"] == "made-net"
 
 
+def test_a_file_that_was_not_taken_is_not_told_as_taken(
+    server: FileServer, network_file: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_pull, "find_published", lambda name: published(server.url))
+    arguments = ["models", "pull", "made-net", "--model-repository", str(tmp_path)]
+    assert "made-net is in" in CliRunner().invoke(app, arguments).stdout
+    other = tmp_path / "other.onnx"
+    other.write_bytes(network_file + b"other")
+    again = CliRunner().invoke(app, [*arguments, "--file", str(other)])
+    assert "made-net was already in" in again.stdout
+
+
 @pytest.mark.parametrize("text", ["", "00", "0" * 63 + "x"])
 def test_a_hash_that_is_none_is_refused_before_anything_is_fetched(text: str) -> None:
     result = CliRunner().invoke(app, ["models", "pull", "rtmdet-nano", "--sha256", text])
