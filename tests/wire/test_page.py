@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fakes import POSE_NAME, encode, make_photo
-from image_files import encoded, exif_block, gradient, webp_with_exif
+from image_files import animated_webp, encoded, exif_block, gradient, webp_with_exif
 from wire.running import Service, running_service
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -236,6 +236,19 @@ def test_problem_is_shown_and_the_next_photo_works(
     sync_api.expect(page.locator("#problem")).to_contain_text("415 bad-image")
     choose(page, photo_file, words="2 people")
     assert page.locator("#problem").is_hidden()
+
+
+def test_what_became_of_a_photo_is_seen_without_scrolling(
+    page: "sync_api.Page", photo_file: Path, tmp_path: Path
+):
+    page.set_viewport_size({"width": 1280, "height": 720})
+    choose(page, photo_file, words="2 people")
+    sync_api.expect(page.locator("#summary")).to_be_in_viewport()
+    animation = tmp_path / "animation.webp"
+    animation.write_bytes(animated_webp(frames=3, width=640, height=480))
+    choose(page, animation, words="No answer.")
+    sync_api.expect(page.locator("#canvas")).to_be_visible()
+    sync_api.expect(page.locator("#problem")).to_be_in_viewport(ratio=1)
 
 
 def test_an_answer_that_comes_late_is_not_the_next_photo_s(
