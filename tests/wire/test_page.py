@@ -285,6 +285,20 @@ def test_the_former_answer_is_not_told_while_the_next_is_awaited(
     sync_api.expect(summary).to_contain_text("2 people")
 
 
+def test_an_answer_that_nobody_waits_for_is_no_longer_asked_for(
+    page: "sync_api.Page", photo_file: Path
+):
+    choose(page, photo_file, words="2 people")
+    page.route("**/v1/poses?*decode=argmax*", lambda route: None)  # a service that takes its time
+    page.locator("#decode").select_option("argmax")
+    sync_api.expect(page.locator("#summary")).to_have_text("Looking for people…")
+    with page.expect_event("requestfailed", timeout=10_000) as ended:
+        page.locator("#decode").select_option("quarter")
+    assert "decode=argmax" in ended.value.url
+    sync_api.expect(page.locator("#summary")).to_contain_text("2 people")
+    assert page.locator("#problem").is_hidden()
+
+
 @pytest.mark.parametrize("change", [Path.unlink, lambda file: os.utime(file, (0, 0))])
 def test_a_photo_that_is_gone_is_told_from_a_service_that_is(
     page: "sync_api.Page", photo_file: Path, change: Callable[[Path], None]

@@ -12,8 +12,8 @@ const QUERY = ["model", "detector", "decode", "min_score"];
 const MAX_CANVAS_HEIGHT = 0.72;
 const SUMMARY_MS = 1000;
 
-// `turn` numbers the requests, so that a late answer never replaces a newer one.
-const state = { photo: null, picture: null, answer: null, active: -1, scale: 1, turn: 0, camera: null, key: null, summed: 0, others: 0, listing: null };
+// `turn` numbers the requests, so that a late answer never replaces a newer one; `asked` can end the last of them.
+const state = { photo: null, picture: null, answer: null, active: -1, scale: 1, turn: 0, asked: null, camera: null, key: null, summed: 0, others: 0, listing: null };
 
 byId("file").addEventListener("change", (event) => choose(event.target.files[0]));
 byId("file").addEventListener("click", (event) => { event.target.value = ""; }); // the same photo again is a choice too
@@ -144,12 +144,15 @@ function tellOfWork() {
 async function estimate() {
   if (!state.photo) return;
   const turn = ++state.turn;
+  state.asked?.abort(); // a held arrow key asks many times a second
+  state.asked = new AbortController();
   const query = new URLSearchParams(QUERY.map((id) => [id, byId(id).value]).filter(([, value]) => value));
   query.set("flip_test", byId("flip_test").checked);
   byId("view").classList.add("busy");
   tellOfWork();
   const outcome = await request(`/v1/poses?${query}`, {
-    method: "POST", body: state.photo, headers: { "Content-Type": state.photo.type || "application/octet-stream" },
+    method: "POST", body: state.photo, signal: state.asked.signal,
+    headers: { "Content-Type": state.photo.type || "application/octet-stream" },
   });
   if (turn !== state.turn) return;
   byId("view").classList.remove("busy");
