@@ -299,6 +299,27 @@ def test_an_answer_that_nobody_waits_for_is_no_longer_asked_for(
     assert page.locator("#problem").is_hidden()
 
 
+@pytest.mark.parametrize(
+    ("status", "kind", "body"),
+    [
+        (413, "text/html", "<h1>nginx</h1>"),  # its limit of a body is lower
+        (502, "application/json", '{"message": "no upstream"}'),  # a gateway's own form
+        (200, "text/html", "<h1>Log in</h1>"),  # of a network that wants a password first
+    ],
+)
+def test_a_proxy_that_answers_itself_is_told_from_the_service(
+    page: "sync_api.Page", photo_file: Path, status: int, kind: str, body: str
+):
+    page.route(
+        "**/v1/poses?*",
+        lambda route: route.fulfill(status=status, content_type=kind, body=body),
+    )
+    choose(page, photo_file, words="No answer.")
+    problem = page.locator("#problem")
+    sync_api.expect(problem).to_contain_text("a proxy before it may have limits of its own")
+    sync_api.expect(problem).to_contain_text(str(status))
+
+
 @pytest.mark.parametrize("change", [Path.unlink, lambda file: os.utime(file, (0, 0))])
 def test_a_photo_that_is_gone_is_told_from_a_service_that_is(
     page: "sync_api.Page", photo_file: Path, change: Callable[[Path], None]

@@ -11,6 +11,10 @@ const context = canvas.getContext("2d");
 const QUERY = ["model", "detector", "decode", "min_score"];
 const MAX_CANVAS_HEIGHT = 0.72;
 const SUMMARY_MS = 1000;
+const NOT_OURS = {
+  title: "Something else answered",
+  detail: "The answer is none of the service's; a proxy before it may have limits of its own, or not reach it.",
+};
 
 // `turn` numbers the requests, so that a late answer never replaces a newer one; `asked` can end the last of them.
 const state = { photo: null, picture: null, answer: null, active: -1, scale: 1, turn: 0, asked: null, camera: null, key: null, summed: 0, others: 0, listing: null };
@@ -168,6 +172,8 @@ async function request(url, { headers, ...options } = {}) {
     const key = state.key && { "X-API-Key": state.key };
     const response = await fetch(url, { ...options, headers: { ...headers, ...key } });
     if (response.status === 401) byId("access").hidden = false;
+    const ours = response.ok ? "application/json" : "application/problem+json";
+    if (!response.headers.get("Content-Type")?.startsWith(ours)) return { problem: { ...NOT_OURS, status: response.status } };
     const content = await response.json();
     return response.ok ? { answer: content } : { problem: content };
   } catch (error) {
