@@ -331,6 +331,18 @@ def test_a_photo_that_is_gone_is_told_from_a_service_that_is(
     assert page.locator("#summary").inner_text() == "No answer."
 
 
+def test_a_picture_without_an_answer_is_not_said_to_have_skeletons(
+    page: "sync_api.Page", photo_file: Path
+):
+    choose(page, photo_file, words="2 people")
+    canvas = page.locator("#canvas")
+    sync_api.expect(canvas).to_have_attribute("aria-label", "Photo with 2 skeletons")
+    page.route("**/v1/poses?*", lambda route: route.abort())
+    page.locator("#decode").select_option("argmax")
+    sync_api.expect(page.locator("#summary")).to_have_text("No answer.")
+    sync_api.expect(canvas).to_have_attribute("aria-label", "Photo", timeout=5_000)
+
+
 def test_the_same_photo_can_be_chosen_again(page: "sync_api.Page", photo_file: Path):
     choose(page, photo_file, words="2 people")
     with page.expect_file_chooser():

@@ -203,14 +203,14 @@ function show() {
   }
   byId("download").disabled = !answer;
   byId("legend").hidden = !(picture && answer);
+  const count = answer?.people.length;
+  canvas.setAttribute("aria-label", answer ? `Photo with ${count} skeleton${count === 1 ? "" : "s"}` : "Photo");
   if (!answer) {
     byId("stages").tBodies[0].replaceChildren();
     byId("stages").deleteTFoot();
     byId("people").replaceChildren();
     return;
   }
-  const count = answer.people.length;
-  canvas.setAttribute("aria-label", `Photo with ${count} skeleton${count === 1 ? "" : "s"}`);
   showStages(byId("stages"), answer);
   showPeople(byId("people"), answer, { minimum, highlight });
 }
