@@ -251,6 +251,15 @@ def test_what_became_of_a_photo_is_seen_without_scrolling(
     sync_api.expect(page.locator("#problem")).to_be_in_viewport(ratio=1)
 
 
+@pytest.mark.parametrize("kind", ["application/pdf", "text/plain", "video/mp4"])
+def test_a_file_is_judged_by_its_bytes(page: "sync_api.Page", photo_file: Path, kind: str):
+    page.set_input_files("#file", {"name": "file", "mimeType": kind, "buffer": b"no picture"})
+    sync_api.expect(page.locator("#problem")).to_contain_text("not a JPEG, PNG or WebP image")
+    photo = photo_file.read_bytes()
+    page.set_input_files("#file", {"name": "photo", "mimeType": kind, "buffer": photo})
+    sync_api.expect(page.locator("#summary")).to_contain_text("2 people")
+
+
 def test_an_answer_that_comes_late_is_not_the_next_photo_s(
     page: "sync_api.Page", photo_file: Path, tmp_path: Path
 ):

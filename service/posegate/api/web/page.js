@@ -156,7 +156,7 @@ async function estimate() {
   tellOfWork();
   const outcome = await request(`/v1/poses?${query}`, {
     method: "POST", body: state.photo, signal: state.asked.signal,
-    headers: { "Content-Type": state.photo.type || "application/octet-stream" },
+    headers: { "Content-Type": "application/octet-stream" }, // a browser goes by the file's name, the service by its bytes
   });
   if (turn !== state.turn) return;
   byId("view").classList.remove("busy");
