@@ -166,6 +166,24 @@ def test_joint_under_a_finger_is_named(
         sync_api.expect(page.locator("#tip")).to_contain_text("nose")
 
 
+def test_the_name_of_a_joint_beside_an_edge_is_not_cut_off(
+    page: "sync_api.Page", photo_file: Path, client: httpx.Client
+):
+    page.set_viewport_size({"width": 320, "height": 640})
+    choose(page, photo_file)
+    people = client.post("/v1/poses", content=photo_file.read_bytes()).json()["people"]
+    joints = sorted(joint for person in people for joint in person["keypoints"].values())
+    size = page.locator("#canvas").bounding_box()
+    scale = size["width"] / 640
+    for x, y, _ in (joints[0], joints[-1]):
+        page.mouse.move(size["x"] + x * scale, size["y"] + y * scale)
+        tip = page.locator("#tip")
+        sync_api.expect(tip).to_be_visible()
+        place = tip.bounding_box()
+        assert place["x"] >= 0
+        assert place["x"] + place["width"] <= 320
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_a_webp_is_shown_upright_as_the_service_sees_it(

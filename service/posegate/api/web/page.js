@@ -245,9 +245,11 @@ function point(event) {
   const joint = jointAt(state.answer, x, y, { minimum, reach: 14 * ratio });
   if (!joint) return;
   tip.textContent = `${joint.name.replaceAll("_", " ")}  ${joint.score.toFixed(2)}`;
-  tip.style.left = `${canvas.offsetLeft + (joint.x + 0.5) / ratio}px`;
+  tip.hidden = false; // it has no width before
+  const half = tip.offsetWidth / 2;
+  const middle = canvas.offsetLeft + (joint.x + 0.5) / ratio;
+  tip.style.left = `${Math.max(half, Math.min(middle, tip.parentElement.clientWidth - half))}px`;
   tip.style.top = `${canvas.offsetTop + (joint.y + 0.5) / ratio}px`;
-  tip.hidden = false;
 }
 
 function showValue(event) {
