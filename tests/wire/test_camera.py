@@ -4,7 +4,7 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -117,6 +117,26 @@ def test_a_problem_of_one_frame_does_not_stay(page: "sync_api.Page"):
     sync_api.expect(page.locator("#problem")).to_be_hidden()
 
 
+def test_a_stream_that_nobody_watches_any_longer_is_closed_at_once(page: "sync_api.Page"):
+    """Left to end by itself it would hold its place, and slow networks, for many seconds."""
+    opened: list[sync_api.WebSocketRoute] = []
+    closed: list[sync_api.WebSocketRoute] = []
+
+    def answer_nothing(socket: "sync_api.WebSocketRoute") -> None:
+        opened.append(socket)
+        socket.on_message(lambda message: None)
+        socket.on_close(lambda code, reason: closed.append(socket))
+
+    page.route_web_socket("**/v1/stream", answer_nothing)
+    page.locator("#camera").click()
+    wait_until(page, lambda: len(opened) == 1)
+    page.locator("#min_score").fill("0.7")
+    wait_until(page, lambda: len(opened) == 2)
+    assert closed == opened[:1]
+    page.locator("#camera").click()
+    wait_until(page, lambda: closed == opened)
+
+
 def test_a_photo_ends_the_camera(page: "sync_api.Page", photo: bytes):
     page.locator("#camera").click()
     sync_api.expect(page.locator("#summary")).to_contain_text("2 people")
@@ -153,6 +173,14 @@ def test_people_who_come_and_go_at_each_frame_are_told_of_once_a_second(page: "s
     sync_api.expect(page.locator("#summary")).to_contain_text("in 640")
     told, seconds = writes(page, "#summary")
     assert told <= seconds + 1
+
+
+def wait_until(page: "sync_api.Page", happened: Callable[[], bool]) -> None:
+    for _ in range(200):
+        if happened():
+            return
+        page.wait_for_timeout(50)
+    raise TimeoutError
 
 
 def writes(page: "sync_api.Page", element: str) -> tuple[int, float]:

@@ -41,16 +41,17 @@ export class Camera {
     this.socket.addEventListener("close", () => this.closed());
   }
 
-  // Ask for the summary; the service closes the stream after it.
+  // Nobody waits for the frames on their way: a stream that is closed makes room for the next one at once.
   stop() {
     this.release();
-    if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify({ end: true }));
-    else this.socket?.close();
+    this.socket?.close();
   }
 
   // Its last picture would be streamed for ever.
   lost() {
-    this.stop();
+    this.release();
+    if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify({ end: true }));
+    else this.socket?.close();
     this.onProblem({ title: "The camera is gone", detail: "It was unplugged, or its permission was withdrawn. Start it again once it is back." });
   }
 
