@@ -495,6 +495,7 @@ def test_docs_list_routes_options_and_examples(page: "sync_api.Page", service: S
     text = page.locator("body").inner_text()
     for word in ("/v1/poses:batch", "min_keypoint_score", "image/webp", "Too many requests"):
         assert word in text
+    assert "Authorization: Bearer KEY or as X-API-Key: KEY" in text
     stream = page.locator(".route", has_text="/v1/stream").text_content() or ""
     for word in ("detect_every", "first message", '{"end": true}', "example: tracked", "426"):
         assert word in stream

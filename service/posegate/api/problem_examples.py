@@ -13,7 +13,13 @@ PROBLEMS = (
     Problem("bad-option", "Invalid option", 422, "min_score must lie in [0, 1], got 7"),
     Problem("too-large", "Input over a limit", 413, "the body is over the limit of 20971520 bytes"),
     Problem("unknown-model", "Unknown model", 404, "no network 'x'; known: posefpn-small-256x192"),
-    Problem("unauthenticated", "API key needed", 401, "this service needs an API key"),
+    Problem(
+        "unauthenticated",
+        "API key needed",
+        401,
+        "this service needs an API key; send one of its keys as `Authorization: Bearer KEY` or as "
+        "`X-API-Key: KEY`",
+    ),
     Problem("upgrade-required", "Upgrade Required", 426, "This address is a WebSocket"),
     Problem("overloaded", "Too many requests", 429, "64 requests are already in flight"),
     Problem("deadline", "Deadline passed", 504, "no answer within 2 s"),

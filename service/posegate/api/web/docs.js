@@ -73,7 +73,7 @@ function success(status, answer) {
 
 function refusals([status, answer]) {
   const examples = Object.values(answer.content?.["application/problem+json"]?.examples ?? {});
-  return examples.map(({ value }) => [status, value.type, `${value.title}: ${value.detail}`]);
+  return examples.map(({ value }) => [status, value.type, prose(`${value.title}: ${value.detail}`)]);
 }
 
 function schemaCard() {
