@@ -382,6 +382,7 @@ def test_where_there_is_no_camera_the_photo_stays(page: "sync_api.Page", photo_f
     page.locator("#camera").click()
     sync_api.expect(page.locator("#problem")).to_contain_text("No camera")
     sync_api.expect(page.locator("#camera")).to_have_text("Use the camera")
+    assert "2 people" in page.locator("#summary").inner_text()
     page.locator("#min_score").fill("0.7")
     sync_api.expect(page.locator("#summary")).to_contain_text("1 person")
     assert page.locator("#problem").is_hidden()

@@ -267,7 +267,7 @@ function showProblem(problem) {
       .filter(Boolean).join(" ").replace(" request", ", request"),
   });
   box.replaceChildren(title, problem.detail, document.createElement("br"), foot);
-  byId("summary").textContent = "No answer.";
+  if (!state.answer) byId("summary").textContent = "No answer.";
 }
 
 // The key stays in this page's memory, as its UTF-8 bytes: fetch sends one byte for each character.
