@@ -14,6 +14,10 @@ from posegate.errors import BadImage, UnknownImageFormat
 
 MAX_JPEG_SCANS = 100
 """A progressive JPEG has about 10 scans; each one costs a pass over all pixels."""
+MAX_JPEG_PASSES = 10**9
+"""Pixels times scans. Where the scans are coded arithmetically, 300 million take a second."""
+FEW_JPEG_SCANS = 20
+"""A picture of any size may have so many; of what libjpeg writes by itself 18 are the most."""
 MAX_CHUNKS = 16_384
 """PNG writers use chunks of 8 kB or more, so 20 MiB have about 2,500."""
 MAX_PNG_PARTS = 256
@@ -97,9 +101,12 @@ def check_complete(data: bytes, header: ImageHeader) -> None:
         start = _jpeg_scan_start(data)
         if data.rfind(bytes([0xFF, _END]), start) < 0:
             raise BadImage(_TRUNCATED.format("JPEG"))
-        if len(_JPEG_SCAN.findall(data, start)) > MAX_JPEG_SCANS:
+        passes = MAX_JPEG_PASSES // (header.width * header.height)
+        most = max(FEW_JPEG_SCANS, min(MAX_JPEG_SCANS, passes))
+        if 1 + len(_JPEG_SCAN.findall(data, start)) > most:  # `start` is in the first
             raise BadImage(
-                f"The JPEG file has more than {MAX_JPEG_SCANS} scans; save it again as baseline."
+                f"The JPEG file has more than {most} scans, the most for "
+                f"{header.width} x {header.height} pixels; save it again as baseline."
             )
     elif header.format == "png":
         _check_png(data)

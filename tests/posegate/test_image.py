@@ -11,7 +11,7 @@ import pytest
 
 import image_files as files
 from posegate.errors import BadImage, PosegateError, TooLarge, UnknownImageFormat
-from posegate.headers import ImageHeader
+from posegate.headers import ImageHeader, check_complete
 from posegate.image import ImageLimits, decode_image, read_header
 
 LIMITS = ImageLimits()
@@ -374,3 +374,14 @@ def test_jpeg_with_endless_scans_is_refused() -> None:
     scan = data[data.rindex(b"\xff\xda") : -2]
     with pytest.raises(BadImage, match="more than 100 scans"):
         decode_image(data[:-2] + scan * 200 + data[-2:], LIMITS)
+
+
+@pytest.mark.parametrize(("scans", "fits"), [(20, True), (21, False)])
+def test_jpeg_of_many_pixels_may_have_few_scans(scans: int, fits: bool) -> None:
+    data = files.encoded(".jpg", None, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+    data = data.replace(b"\x08\x00\x18\x00\x20", b"\x08\x1b\x58\x1b\x58", 1)  # 7000 x 7000
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    data = data[:-2] + scan * (scans - data.count(b"\xff\xda")) + data[-2:]
+    refused = pytest.raises(BadImage, match="more than 20 scans, the most for 7000 x 7000 pixels")
+    with contextlib.nullcontext() if fits else refused:
+        check_complete(data, read_header(data, LIMITS))
