@@ -34,6 +34,7 @@ _PNG_ONCE = (
     b"hIST", b"pHYs", b"tIME", b"eXIf", b"cICP", b"mDCV", b"cLLI", b"acTL", b"IEND",
 )  # fmt: skip
 """Chunks that a PNG may have in one place only (third edition, 5.6), IDAT several in a row."""
+_PNG_TEXTS = (b"zTXt", b"iTXt")
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
 _JPEG_SCAN = re.compile(rb"\xff\xda")  # three times as fast as bytes.count on entropy-coded data
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -112,6 +113,16 @@ def check_complete(data: bytes, header: ImageHeader) -> None:
         _check_png(data)
     elif 8 + int.from_bytes(data[4:8], "little") > len(data):
         raise BadImage(_TRUNCATED.format("WebP"))
+
+
+def without_texts(data: bytes) -> bytes:
+    """A PNG without what may be compressed text; libpng inflates and keeps up to 8 MB of each."""
+    parts, begin = [], 0
+    for kind, start, end in _png_chunks(data):
+        if kind in _PNG_TEXTS:
+            parts.append(data[begin : start - 8])
+            begin = end + 4
+    return b"".join([*parts, data[begin:]]) if parts else data
 
 
 def _parse_jpeg(data: bytes) -> ImageHeader:

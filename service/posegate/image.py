@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from posegate.errors import BadImage, TooLarge
-from posegate.headers import ImageHeader, check_complete, parse_header
+from posegate.headers import ImageHeader, check_complete, parse_header, without_texts
 from posegate.types import U8, Image
 
 
@@ -56,6 +56,8 @@ def decode_image(data: bytes, limits: ImageLimits) -> Image:
     """
     header = read_header(data, limits)
     check_complete(data, header)
+    if header.format == "png":
+        data = without_texts(data)
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)

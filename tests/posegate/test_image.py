@@ -4,6 +4,7 @@ import struct
 import subprocess
 import sys
 import time
+import zlib
 
 import cv2
 import numpy as np
@@ -281,6 +282,19 @@ def test_opencv_does_not_warn_in_the_log_of_a_service() -> None:
 def test_png_of_many_chunks_is_a_picture(chunks: list[bytes]) -> None:
     data = files.png_after_header(files.encoded(".png"), *chunks)
     assert decode_image(data, LIMITS).width == 32
+
+
+@pytest.mark.parametrize("head", [b"zTXtKey\0\0", b"iTXtKey\0\1\0\0\0"])
+def test_compressed_texts_of_a_png_are_not_inflated(head: bytes) -> None:
+    text = files.png_chunk(head[:4], head[4:] + zlib.compress(b"a" * 7_900_000, 9))
+    plain = files.encoded(".png")
+    data = files.png_after_header(plain, *[text] * 40)[:-12] + text * 40 + plain[-12:]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.thread_time()
+    picture = decode_image(data, LIMITS)
+    assert time.thread_time() - start < 0.25
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10_240  # kB
+    assert np.array_equal(picture.pixels_bgr, files.gradient())
 
 
 def test_animation_of_many_frames_is_told_from_too_many_chunks() -> None:
