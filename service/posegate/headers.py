@@ -23,6 +23,13 @@ MAX_CHUNKS = 16_384
 MAX_PNG_PARTS = 256
 """Most chunks, those of the pixels counted as one. A photo has about 10, and libpng writes a line
 to stderr for each that it dislikes."""
+MAX_PNG_EXCESS = 2**30
+"""Bytes that a PNG's pixels may inflate to beyond what they can need; libpng would inflate them
+all, which takes 2 s. Files too small for so many are not looked at; in others the look costs up to
+two thirds of the decoding."""
+DEFLATE_MOST = 1032
+"""Bytes that one byte can inflate to."""
+INFLATED_PIECE = 2**14
 MAX_JPEG_SEGMENTS = 1_024
 """A segment holds up to 64 kB; 20 MiB of metadata fill 320."""
 MAX_JPEG_PADDING = 16_384
@@ -111,6 +118,7 @@ def check_complete(data: bytes, header: ImageHeader) -> None:
             )
     elif header.format == "png":
         _check_png(data)
+        _check_png_pixels(data, MAX_PNG_EXCESS + 8 * header.width * header.height)
     elif 8 + int.from_bytes(data[4:8], "little") > len(data):
         raise BadImage(_TRUNCATED.format("WebP"))
 
@@ -187,6 +195,27 @@ def _check_png(data: bytes) -> None:
             )
     if kind != b"IEND":
         raise BadImage(_TRUNCATED.format("PNG"))
+
+
+def _check_png_pixels(data: bytes, most: int) -> None:
+    """Raises BadImage where the pixels inflate to more than `most` bytes; broken ones may pass."""
+    chunks = [(start, end) for kind, start, end in _png_chunks(data) if kind == b"IDAT"]
+    left = sum(end - start for start, end in chunks)
+    inflater = zlib.decompressobj()
+    for start, end in chunks:
+        for begin in range(start, end, INFLATED_PIECE):
+            if left * DEFLATE_MOST <= most or inflater.eof:
+                return
+            piece = data[begin : min(begin + INFLATED_PIECE, end)]
+            left -= len(piece)
+            try:
+                most -= len(inflater.decompress(piece))
+            except zlib.error:
+                return
+            if most < 0:
+                raise BadImage(
+                    "The PNG file inflates to far more bytes than its pixels have; save it again."
+                )
 
 
 def _check_png_parts(kinds: list[bytes]) -> None:

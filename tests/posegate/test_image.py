@@ -297,6 +297,19 @@ def test_compressed_texts_of_a_png_are_not_inflated(head: bytes) -> None:
     assert np.array_equal(picture.pixels_bgr, files.gradient())
 
 
+@pytest.mark.parametrize(("megabytes", "fits"), [(96, True), (1280, False)])
+def test_png_whose_pixels_inflate_without_end_is_refused(megabytes: int, fits: bool) -> None:
+    deflater, zeros = zlib.compressobj(9), bytes(2**24)
+    begin, more = (deflater.compress(zeros) + deflater.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+    checksum = struct.pack(">HH", megabytes * 2**20 % 65_521, 1)  # Adler's of zeros
+    pixels = begin + more * (megabytes // 16 - 1) + deflater.flush()[:-4] + checksum
+    data = files.png(64, 64, 8, 2, b"")[:33] + files.png_chunk(b"IDAT", pixels)
+    data += files.png_chunk(b"IEND", b"")
+    refused = pytest.raises(BadImage, match="inflates to far more bytes")
+    with contextlib.nullcontext() if fits else refused:
+        assert decode_image(data, LIMITS).width == 64
+
+
 def test_animation_of_many_frames_is_told_from_too_many_chunks() -> None:
     control = files.png_chunk(b"acTL", (300).to_bytes(4, "big") + bytes(4))
     frames = [files.png_chunk(b"fdAT", bytes(4))] * 300
