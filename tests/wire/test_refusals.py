@@ -7,6 +7,7 @@ import pytest
 
 from fakes import encode, make_photo
 from image_files import animated_webp, png_bomb
+from posegate.api.options import MOST_TOLD
 from wire.running import Service, problem_of
 
 PHOTO = make_photo()
@@ -132,6 +133,14 @@ def test_unknown_option_is_refused_and_the_known_ones_are_named(still_serving: h
     detail = str(problem_of(response, 422, "bad-option")["detail"])
     assert "minscore" in detail
     assert "min_score, min_keypoint_score, max_people, boxes" in detail
+
+
+def test_of_many_unknown_options_the_first_are_named(still_serving: httpx.Client):
+    options = {f"nonsense-{number}": 1 for number in range(1000)}
+    response = still_serving.post("/v1/poses", params=options, content=JPEG)
+    detail = str(problem_of(response, 422, "bad-option")["detail"])
+    assert "'nonsense-0' is unknown" in detail
+    assert detail.count("nonsense") == MOST_TOLD
 
 
 @pytest.mark.parametrize("query", ["model=nope", "detector=nope", "model=made-detector"])

@@ -19,7 +19,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from posegate.api.head import with_head
-from posegate.api.options import PoseQuery
+from posegate.api.options import MOST_TOLD, PoseQuery
 from posegate.errors import PosegateError, Unauthenticated, status_of
 from posegate.validation import fault
 
@@ -137,7 +137,7 @@ async def _discard(receive: Receive) -> None:
 
 
 def _validation_detail(error: RequestValidationError) -> str:
-    return "; ".join(_one_validation(item) for item in error.errors())
+    return "; ".join(_one_validation(item) for item in error.errors()[:MOST_TOLD])
 
 
 def _one_validation(item: Mapping[str, Any]) -> str:
