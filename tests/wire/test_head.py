@@ -7,6 +7,10 @@ from fakes import POSE_NAME
 from wire.running import Service
 from wire.test_logged_ids import line_of
 
+HANDSHAKE = (
+    b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+)
 VARYING = {"date", "x-request-id"}
 
 
@@ -61,3 +65,16 @@ def test_the_absolute_form_of_a_target_names_its_path(service: Service):
             received += data
     assert received.startswith(b"HTTP/1.1 200 ")
     assert b'"alive"' in received
+
+
+@pytest.mark.parametrize(
+    ("target", "extra"),
+    [(b"http://[::1/livez", b""), (b"//[://x", HANDSHAKE)],
+    ids=["request", "handshake"],
+)
+def test_a_target_that_is_no_url_is_not_found(service: Service, target: bytes, extra: bytes):
+    with service.connect() as connection:
+        connection.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n" + extra + b"\r\n")
+        received = connection.recv(65536)
+    assert received.startswith(b"HTTP/1.1 404 ")
+    assert b"application/problem+json" in received

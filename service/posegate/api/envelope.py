@@ -38,8 +38,8 @@ class Envelope:
         self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if "://" in scope["path"]:  # the target's absolute form (RFC 9112, 3.2.2)
-            scope["path"] = urlsplit(scope["path"]).path or "/"
+        if "://" in scope["path"]:
+            scope["path"] = _path_of(scope["path"])
         connection = HTTPConnection(scope)
         tracing = self._tracing if scope["path"].startswith(TRACED) else UNTRACED
         with tracing.request(connection.headers) as about:
@@ -109,6 +109,14 @@ class Envelope:
             request_id=request.state.request_id,
         )
         _tell(about, method, route, status, request.state.request_id)
+
+
+def _path_of(target: str) -> str:
+    """The path of a target in absolute form (RFC 9112, 3.2.2); one that is no URL names nothing."""
+    try:
+        return urlsplit(target).path or "/"
+    except ValueError:
+        return target
 
 
 def _template(scope: Scope) -> str:
