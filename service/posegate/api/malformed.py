@@ -10,6 +10,7 @@ ENCODE = (
     "the first line must be `METHOD ADDRESS HTTP/1.1`, and whatever is special in the address must "
     "be percent-encoded (a space is %20)"
 )
+TINY_CHUNKS = "tiny chunks"
 REASONS = {
     "missing mandatory host": "a Host header is needed",
     "found multiple host": "more than one Host header was sent",
@@ -20,6 +21,7 @@ REASONS = {
     "illegal header": "every header must be a line `Name: value` without control characters",
     "receive buffer too long": "the head is too long; send fewer or shorter headers",
     "illegal chunk": "a chunk of the body must begin with its length in hexadecimal digits",
+    TINY_CHUNKS: "the body comes in thousands of chunks of a few bytes; send larger ones",
     "malformed chunk": "a chunk of the body must be as long as it says and end with CRLF",
 }
 """How h11's words begin, in lower case, and what a caller is told instead."""
