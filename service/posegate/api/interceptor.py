@@ -87,6 +87,8 @@ class Interceptor:
             code = status_of(error).grpc if isinstance(error, PosegateError) else "INTERNAL"
             if code == "INTERNAL":
                 log.exception("call failed", extra={"request_id": request_id})
+            # gRPC keeps this call, its abort and so this error in a cycle; its frames hold pictures
+            error.__traceback__ = error.__cause__ = error.__context__ = None
             await _abort(context, grpc.StatusCode[code], problem, request_id)
         finally:
             self._in_flight.dec()
