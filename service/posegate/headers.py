@@ -23,10 +23,10 @@ MAX_CHUNKS = 16_384
 MAX_PNG_PARTS = 256
 """Most chunks, those of the pixels counted as one. A photo has about 10, and libpng writes a line
 to stderr for each that it dislikes."""
-MAX_PNG_EXCESS = 2**30
+MAX_PNG_EXCESS = 2**32
 """Bytes that a PNG's pixels may inflate to beyond what they can need; libpng would inflate them
-all, which takes 2 s. Files too small for so many are not looked at; in others the look costs up to
-two thirds of the decoding."""
+all, which takes about 9 s. Files too small for so many, under 4 MB, are not looked at; in others
+the look costs up to two thirds of the decoding."""
 DEFLATE_MOST = 1032
 """Bytes that one byte can inflate to."""
 INFLATED_PIECE = 2**14

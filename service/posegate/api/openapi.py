@@ -49,7 +49,7 @@ _CARD = {
     "name": "posefpn-small-256x192",
     "task": "pose",
     "description": "Small pose network for CPUs.",
-    "default": True,
+    "default": False,
     "input": {
         "name": "input", "width": 192, "height": 256, "color": "rgb",
         "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375],

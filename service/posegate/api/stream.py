@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing, suppress
+from typing import Any
 
 from fastapi import APIRouter, Response
 from starlette.exceptions import HTTPException
@@ -69,7 +70,7 @@ async def _converse(socket: WebSocket, streams: Streams) -> None:
     code = NORMAL
     try:
         async with aclosing(conversation.incoming()) as incoming:
-            await streams.run(incoming, conversation.send)
+            await conversation.unless_left(streams.run(incoming, conversation.send))
         if streams.finishing:
             code = GOING_AWAY
     except PosegateError as error:
@@ -96,6 +97,7 @@ class _Conversation:
     def __init__(self, socket: WebSocket) -> None:
         self._socket = socket
         self._query = DEFAULT_STREAM
+        self._ended = asyncio.Event()
 
     async def incoming(self) -> AsyncGenerator[StreamOptions | bytes | PosegateError]:
         """Options, frames and errors, until the client asks for the end."""
@@ -112,12 +114,35 @@ class _Conversation:
                     f"{LATE_TEXT}; it may have at most {MAX_TEXT} characters, this has {len(text)}"
                 )
             elif _asks_for_end(text):
+                self._ended.set()
                 return
             elif begun:
                 yield BadOption(LATE_TEXT)
             else:
                 yield self._options(text)
             begun = True
+
+    async def unless_left(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do the work, or as much of it as is done when the client leaves after it asked for the
+        end: then WebSocketDisconnect is raised, as `incoming` raises it before.
+        """
+        working = asyncio.create_task(work)
+        leaving = asyncio.create_task(self._left())
+        try:
+            await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            working.cancel()
+            leaving.cancel()
+            outcomes = await asyncio.gather(working, leaving, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+
+    async def _left(self) -> None:
+        await self._ended.wait()
+        while (message := await self._socket.receive())["type"] != "websocket.disconnect":
+            pass
+        raise WebSocketDisconnect(message["code"])
 
     async def send(self, event: Event) -> None:
         await self._socket.send_text(event_json(event, self._query))
