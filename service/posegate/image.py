@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 
 from posegate.errors import BadImage, TooLarge
-from posegate.headers import ImageHeader, check_complete, parse_header, without_texts
+from posegate.headers import ImageHeader, parse_header
+from posegate.integrity import check_integrity, without_texts
 from posegate.types import U8, Image
 
 
@@ -55,7 +56,7 @@ def decode_image(data: bytes, limits: ImageLimits) -> Image:
     picture gives here what it gives in other pose estimators.
     """
     header = read_header(data, limits)
-    check_complete(data, header)
+    check_integrity(data, header)
     if header.format == "png":
         data = without_texts(data)
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION

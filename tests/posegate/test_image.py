@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import image_files as files
-from posegate import headers
+from posegate import integrity
 from posegate.errors import BadImage, PosegateError, TooLarge, UnknownImageFormat
-from posegate.headers import ImageHeader, check_complete
+from posegate.headers import ImageHeader
 from posegate.image import ImageLimits, decode_image, read_header
+from posegate.integrity import check_integrity
 
 LIMITS = ImageLimits()
 FORMATS = (".jpg", ".png", ".webp")
@@ -302,7 +303,7 @@ def test_compressed_texts_of_a_png_are_not_inflated(head: bytes) -> None:
 def test_png_whose_pixels_inflate_without_end_is_refused(
     megabytes: int, fits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(headers, "MAX_PNG_EXCESS", 2**27)
+    monkeypatch.setattr(integrity, "MAX_PNG_EXCESS", 2**27)
     deflater, zeros = zlib.compressobj(9), bytes(2**24)
     begin, more = (deflater.compress(zeros) + deflater.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
     checksum = struct.pack(">HH", megabytes * 2**20 % 65_521, 1)  # Adler's of zeros
@@ -415,4 +416,4 @@ def test_jpeg_of_many_pixels_may_have_few_scans(scans: int, fits: bool) -> None:
     data = data[:-2] + scan * (scans - data.count(b"\xff\xda")) + data[-2:]
     refused = pytest.raises(BadImage, match="more than 20 scans, the most for 7000 x 7000 pixels")
     with contextlib.nullcontext() if fits else refused:
-        check_complete(data, read_header(data, LIMITS))
+        check_integrity(data, read_header(data, LIMITS))
