@@ -13,22 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from posegate.errors import BadOption
+from posegate.label_fields import (
+    as_found,
+    check_integer,
+    check_kind,
+    check_number,
+    check_numbers,
+    check_object,
+)
 from posegate.skeleton import COCO_KEYPOINTS
 
 PERSON = 1
 """COCO's category of people."""
 LABELS_NAME = "person_keypoints.json"
 _PUBLISHED = re.compile(r"(?:person_keypoints|instances)_(\w+)")
-_LIMIT = 1e6
-"""No coordinate lies beyond; NaN and infinity neither pass."""
-_MOST = 1e12
-"""No area lies beyond, and no score."""
-_KINDS: dict[type, str] = {
-    int: "an integer",
-    str: "a text",
-    list: "a list",
-    dict: "an object",
-}
 
 
 class OtherKeypoints(BadOption):
@@ -122,19 +120,19 @@ def read_labels(
     document = _document(path)
     where = f"{path} is not COCO keypoint annotations"
     images: dict[int, dict[str, Any]] = {}
-    for index, image in enumerate(_typed(document, "images", list, where)):
+    for index, image in enumerate(check_kind(document, "images", list, where)):
         place = f"{path}: images[{index}]"
         number = check_integer(check_object(image, place), "id", place)
         if number in images:
             raise BadOption(f"{place}: id {number} stands twice")
-        _typed(image, "file_name", str, place)
+        check_kind(image, "file_name", str, place)
         images[number] = image
     if keypoints == COCO_KEYPOINTS:
         wanted = _people_categories(document, path)
     else:
         wanted = _categories_of(keypoints, document, path)
     annotations: list[dict[str, Any]] = []
-    for index, annotation in enumerate(_typed(document, "annotations", list, where)):
+    for index, annotation in enumerate(check_kind(document, "annotations", list, where)):
         where = _where(annotation, f"{path}: annotations[{index}]", path, images)
         if annotation.get("category_id", wanted[0]) not in wanted:
             continue
@@ -144,47 +142,6 @@ def read_labels(
             annotation["num_keypoints"] = sum(v > 0 for v in visibilities)
         annotations.append(annotation)
     return CocoLabels(path, images, annotations, keypoints)
-
-
-def check_integer(row: Mapping[str, Any], field: str, where: str) -> int:
-    """The field, which must be an integer."""
-    value: int = _typed(row, field, int, where)
-    return value
-
-
-def check_number(row: Mapping[str, Any], field: str, where: str, *, optional: bool = False) -> None:
-    """BadOption unless the field is a number of 0 or more, and no absurd one."""
-    if optional and field not in row:
-        return
-    value: Any = row.get(field)
-    if type(value) not in (int, float) or not 0 <= value < _MOST:
-        raise BadOption(f"{where}: {_found(row, field)}; it must be a number from 0 to {_MOST:g}")
-
-
-def check_numbers(
-    row: Mapping[str, Any], field: str, count: int, where: str, *, optional: bool = False
-) -> None:
-    """BadOption unless the field is a list of that many finite numbers."""
-    if optional and field not in row:
-        return
-    values = _typed(row, field, list, where)
-    if len(values) != count or not all(type(v) in (int, float) for v in values):
-        raise BadOption(f"{where}: {_found(row, field)}; it must be {count} numbers")
-    if not all(-_LIMIT < v < _LIMIT for v in values):
-        raise BadOption(f"{where}: {field} holds NaN, infinity or a number beyond a million")
-
-
-def check_sides(row: Mapping[str, Any], where: str) -> None:
-    """BadOption unless the `bbox`, four numbers, has a width and a height."""
-    if not min(row["bbox"][2:]) > 0:
-        raise BadOption(f"{where}: bbox {row['bbox']} must have positive width and height")
-
-
-def check_object(value: Any, where: str) -> dict[str, Any]:
-    """The value, which must be an object."""
-    if not isinstance(value, dict):
-        raise BadOption(f"{where} is {reprlib.repr(value)}; it must be an object")
-    return value
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -218,12 +175,14 @@ def _people_categories(document: dict[str, Any], path: Path) -> list[int]:
     for place, category in _categories(document, path):
         if "name" not in category:
             continue
-        names.append(_typed(category, "name", str, place))
-        keypoints = _typed(category, "keypoints", list, place) if "keypoints" in category else []
+        names.append(check_kind(category, "name", str, place))
+        keypoints = (
+            check_kind(category, "keypoints", list, place) if "keypoints" in category else []
+        )
         if names[-1].lower() == "person":
             if keypoints and not _are_coco_s(keypoints):
                 raise BadOption(
-                    f"{place}: {_found(category, 'keypoints')}; people's must be COCO's 17, "
+                    f"{place}: {as_found(category, 'keypoints')}; people's must be COCO's 17, "
                     f"{COCO_KEYPOINTS[0]} to {COCO_KEYPOINTS[-1]}, in their order"
                 )
             people.insert(0, check_integer(category, "id", place))
@@ -239,7 +198,9 @@ def _people_categories(document: dict[str, Any], path: Path) -> list[int]:
 
 def _categories(document: dict[str, Any], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each category of the file, if it tells any, with what it is called in a complaint."""
-    categories = _typed(document, "categories", list, f"{path}") if "categories" in document else []
+    categories = (
+        check_kind(document, "categories", list, f"{path}") if "categories" in document else []
+    )
     for index, category in enumerate(categories):
         place = f"{path}: categories[{index}]"
         yield place, check_object(category, place)
@@ -251,11 +212,11 @@ def _named_keypoints(document: dict[str, Any], path: Path) -> dict[int, tuple[st
     for place, category in _categories(document, path):
         if not category.get("keypoints"):
             continue
-        names = tuple(_typed(category, "keypoints", list, place))
+        names = tuple(check_kind(category, "keypoints", list, place))
         if not all(isinstance(name, str) and name for name in names):
-            raise BadOption(f"{place}: {_found(category, 'keypoints')}; it must be texts")
+            raise BadOption(f"{place}: {as_found(category, 'keypoints')}; it must be texts")
         if len(set(names)) != len(names):
-            raise BadOption(f"{place}: {_found(category, 'keypoints')}; a name stands twice")
+            raise BadOption(f"{place}: {as_found(category, 'keypoints')}; a name stands twice")
         named[check_integer(category, "id", place)] = names
     return named
 
@@ -305,16 +266,5 @@ def _check_person(
         check_number(annotation, field, where)
     seen = annotation.get("num_keypoints", 0)
     if type(seen) is not int:
-        raise BadOption(f"{where}: {_found(annotation, 'num_keypoints')}; it must be an integer")
+        raise BadOption(f"{where}: {as_found(annotation, 'num_keypoints')}; it must be an integer")
     check_numbers(annotation, "keypoints", 3 * joints, where, optional=not seen)
-
-
-def _typed(row: Mapping[str, Any], field: str, kind: type, where: str) -> Any:
-    value = row.get(field)
-    if type(value) is not kind:  # True is no integer here
-        raise BadOption(f"{where}: {_found(row, field)}; it must be {_KINDS[kind]}")
-    return value
-
-
-def _found(row: Mapping[str, Any], field: str) -> str:
-    return f"{field} is {reprlib.repr(row[field]) if field in row else 'missing'}"

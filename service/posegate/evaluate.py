@@ -16,7 +16,6 @@ from posegate.catalog import Model
 from posegate.coco_labels import (
     PERSON,
     OtherKeypoints,
-    check_sides,
     label_file,
     other_size,
     read_labels,
@@ -24,6 +23,7 @@ from posegate.coco_labels import (
 )
 from posegate.errors import BadImage, BadOption, TooLarge
 from posegate.headers import parse_header
+from posegate.label_fields import check_sides
 from posegate.options import EstimateOptions
 from posegate.ordered import in_order
 from posegate.pipeline import Pipeline

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from posegate.coco_labels import (
-    PERSON,
+from posegate.coco_labels import PERSON
+from posegate.errors import BadImage, BadOption
+from posegate.evaluate import Data, Photo, load_data
+from posegate.label_fields import (
     check_integer,
     check_number,
     check_numbers,
     check_object,
     check_sides,
 )
-from posegate.errors import BadImage, BadOption
-from posegate.evaluate import Data, Photo, load_data
 from posegate.skeleton import COCO_KEYPOINTS
 from posegate.types import F32
 from posenets.training.mpii import read_mpii_json, read_mpii_mat

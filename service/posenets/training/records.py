@@ -18,17 +18,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from posegate.coco_labels import (
-    CocoLabels,
-    check_integer,
-    check_number,
-    check_numbers,
-    label_file,
-    other_size,
-    read_labels,
-    told_size,
-)
+from posegate.coco_labels import CocoLabels, label_file, other_size, read_labels, told_size
 from posegate.errors import BadOption
+from posegate.label_fields import check_integer, check_number, check_numbers
 from posegate.skeleton import COCO_KEYPOINTS
 from posegate.types import F32, U8
 
