@@ -22,7 +22,8 @@ from posenets.networks import NETWORKS
 from posenets.training.cache import build_cache
 from posenets.training.checkpoint import load_checkpoint
 from posenets.training.recipe import find_recipe, read_recipe
-from posenets.training.start import joints_of, pose_trainer, with_network
+from posenets.training.start import pose_trainer, with_network
+from posenets.training.start_weights import joints_of
 from wire.running import running_service
 
 SHRUNK = {

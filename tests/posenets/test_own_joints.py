@@ -26,7 +26,8 @@ from posenets.training.mpii import MPII_KEYPOINTS
 from posenets.training.people import joints_asked_for, read_people
 from posenets.training.recipe import read_recipe
 from posenets.training.records import BadData
-from posenets.training.start import _joints_lent, joints_in, pose_trainer
+from posenets.training.start import pose_trainer
+from posenets.training.start_weights import _joints_lent, joints_in
 
 CPU = torch.device("cpu")
 NAMES = ("wing_tip", "left_claw", "right_claw", "tail")

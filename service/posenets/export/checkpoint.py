@@ -30,7 +30,8 @@ from posenets.training.checkpoint import (
 )
 from posenets.training.pose_task import sigma_for
 from posenets.training.recipe import BadRecipe, DetectionRecipe, PoseRecipe, Recipe
-from posenets.training.start import joints_in, make_network
+from posenets.training.start import make_network
+from posenets.training.start_weights import joints_in
 
 START_FILE = "training.pt"
 """Beside the card: weights for `posenets train --start` to go on from."""

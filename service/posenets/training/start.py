@@ -1,36 +1,24 @@
 """From a recipe and the command line's paths to a trainer that is ready to run."""
 
 import math
-import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import nn
 
 from posegate.skeleton import COCO_KEYPOINTS
-from posenets.networks import JOINT_WEIGHTS, NETWORKS, build_network, find_network
+from posenets.networks import NETWORKS, build_network
 from posenets.networks.blocks import weaken_residuals
-from posenets.networks.mobilenetv3_small import MobileNetV3Small, load_folded_weights
 from posenets.networks.nam import nam_scales
 from posenets.networks.person_detector import PersonDetector
 from posenets.networks.posefpn import PoseFPN
-from posenets.networks.published_hrnet import is_published
 from posenets.training.augment import HEATMAP_STRIDE
 from posenets.training.box_teacher import add_teacher_boxes
 from posenets.training.cache import open_cache
-from posenets.training.checkpoint import (
-    BadCheckpoint,
-    fit_weights,
-    load_weights,
-    recipe_in,
-    refuse_other_normalisation,
-    weights_in,
-)
 from posenets.training.detection_data import DetectionData, Photo, read_photos
 from posenets.training.detection_task import DetectionTask
 from posenets.training.loop import Trainer
@@ -43,14 +31,13 @@ from posenets.training.recipe import (
     BadRecipe,
     DetectionRecipe,
     PoseRecipe,
-    Recipe,
     first_fault,
 )
 from posenets.training.records import BadData
+from posenets.training.start_weights import joints_of, start_from
 
 DETECTOR = "person-detector"
 _CALIBRATION_PICTURES = 32
-_BY_NUMBER = {len(names): names for names in KNOWN_JOINTS.values()}
 
 
 def make_network(
@@ -78,26 +65,6 @@ def with_network(recipe: PoseRecipe | DetectionRecipe, name: str) -> PoseRecipe 
         return RECIPE.validate_python(told)
     except ValidationError as error:
         raise BadRecipe(first_fault(error)) from error
-
-
-def joints_of(name: str) -> tuple[str, ...]:
-    """The joints that a network of the table is made for, by their number; raises BadRecipe."""
-    try:
-        joints = find_network(name).joints
-    except ValueError as error:
-        raise BadRecipe(f"network: {error}") from error
-    return _BY_NUMBER[joints]
-
-
-def joints_in(state: dict[str, Any], path: Path) -> tuple[str, ...]:
-    """The joints that a checkpoint of `train` draws; raises BadCheckpoint or BadRecipe."""
-    names = state.get("joints")
-    if names is None:
-        return joints_of(recipe_in(state, path).network)
-    named = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
-    if not named or not names or len(set(names)) != len(names):
-        raise BadCheckpoint(f"{path}: field 'joints': no list of names")
-    return tuple(names)
 
 
 def pose_trainer(
@@ -149,7 +116,7 @@ def pose_trainer(
         _need_some([recipe.source_weights.get(source, 1.0) for source in sources])
         recipe = recipe.for_data(sum(len(cache) for cache in opened))
         task = PoseTask(opened, recipe, device)
-    _start_from(network, start, lambda: task.draw(0)[0].images, recipe, joints=names)
+    start_from(network, start, lambda: task.draw(0)[0].images, recipe, joints=names)
     return Trainer(
         network,
         recipe,
@@ -270,56 +237,5 @@ def detection_trainer(
     data = DetectionData(photos, mosaic=recipe.mosaic, seed=recipe.seed)
     task = DetectionTask(data, recipe, device)
     size = recipe.phases[-1].width
-    _start_from(network, start, lambda: data.batch(_CALIBRATION_PICTURES, size).images, recipe)
+    start_from(network, start, lambda: data.batch(_CALIBRATION_PICTURES, size).images, recipe)
     return Trainer(network, recipe, task, device=device, checkpoint=checkpoint, amp=amp)
-
-
-def _start_from(
-    network: nn.Module,
-    start: Path | None,
-    pictures: Callable[[], Tensor],
-    recipe: Recipe,
-    *,
-    joints: tuple[str, ...] | None = None,
-) -> None:
-    """Load a checkpoint, or the backbone's weights calibrated on `pictures` (0..255 RGB).
-
-    What draws `joints` stays the network's where the checkpoint draws others.
-    """
-    if start is None:
-        return
-    if start.suffix != ".npz":
-        drawn = {
-            name: value.clone()
-            for name, value in network.state_dict().items()
-            if name in JOINT_WEIGHTS
-        }
-        state = load_weights(network, start, renewed=JOINT_WEIGHTS)
-        if joints is not None and _joints_lent(state, start, len(joints)) not in (None, joints):
-            network.load_state_dict(drawn, strict=False)
-        if "recipe" in state:
-            refuse_other_normalisation(state, recipe, start)
-        return
-    backbone = getattr(network, "backbone", None)
-    if not isinstance(backbone, MobileNetV3Small):
-        raise BadCheckpoint(f"{start}: {recipe.network} has no backbone that an .npz starts")
-    mean, std = torch.tensor(recipe.mean), torch.tensor(recipe.std)
-    sample = (pictures().cpu() - mean[:, None, None]) / std[:, None, None]
-    whole = MobileNetV3Small()
-    try:
-        load_folded_weights(whole, start, sample, mean=mean, std=std)
-    except OSError as error:
-        raise BadCheckpoint(f"{start}: cannot be read ({error.strerror or error})") from error
-    except KeyError as error:
-        raise BadCheckpoint(f"{start}: array {error.args[0]!r} is missing") from error
-    except (ValueError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
-        raise BadCheckpoint(f"{start}: not an .npz of a backbone's weights") from error
-    wanted = backbone.state_dict().keys()
-    fit_weights(backbone, {k: v for k, v in whole.state_dict().items() if k in wanted}, start)
-
-
-def _joints_lent(state: dict[str, Any], path: Path, number: int) -> tuple[str, ...] | None:
-    """The joints, so many, of a checkpoint to start from; None where nothing tells them."""
-    if "joints" in state or "recipe" in state:
-        return joints_in(state, path)
-    return _BY_NUMBER.get(number) if is_published(weights_in(state, path)) else None
