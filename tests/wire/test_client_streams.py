@@ -97,6 +97,34 @@ async def test_a_client_that_another_task_closes_ends_its_streams(url: str):
         await asyncio.wait_for(watching, 20)
 
 
+async def test_a_stream_that_is_cancelled_twice_keeps_no_connection(url: str, service: Service):
+    """The second time while the first waits for a camera that gives no more frames."""
+    begun, more = asyncio.Event(), Event()
+
+    def frames() -> Iterator[bytes]:
+        yield SMALL
+        more.wait(60)
+
+    async def watch(client: AsyncClient) -> None:
+        async with aclosing(client.stream(frames(), mode="every")) as events:
+            async for _ in events:
+                begun.set()
+
+    async with AsyncClient(url, timeout_s=60) as client:
+        watching = asyncio.create_task(watch(client))
+        await begun.wait()
+        gc.disable()  # which would find the connection
+        try:
+            for _ in range(2):
+                watching.cancel()
+                await asyncio.sleep(0.05)
+            await asyncio.gather(watching, return_exceptions=True)
+            await asyncio.to_thread(service.wait_until_idle)
+        finally:
+            gc.enable()
+            more.set()
+
+
 def test_a_service_that_says_nothing_before_it_takes_the_stream_is_not_waited_for(
     service: Service, url: str
 ):

@@ -94,10 +94,12 @@ class HttpTransport:
             raise unreachable(self._url, "the stream was cut off before its summary") from error
         finally:
             sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
             if not complete:  # frames on their way would hold up the closing handshake
                 socket.transport.abort()
-            await socket.close()
+            try:
+                await asyncio.gather(sending, return_exceptions=True)
+            finally:  # also where this is cancelled once more
+                await socket.close()
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -105,8 +105,10 @@ class GrpcTransport:
             raise
         finally:
             sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
-            call.cancel()
+            try:
+                await asyncio.gather(sending, return_exceptions=True)
+            finally:  # also where this is cancelled once more
+                call.cancel()
 
     async def _ask_why(self, first: pb.StreamRequest) -> None:
         """Raise what a stream of these options is refused with, if it is.
