@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, MutableSequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 AWAY, COLD, WARM = range(3)
 """A worker that does not listen; one that does but is not ready; one that is."""
 STOP_MARGIN_S = 10.0
+RETRY_S = 5.0
+"""How long a place stays empty where the one who should take it failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +64,9 @@ def supervise(settings: Settings, work: Work) -> int:
     """Run `work` in `settings.workers` processes until SIGTERM or SIGINT; returns the exit status.
 
     Ctrl-C, which a terminal sends to all of them, is heard here alone: workers are asked to stop.
-    A worker that dies is replaced; one that dies before it was ever ready stops the service, as
-    the next would die as well. `threads` are divided among the workers, the other limits hold for
-    each of them.
+    A worker that dies is replaced. One that dies before it was ever ready stops the service, as
+    the next would die as well; but not while others serve whose dead fellow it should replace: then
+    another is tried. `threads` are divided among the workers, the other limits hold for each.
     """
     with ExitStack() as stack:
         ports = {}
@@ -99,7 +101,7 @@ class _Crew:
         self._context = multiprocessing.get_context("spawn")
         self._states = self._context.RawArray("b", [COLD] * settings.workers)
         self._processes: dict[int, SpawnProcess] = {}
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._status = 0
         resource_tracker.ensure_running()  # a start that has to do it unblocks SIGINT
 
@@ -113,20 +115,30 @@ class _Crew:
     async def _mind(self, number: int) -> None:
         """Keep one place taken until the service stops."""
         late = False
-        while not self._stopping:
-            process = self._start(number, late=late)
-            await _ended(process)
-            was_warm = self._states[number] == WARM
-            self._states[number] = AWAY
-            forget_process(process.pid or 0, self._metrics)
-            about = {"worker": number, "pid": process.pid, "status": process.exitcode}
-            if self._stopping:
-                if process.exitcode not in (0, -signal.SIGTERM):
+        while not self._stopping.is_set():
+            was_warm = False
+            about: dict[str, object] = {"worker": number}
+            try:
+                process = self._start(number, late=late)
+            except OSError as error:  # memory, processes or file handles have run out
+                about["reason"] = error.strerror
+            else:
+                await _ended(process)
+                was_warm = self._states[number] == WARM
+                self._states[number] = AWAY
+                forget_process(process.pid or 0, self._metrics)
+                about |= {"pid": process.pid, "status": process.exitcode}
+            if self._stopping.is_set():
+                if about.get("status") not in (0, -signal.SIGTERM):
                     log.error("a worker did not stop as it should", extra=about)
                     self._status = 1
             elif was_warm:
                 log.error("a worker died; another takes its place", extra=about)
                 late = True
+            elif late and WARM in self._states:
+                log.error("a dead worker's place could not be taken; trying again", extra=about)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), RETRY_S)
             else:
                 log.error("a worker died before it was ready; stopping", extra=about)
                 self._status = 1
@@ -142,9 +154,9 @@ class _Crew:
 
     def _stop(self) -> None:
         """Ask every worker to finish; those that do not in time are killed."""
-        if self._stopping:
+        if self._stopping.is_set():
             return
-        self._stopping = True
+        self._stopping.set()
         for process in self._processes.values():
             process.terminate()
         limit_s = 2 * self._settings.request_timeout_s + STOP_MARGIN_S

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -146,6 +147,30 @@ def test_a_dead_worker_is_replaced_and_its_counts_stay(repository: Path, tmp_pat
         wait_until(lambda: not any(lives(pid) for pid in second))
         with pytest.raises(ConnectionRefusedError):
             service.connect()
+
+
+@pytest.mark.parametrize("failing", ["dies at once", "cannot be started"])
+def test_a_replacement_that_fails_is_tried_again_while_others_serve(
+    repository: Path, tmp_path: Path, failing: str
+):
+    """As where memory or file handles have run out for a while."""
+    with running_service(repository, tmp_path / "log", workers=WORKERS) as service:
+        wait_until_all_ready(service)
+        first, supervisor = workers(service.process), service.process.pid
+        limits = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)
+        if failing == "cannot be started":
+            resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (service.handles(), limits[1]))
+        os.kill(first[0], signal.SIGKILL)
+        if failing == "dies at once":
+            wait_until(lambda: set(workers(service.process)) - set(first))
+            os.kill((set(workers(service.process)) - set(first)).pop(), signal.SIGKILL)
+        wait_until(lambda: "place could not be taken; trying again" in service.log.read_text())
+        assert httpx.get(f"{service.url}/readyz", trust_env=False).status_code == 200
+        resource.prlimit(supervisor, resource.RLIMIT_NOFILE, limits)
+        wait_until(lambda: service.log.read_text().count("server ready") == WORKERS + 1)
+        assert len(workers(service.process)) == WORKERS
+        assert service.stop() == 0
+        assert "Traceback" not in service.log.read_text()
 
 
 def test_a_stop_while_a_dead_worker_is_replaced_is_a_stop_like_any_other(
