@@ -126,7 +126,7 @@ class _Crew:
                 await _ended(process)
                 was_warm = self._states[number] == WARM
                 self._states[number] = AWAY
-                forget_process(process.pid or 0, self._metrics)
+                forget_process(process.pid or 0, self._metrics, served=was_warm)
                 about |= {"pid": process.pid, "status": process.exitcode}
             if self._stopping.is_set():
                 if about.get("status") not in (0, -signal.SIGTERM):

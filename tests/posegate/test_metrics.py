@@ -12,7 +12,15 @@ from posegate import errors
 from posegate.api import messages
 from posegate.api.problems import INTERNAL, problem_of
 from posegate.errors import PosegateError, status_of
-from posegate.metrics import DROP_REASONS, REFUSALS, SHARED_FOLDER, Metrics, forget_process
+from posegate.metrics import (
+    DROP_REASONS,
+    REFUSALS,
+    ROOM_BYTES,
+    SHARED_FILES,
+    SHARED_FOLDER,
+    Metrics,
+    forget_process,
+)
 from posegate.stages import StageClock
 
 CONTRACT = {
@@ -95,6 +103,14 @@ def test_a_watched_gauge_follows_its_function() -> None:
     assert metrics.registry.get_sample_value("posegate_backend_up", labels) == 0
 
 
+def sharing(folder: Path, program: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run a program that shares its metrics in the folder, which is its first argument."""
+    paths = os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, SHARED_FOLDER: str(folder), "PYTHONPATH": paths}
+    command = [sys.executable, "-c", program, str(folder), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+
+
 def test_processes_that_share_metrics_add_up(tmp_path: Path) -> None:
     program = """
 import sys
@@ -109,16 +125,71 @@ assert 'backend_up{backend="triton"} 0.0' not in metrics.exposition().decode()  
 metrics.refresh()
 sys.stdout.write(metrics.exposition().decode())
 """
-    paths = os.pathsep.join(filter(None, sys.path))
-    environment = {**os.environ, SHARED_FOLDER: str(tmp_path), "PYTHONPATH": paths}
     for up in ("1", "0"):
-        command = [sys.executable, "-c", program, str(tmp_path), up]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        done = sharing(tmp_path, program, up)
     lines = done.stdout.splitlines()
     assert "posegate_people_per_image_count 2.0" in lines
     assert 'posegate_frames_dropped_total{reason="busy"} 4.0' in lines
     assert 'posegate_backend_up{backend="triton"} 0.0' in lines  # one of them sees it down
     for file in tmp_path.glob("gauge_livesum_*.db"):
-        forget_process(int(file.stem.rpartition("_")[2]), tmp_path)
+        forget_process(int(file.stem.rpartition("_")[2]), tmp_path, served=True)
     assert not list(tmp_path.glob("gauge_live*.db"))
     assert list(tmp_path.glob("counter_*.db"))
+
+
+def test_processes_that_are_gone_take_no_more_room_than_what_they_counted(tmp_path: Path) -> None:
+    program = """
+import os, sys
+from pathlib import Path
+from posegate.metrics import Metrics, forget_process
+metrics = Metrics(shared=Path(sys.argv[1]))
+metrics.people_per_image.observe(3)
+if sys.argv[2] == "forget":
+    for file in Path(sys.argv[1]).glob("histogram_*.db"):
+        pid = int(file.stem.rpartition("_")[2])
+        forget_process(pid, Path(sys.argv[1]), served=pid != os.getpid())
+    sys.stdout.write(metrics.exposition().decode())
+"""
+    sharing(tmp_path, program, "")
+    told = sharing(tmp_path, program, "forget").stdout
+    assert "posegate_people_per_image_count 1.0" in told.splitlines()
+    kinds = [file.name.rpartition("_")[0] for file in tmp_path.iterdir()]
+    assert sorted(kinds) == ["counter", "histogram"]
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < ROOM_BYTES / 4
+
+
+def test_the_disk_holds_shared_metrics_whole_before_they_are_written(tmp_path: Path) -> None:
+    """A page that it had no room for would end the process amid a write."""
+    program = """
+import sys
+from pathlib import Path
+from posegate.metrics import Metrics
+metrics = Metrics(shared=Path(sys.argv[1]))
+for gauge in (metrics.in_flight, metrics.backend_up):
+    gauge.labels("http").set(1)
+metrics.model_info.labels(*"mbpqs").set(1)
+for model in ("detector", "small", "large"):
+    metrics.observe_stages(model, dict.fromkeys(("decode", "detect", "infer"), 1.0))
+"""
+    sharing(tmp_path, program)
+    files = {file.name.rpartition("_")[0]: file.stat() for file in tmp_path.iterdir()}
+    assert set(files) == set(SHARED_FILES)
+    for held in files.values():
+        assert held.st_blocks * 512 >= held.st_size == ROOM_BYTES
+
+
+def test_a_disk_without_room_for_shared_metrics_is_told(tmp_path: Path) -> None:
+    program = """
+import resource, sys
+from pathlib import Path
+from posegate.errors import BadOption
+from posegate.metrics import Metrics
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    Metrics(shared=Path(sys.argv[1]))
+except BadOption as error:
+    sys.stdout.write(error.detail)
+"""
+    told = sharing(tmp_path, program).stdout
+    assert told.startswith(f"workers share their metrics in {tmp_path}: File too large")
+    assert not list(tmp_path.iterdir())  # half a file would fail whoever reads them all
