@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Literal
 
 import typer
@@ -78,8 +79,14 @@ def reported() -> Iterator[None]:
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
     """SIGTERM ends what runs as Ctrl-C does: files and services of its own are closed."""
-    former = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    former = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, former)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by the shell of a script, behind an &
+        signal.default_int_handler(number, frame)
+    signal.raise_signal(signal.SIGINT)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +160,21 @@ def test_an_interrupt_ends_a_stream_that_waits(video: Path, tmp_path: Path, draw
     assert (process.returncode, told.strip()) == (130, "")
 
 
+def unheard() -> None:
+    """What a shell does for what its script starts with an &."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def test_sigterm_ends_a_stream_in_the_background_of_a_script(video: Path):
+    silent = Silent()
+    with answering(silent) as url:
+        process = command("stream", video, "--url", url, preexec_fn=unheard)
+        assert silent.took.wait(60)
+        process.terminate()
+        _, told = process.communicate(timeout=60)
+    assert (process.returncode, told.strip()) == (130, "")
+
+
 def test_a_drawn_video_that_is_ended_can_be_read(url: str, tmp_path: Path):
     long, drawn = tmp_path / "long.avi", tmp_path / "drawn.mp4"
     writer = cv2.VideoWriter(str(long), cv2.VideoWriter.fourcc(*"MJPG"), 10, SIZE_WH)
@@ -225,10 +240,15 @@ def test_a_video_that_is_cut_off_is_told_behind_its_events(url: str, tmp_path: P
     assert f"cut.avi ended after {len(events)} of {4 * FRAMES} frames" in result.stderr
 
 
-def test_what_is_done_is_told_when_the_run_is_ended(service: Service, tmp_path: Path):
+@pytest.mark.parametrize("background", [None, unheard])
+def test_what_is_done_is_told_when_the_run_is_ended(
+    service: Service, tmp_path: Path, background: Callable[[], None] | None
+):
     for number in range(400):
         (tmp_path / f"{number}.png").write_bytes(encode(make_photo(seed=number)))
-    process = command("predict", tmp_path, "--url", service.url, stdout=subprocess.PIPE)
+    process = command(
+        *("predict", tmp_path, "--url", service.url), stdout=subprocess.PIPE, preexec_fn=background
+    )
     assert process.stdout is not None
     first = process.stdout.readline()
     process.terminate()
