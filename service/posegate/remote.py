@@ -1,6 +1,8 @@
 """A service somewhere else in the place of the pipeline, for commands that take --url."""
 
 import asyncio
+import math
+import time
 from itertools import chain, repeat
 from typing import Any
 
@@ -8,6 +10,7 @@ import numpy as np
 
 from posegate.client import AsyncClient
 from posegate.client.transport import Document
+from posegate.errors import BackendDown
 from posegate.image import ImageLimits, decode_image
 from posegate.options import EstimateOptions
 from posegate.pipeline import Draw, Estimate, ImageSize
@@ -17,6 +20,8 @@ from posegate.types import Boxes, Keypoints, Poses
 
 HERE = ImageLimits(max_bytes=2**31, max_pixels=2**31)
 """The service judges pictures; what it took is decoded here whatever its size."""
+RESTART_S = 60.0
+"""How long a service that has answered before is waited for; where it never has, it is not."""
 
 
 class RemotePipeline:
@@ -24,6 +29,7 @@ class RemotePipeline:
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
+        self._answered = -math.inf
 
     async def estimate(
         self,
@@ -34,7 +40,7 @@ class RemotePipeline:
         draw: Draw | None = None,
     ) -> Estimate:
         """Every person's keypoints; the stage times are those of the service."""
-        document = await self._client.estimate(data, **as_query(options))
+        document = await self._ask(data, as_query(options))
         poses, drawn = poses_of(document), None
         if draw is not None:
             drawn = await asyncio.to_thread(lambda: draw(decode_image(data, HERE), poses))
@@ -51,6 +57,20 @@ class RemotePipeline:
             clock,
             drawn=drawn,
         )
+
+    async def _ask(self, data: bytes, query: Document) -> Document:
+        """The service's answer, by the next one in its place where it is restarted meanwhile."""
+        while True:
+            try:
+                document = await self._client.estimate(data, **query)
+            except BackendDown as error:
+                waited_s = time.monotonic() - self._answered
+                if error.retry_after_s is None or waited_s > RESTART_S:
+                    raise
+                await asyncio.sleep(error.retry_after_s)
+            else:
+                self._answered = time.monotonic()
+                return document
 
 
 def as_query(options: EstimateOptions) -> Document:

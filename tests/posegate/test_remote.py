@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-from posegate.remote import poses_of
+from posegate import remote
+from posegate.errors import BackendDown
+from posegate.options import EstimateOptions
+from posegate.remote import RemotePipeline, poses_of
 from posegate.skeleton import COCO_KEYPOINTS
 
 
@@ -36,3 +39,43 @@ def test_nobody_has_joints_of_coco():
     poses = poses_of(document())
     assert poses.names == COCO_KEYPOINTS
     assert poses.keypoints.xy.shape == (0, 17, 2)
+
+
+class Restarting:
+    """A client whose service is there for some calls and away for others."""
+
+    def __init__(self, *there: bool, retry_after_s: float | None = 0.01) -> None:
+        self._there = list(there)
+        self._retry_after_s = retry_after_s
+
+    async def estimate(self, image: bytes, **options: object) -> dict[str, object]:
+        if not self._there.pop(0):
+            raise BackendDown("nobody is there", retry_after_s=self._retry_after_s)
+        about = {"model": "m", "detector": None, "image": {"width": 4, "height": 3}}
+        return {**document(), **about, "stages_ms": {}}
+
+
+async def test_a_service_that_has_answered_is_waited_for_while_it_restarts():
+    pipeline = RemotePipeline(Restarting(True, False, False, True))
+    for _ in range(2):
+        assert (await pipeline.estimate(b"", EstimateOptions())).model == "m"
+
+
+async def test_a_service_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(remote, "RESTART_S", 0.05)
+    pipeline = RemotePipeline(Restarting(True, *[False] * 99))
+    await pipeline.estimate(b"", EstimateOptions())
+    with pytest.raises(BackendDown):
+        await pipeline.estimate(b"", EstimateOptions())
+
+
+async def test_a_service_that_never_answered_is_not_waited_for():
+    with pytest.raises(BackendDown):
+        await RemotePipeline(Restarting(False, True)).estimate(b"", EstimateOptions())
+
+
+async def test_a_failure_that_waiting_does_not_mend_is_told_at_once():
+    pipeline = RemotePipeline(Restarting(True, False, True, retry_after_s=None))
+    await pipeline.estimate(b"", EstimateOptions())
+    with pytest.raises(BackendDown):
+        await pipeline.estimate(b"", EstimateOptions())
