@@ -1,14 +1,14 @@
 """Every metric of the service, in one registry that is passed in, never global."""
 
 import os
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import MultiProcessCollector
 
-from posegate.errors import SLUGS, BadOption
+from posegate.errors import SLUGS
+from posegate.metric_files import SHARED_FOLDER, take_room
 
 SECONDS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -29,13 +29,6 @@ REFUSALS = (
 """Slugs of the problems a request can end in: the contract's, those of HTTP itself, and the one for
 faults that nobody foresaw."""
 
-SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""Environment variable that names the folder in whose files a process keeps its metrics."""
-SHARED_FILES = ("counter", "histogram", "gauge_livemax", "gauge_livemin", "gauge_livesum")
-"""Kinds of them, as the library names them."""
-ROOM_BYTES = 2**18
-"""Of one file; 40 kB hold what is told of a network."""
-
 
 class Metrics:
     """The contract's metrics; label values are closed sets.
@@ -52,7 +45,7 @@ class Metrics:
         assert shared is None or os.environ.get(SHARED_FOLDER) == str(shared)
         self._shared = shared
         if shared is not None:
-            _take_room(shared)
+            take_room(shared)
         self._watched: list[tuple[Gauge, tuple[str, ...], Callable[[], float]]] = []
         self.registry = CollectorRegistry()
         self.request_seconds = Histogram(
@@ -156,50 +149,3 @@ class Metrics:
         for stage, milliseconds in stages_ms.items():
             self.stage_seconds.labels(stage, model).observe(milliseconds / 1000)
         self.people_per_image.observe(people)
-
-
-def _take_room(shared: Path) -> None:
-    """Make this process's files at their full size, so that a disk that fills up later has them.
-
-    They are mapped into memory, where a write that the disk has no room for ends the process. Under
-    its name a file is whole, since others may read it at once; one that is there already is of a
-    process of the same number that is gone, and is gone on with.
-    """
-    try:
-        for kind in SHARED_FILES:
-            path = shared / f"{kind}_{os.getpid()}.db"
-            if not path.exists():
-                _allocate(path.with_suffix(".part")).rename(path)
-    except OSError as error:
-        raise BadOption(
-            f"workers share their metrics in {shared}: {error.strerror}; "
-            "TMPDIR may name a folder with room"
-        ) from error
-
-
-def _allocate(path: Path) -> Path:
-    """A file of zeros that has its room on the disk, or none."""
-    try:
-        with path.open("wb") as file:
-            file.truncate(ROOM_BYTES)
-            if hasattr(os, "posix_fallocate"):  # macOS has none
-                os.posix_fallocate(file.fileno(), 0, ROOM_BYTES)
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
-    return path
-
-
-def forget_process(pid: int, shared: Path, *, served: bool) -> None:
-    """Take a process that has ended out of the gauges; its counts stay if it ever `served`.
-
-    Its files keep no more room than that takes: many may die within weeks.
-    """
-    mark_process_dead(pid, str(shared))  # type: ignore[no-untyped-call]
-    for file in shared.glob(f"*_{pid}.*"):
-        with file.open("rb") as held:
-            used = int.from_bytes(held.read(4), sys.byteorder)  # as the library writes it
-        if served and used:
-            os.truncate(file, used)
-        else:
-            file.unlink()

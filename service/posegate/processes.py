@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from posegate.errors import BadOption
-from posegate.metrics import SHARED_FOLDER, forget_process
+from posegate.metric_files import SHARED_FOLDER, forget_process
 from posegate.settings import Settings
 from posegate.sockets import reserve
 

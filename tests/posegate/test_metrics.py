@@ -12,15 +12,8 @@ from posegate import errors
 from posegate.api import messages
 from posegate.api.problems import INTERNAL, problem_of
 from posegate.errors import PosegateError, status_of
-from posegate.metrics import (
-    DROP_REASONS,
-    REFUSALS,
-    ROOM_BYTES,
-    SHARED_FILES,
-    SHARED_FOLDER,
-    Metrics,
-    forget_process,
-)
+from posegate.metric_files import ROOM_BYTES, SHARED_FILES, SHARED_FOLDER, forget_process
+from posegate.metrics import DROP_REASONS, REFUSALS, Metrics
 from posegate.stages import StageClock
 
 CONTRACT = {
@@ -141,7 +134,8 @@ def test_processes_that_are_gone_take_no_more_room_than_what_they_counted(tmp_pa
     program = """
 import os, sys
 from pathlib import Path
-from posegate.metrics import Metrics, forget_process
+from posegate.metric_files import forget_process
+from posegate.metrics import Metrics
 metrics = Metrics(shared=Path(sys.argv[1]))
 metrics.people_per_image.observe(3)
 if sys.argv[2] == "forget":
@@ -169,7 +163,7 @@ for gauge in (metrics.in_flight, metrics.backend_up):
     gauge.labels("http").set(1)
 metrics.model_info.labels(*"mbpqs").set(1)
 for model in ("detector", "small", "large"):
-    metrics.observe_stages(model, dict.fromkeys(("decode", "detect", "infer"), 1.0))
+    metrics.observe_image(model, dict.fromkeys(("decode", "detect", "infer"), 1.0), 1)
 """
     sharing(tmp_path, program)
     files = {file.name.rpartition("_")[0]: file.stat() for file in tmp_path.iterdir()}
