@@ -21,7 +21,8 @@ class Client:
     """See AsyncClient; use it as a context manager, or close it.
 
     A client that is never closed does not keep the program from ending. A forked process needs a
-    client of its own, as the thread stays behind in its parent.
+    client of its own, as the thread stays behind in its parent; over gRPC even that hangs while the
+    parent has a client open, so start processes by `spawn` there.
     """
 
     def __init__(
