@@ -25,6 +25,7 @@ from posegate.api.exchange import chosen_id, record
 from posegate.api.keys import ApiKeys
 from posegate.api.limits import Slots
 from posegate.api.malformed import TINY_CHUNKS, late, malformed
+from posegate.api.pieces import Pieces
 from posegate.api.problems import LINGER_S, MEDIA_TYPE, Problem, problem_of
 from posegate.errors import Unauthenticated
 from posegate.metrics import Metrics
@@ -37,8 +38,6 @@ HEAD = re.compile(
     rb"POST (?P<route>/v1/poses(?::batch)?)(?:\?[!-~]*)? HTTP/1\.1\r\n"
     rb"(?P<headers>(?:[!#-'*+.0-9A-Z^-z|~-]+:[^\r\n\0]*\r\n)+)\r\n"
 )
-MAX_CHUNKS, LEAST_CHUNK = 1000, 32
-"""From more chunks in one read, up to 256 kB, on they must have so many bytes each on average."""
 ASKING = b"POST /v1/poses"
 """How every request that takes a slot begins. A few that take none begin so too; they are expected
 for a turn of the event loop."""
@@ -133,24 +132,21 @@ def _prepared(problem: Problem, closes: bool) -> tuple[str, str]:
 
 
 class _Connection(h11.Connection):
-    """Takes no body of many tiny chunks: each takes 6 us of the event loop, however few bytes."""
+    """Takes no body of many tiny chunks."""
 
     def __init__(self) -> None:
         super().__init__(h11.SERVER)
-        self._chunks = 0
-        self._bytes = 0
+        self._chunks = Pieces()
 
     def receive_data(self, data: bytes) -> None:
-        self._chunks = self._bytes = 0
+        self._chunks.begin()
         super().receive_data(data)
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         event = super().next_event()
-        if isinstance(event, h11.Data) and event.chunk_start:
-            self._chunks += 1
-            self._bytes += len(event.data)
-            if self._chunks > MAX_CHUNKS and self._bytes < LEAST_CHUNK * self._chunks:
-                raise h11.RemoteProtocolError(TINY_CHUNKS)
+        chunk = event.data if isinstance(event, h11.Data) and event.chunk_start else None
+        if chunk is not None and self._chunks.are_tiny_with(chunk):
+            raise h11.RemoteProtocolError(TINY_CHUNKS)
         return event
 
 

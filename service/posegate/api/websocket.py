@@ -16,6 +16,7 @@ from websockets.server import ServerProtocol
 from posegate.api.envelope import UNMATCHED
 from posegate.api.exchange import chosen_id, record
 from posegate.api.limits import MESSAGE_ROOM
+from posegate.api.pieces import Pieces
 from posegate.api.problems import INTERNAL, MEDIA_TYPE, Problem, problem_of
 from posegate.metrics import Metrics
 
@@ -23,10 +24,6 @@ NO_HANDSHAKE = (
     "this opens no WebSocket: the handshake needs GET, HTTP/1.1, no body, one Sec-WebSocket-Key "
     "and Sec-WebSocket-Version: 13"
 )
-MAX_PIECES, LEAST_PIECE = 1000, 32
-"""From more frames that are no whole message (fragments, pings, what comes after the close) in one
-read on, up to 256 kB, they must have so many bytes each on average: each takes about 10 us of the
-event loop."""
 MAX_FRAGMENTS = 65_536
 """Of one message, kept until the last has come; a picture in pieces of 1 kB has 20,480."""
 TOO_MANY = "too many small frames; send each picture as one message of few frames"
@@ -49,25 +46,25 @@ class _Connection(ServerProtocol):
         self.problem = INTERNAL
         self.refusal: Response | None = None
         self.request_id = chosen_id("")
-        self._pieces = self._bytes = 0
+        self._pieces = Pieces()
         self._fragments = 0
 
     def receive_data(self, data: bytes | bytearray) -> None:
-        self._pieces = self._bytes = 0
+        self._pieces.begin()
         super().receive_data(data)
 
     def recv_frame(self, frame: Frame) -> None:
-        """Of empty fragments the limit of a message's size would allow any number."""
+        """Refuse many tiny frames that are no whole message: fragments, pings, what comes after the
+        close. Of empty fragments the limit of a message's size would allow any number.
+        """
         begins = frame.opcode in (Opcode.TEXT, Opcode.BINARY)
-        if not (begins and frame.fin and self.state is State.OPEN):
-            self._pieces += 1
-            self._bytes += len(frame.data)
+        is_message = begins and frame.fin and self.state is State.OPEN
         if begins:
             self._fragments = 0
         elif frame.opcode is Opcode.CONT:
             self._fragments += 1
-        tiny = self._pieces > MAX_PIECES and self._bytes < LEAST_PIECE * self._pieces
-        if tiny or self._fragments > MAX_FRAGMENTS:
+        are_tiny = not is_message and self._pieces.are_tiny_with(frame.data)
+        if are_tiny or self._fragments > MAX_FRAGMENTS:
             raise ProtocolError(TOO_MANY)
         super().recv_frame(frame)
 
