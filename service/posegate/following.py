@@ -36,7 +36,8 @@ class Follower:
 
         A frame between detections waits until the last one's people are known; where every frame is
         estimated, until all before it are, so that the answers do not depend on the sender's pace.
-        A detection that failed is made up for by the next frame.
+        A detection that failed is made up for by the next frame; so is a frame that lost everybody,
+        as a black one does.
         """
         number = self._asked
         self._asked += 1
@@ -60,16 +61,19 @@ class Follower:
         try:
             if not isinstance(outcome, Estimate):
                 if self._settled == self._detection:
-                    self._detection = None
+                    self._detect_again()
                 return outcome, None
             tracker = self._tracker = self._tracker or Tracker(outcome.poses.names)
             carried = outcome.detector is None and self._options.boxes_xywh is None
             self._heed_size(tracker, outcome.image, carried=carried)
             now_s = self._time_s(self._settled, arrived)
+            someone = tracker.sees_someone
             if carried:
                 tracks = await asyncio.to_thread(self._carried, tracker, outcome.poses, now_s)
             else:
                 tracks = await asyncio.to_thread(tracker.update, outcome.poses, now_s)
+            if someone and not tracker.sees_someone:
+                self._detect_again()
             outcome.clock.mark("keypoints")
             return replace(outcome, poses=tracks.poses), tracks
         finally:
@@ -86,6 +90,11 @@ class Follower:
             return
         tracker.resize(size.width / former.width, size.height / former.height)
         if carried:
+            self._detect_again()
+
+    def _detect_again(self) -> None:
+        """Let the detector look at the next frame, unless it was asked about a later one."""
+        if self._detection is not None and self._detection <= self._settled:
             self._detection = None
 
     def _carried(self, tracker: Tracker, poses: Poses, now_s: float) -> Tracks:

@@ -71,6 +71,11 @@ class Tracker:
         self._euro = OneEuro(joints)
         self._newest: _Seen | None = None
 
+    @property
+    def sees_someone(self) -> bool:
+        """Whether there was anybody in the newest frame."""
+        return self._newest is not None and len(self._newest.xyxy) > 0
+
     def carry(self, now_s: float) -> F32 | None:
         """Boxes (P, 4) xywh, image pixels, where the people of the newest frame should be now.
 

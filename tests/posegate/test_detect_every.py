@@ -263,6 +263,19 @@ async def test_a_broken_frame_at_the_turn_of_the_detector_blinds_only_itself(
     assert scene.detections == [0, 11, 21]
 
 
+@pytest.mark.parametrize(("black", "detections"), [(5, [0, 6, 16, 26]), (10, [0, 10, 11, 21])])
+@pytest.mark.parametrize("max_in_flight", [1, 4])
+async def test_a_black_frame_loses_people_for_itself_alone(
+    black: int, detections: list[int], max_in_flight: int
+) -> None:
+    scene = Scene(walk(30, (600, 300), (1, 0)), np.full(30, SIZE, np.float32))
+    scene.centres[black] = np.nan
+    results = await run(scene, detect_every=10, max_in_flight=max_in_flight)
+    assert scene.detections == detections
+    for result in results:
+        assert result.tracks.ids.tolist() == ([] if result.frame == black else [0])
+
+
 @pytest.mark.parametrize(
     ("detect_every", "at", "lost"), [(10, 4, {4}), (10, 10, set()), (1, 4, set())]
 )
