@@ -169,6 +169,8 @@ def _failed(event: Failed) -> pb.FrameError:
         age_ms=rounded(event.age_ms),
         stages_ms=rounded_ms(event.stages_ms),
         type=problem.slug,
+        title=problem.title,
+        status=problem.status,
         detail=problem.detail,
     )
 

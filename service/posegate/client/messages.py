@@ -76,7 +76,7 @@ def event_document(response: pb.StreamResponse) -> Document:
             return {**head, "stages_ms": dict(event.stages_ms), "reason": reason}
         case _:
             head["frame"] = event.frame if event.HasField("frame") else None
-            problem = {"type": event.type, "detail": event.detail}
+            problem = {key: getattr(event, key) for key in ("type", "title", "status", "detail")}
             return {**head, "stages_ms": dict(event.stages_ms), **problem}
 
 

@@ -207,7 +207,7 @@ class FrameDropped(_message.Message):
     def __init__(self, frame: _Optional[int] = ..., age_ms: _Optional[float] = ..., stages_ms: _Optional[_Mapping[str, float]] = ..., reason: _Optional[_Union[DropReason, str]] = ...) -> None: ...
 
 class FrameError(_message.Message):
-    __slots__ = ("frame", "age_ms", "stages_ms", "type", "detail")
+    __slots__ = ("frame", "age_ms", "stages_ms", "type", "detail", "title", "status")
     class StagesMsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -220,12 +220,16 @@ class FrameError(_message.Message):
     STAGES_MS_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
     frame: int
     age_ms: float
     stages_ms: _containers.ScalarMap[str, float]
     type: str
     detail: str
-    def __init__(self, frame: _Optional[int] = ..., age_ms: _Optional[float] = ..., stages_ms: _Optional[_Mapping[str, float]] = ..., type: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
+    title: str
+    status: int
+    def __init__(self, frame: _Optional[int] = ..., age_ms: _Optional[float] = ..., stages_ms: _Optional[_Mapping[str, float]] = ..., type: _Optional[str] = ..., detail: _Optional[str] = ..., title: _Optional[str] = ..., status: _Optional[int] = ...) -> None: ...
 
 class StreamSummary(_message.Message):
     __slots__ = ("frames", "results", "errors", "dropped_busy", "dropped_rate", "age_p50_ms", "age_p95_ms")
