@@ -12,6 +12,7 @@ from typing import Any
 import onnxruntime
 
 from posegate.backends.onnx import refuse_misfit
+from posegate.build import build_tracing
 from posegate.catalog import ONNX_NAME, Catalog, load_catalog, sha256_of
 from posegate.doctor_triton import ask_tritons
 from posegate.errors import PosegateError
@@ -54,6 +55,7 @@ def examine(settings: Settings, *, target: Target = "cpu") -> list[Finding]:
         ),
         _fitting_image(sm, l4t, target, has_gpu=gpu is not None),
         _tls(settings),
+        _traces(settings),
         *_repository(settings),
         *_plans(settings.model_repository, sm, tensorrt),
         *(asyncio.run(ask_tritons(settings, target)) if settings.backend == "triton" else ()),
@@ -147,6 +149,14 @@ def _tls(settings: Settings) -> Finding:
     except PosegateError as error:
         return Finding("TLS", error.detail, "wrong")
     return _optional("TLS", str(tls.certificate) if tls else None)
+
+
+def _traces(settings: Settings) -> Finding:
+    try:
+        build_tracing(settings).close()
+    except PosegateError as error:
+        return Finding("traces", error.detail, "wrong")
+    return _optional("traces", settings.model_dump(mode="json")["otlp_endpoint"])
 
 
 def _repository(settings: Settings) -> Iterator[Finding]:

@@ -99,6 +99,17 @@ def test_certificates_that_cannot_be_read_are_wrong(
     assert row["found"].startswith("setting tls_certificate: /nope cannot be read: No such file")
 
 
+def test_traces_without_their_package_are_wrong(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "posegate.tracing_otel", None)
+    (wrong,) = [
+        one
+        for one in doctor.examine(Settings(otlp_endpoint="http://collector:4318"))
+        if one.verdict == "wrong"
+    ]
+    assert wrong.what == "traces"
+    assert "pip install 'posegate[otel]'" in wrong.found
+
+
 def test_a_triton_that_is_not_there_is_wrong(repository: Path):
     pytest.importorskip("tritonclient")
     settings = ["--model-repository", str(repository), "--backend", "triton"]
