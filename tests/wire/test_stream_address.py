@@ -68,6 +68,17 @@ async def test_a_message_too_large_to_be_read_is_counted_and_logged(tight_servic
     assert await asyncio.to_thread(counted) == before + 1
 
 
+async def test_a_stream_that_breaks_the_protocol_is_logged_as_refused(service: Service):
+    address = f"ws://{service.host}:{service.port}/v1/stream"
+    async with connect(address, proxy=None, additional_headers={"X-Request-Id": "broke"}) as socket:
+        socket.transport.write(b"\x83\x80" + bytes(4))  # opcode 3 is reserved
+        with pytest.raises(ConnectionClosed):
+            await socket.recv()
+        assert socket.close_code == 1002
+    line = await asyncio.to_thread(line_of, service, "broke")
+    assert "breaks its protocol (RFC 6455)" in line
+
+
 @pytest.mark.parametrize(
     "parts", [b"\xff{}", [b'{"mode": "', b"\xff", b'"}']], ids=["whole", "parts"]
 )

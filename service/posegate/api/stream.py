@@ -21,11 +21,16 @@ from posegate.errors import BadOption, PosegateError, TooLarge, status_of
 from posegate.events import Event
 from posegate.streams import StreamOptions, Streams
 
-NORMAL, GOING_AWAY, NO_UTF_8, POLICY, TOO_BIG, TRY_LATER = 1000, 1001, 1007, 1008, 1009, 1013
+NORMAL, GOING_AWAY, POLICY, TRY_LATER = 1000, 1001, 1008, 1013
 """Close codes (RFC 6455 and its registry)."""
+BREACHES = {
+    1002: BadOption("what came over the WebSocket breaks its protocol (RFC 6455)"),
+    1007: BadOption(NO_TEXT),
+    1009: TooLarge("a message of the stream is over twice max_body_bytes"),
+}
+"""What was wrong where the protocol below ended a stream, by its close code."""
 LAST_WORD_S = 1.0
 STREAM = "/v1/stream"
-OVERSIZE = "a message of the stream is over twice max_body_bytes"
 LATE_TEXT = (
     'frames are binary messages; text is only for options, in the first message, or {"end": true}'
 )
@@ -80,10 +85,8 @@ async def _converse(socket: WebSocket, streams: Streams) -> None:
             async with asyncio.timeout(LAST_WORD_S):
                 await socket.send_text(refusal_json(error))
     except WebSocketDisconnect as error:
-        if error.code == TOO_BIG:
-            socket.state.problems.append(problem_of(TooLarge(OVERSIZE)))
-        elif error.code == NO_UTF_8:
-            socket.state.problems.append(problem_of(BadOption(NO_TEXT)))
+        if breach := BREACHES.get(error.code):
+            socket.state.problems.append(problem_of(breach))
         return
     # the client may have closed first, or read nothing any more
     with suppress(TimeoutError, WebSocketDisconnect, RuntimeError):
