@@ -19,13 +19,7 @@ from posenets.networks.blocks import (
     initialise,
     lite_basic_block,
 )
-from posenets.networks.high_resolution import (
-    Fusion,
-    HighResolutionNet,
-    nearest_up,
-    plain_stem,
-    stage,
-)
+from posenets.networks.high_resolution import Fusion, HighResolutionNet, nearest_up
 from posenets.networks.hrnet import hrnet
 
 REDUCTION = 16
@@ -78,28 +72,24 @@ class GdBlock(nn.Module):
 def gadnet(joints: int = 17, numbers: GADNetNumbers = W32) -> HighResolutionNet:
     """(N, 3, H, W) -> heatmaps (N, J, H/4, W/4), raw.
 
-    The last fusion makes all four branches, of which the heatmaps read the first;
-    `fold_for_export` drops the others.
+    The last fusion makes all four branches; `fold_for_export` drops those that nothing reads.
     """
-    c, top = numbers.width, 4 * numbers.planes
-    modules2, modules3, modules4 = numbers.modules
 
     def branch(k: int) -> nn.Sequential:
-        return nn.Sequential(*(ga_block(c * 2**k) for _ in range(numbers.blocks[k])))
+        channels = numbers.width * 2**k
+        return nn.Sequential(*(ga_block(channels) for _ in range(numbers.blocks[k])))
 
     network = HighResolutionNet(
-        stem=plain_stem(numbers.stem),  # (N, 64, H/4, W/4)
-        stage1=nn.Sequential(  # (N, 256, H/4, W/4)
-            bottleneck(numbers.stem, numbers.planes),
-            *(bottleneck(top, numbers.planes) for _ in range(numbers.bottlenecks - 1)),
-        ),
-        transition1=(ConvBN(top, c, 3, act=nn.ReLU), GdBlock(top, 2 * c)),
-        stage2=stage(c, 2, modules2, branch=branch, fuse=gd_fusion),
-        transition2=GdBlock(2 * c, 4 * c),
-        stage3=stage(c, 3, modules3, branch=branch, fuse=gd_fusion),
-        transition3=GdBlock(4 * c, 8 * c),
-        stage4=stage(c, 4, modules4, branch=branch, fuse=gd_fusion),
-        last=nn.Conv2d(c, joints, 1),
+        joints,
+        width=numbers.width,
+        stem=numbers.stem,
+        planes=numbers.planes,
+        bottlenecks=numbers.bottlenecks,
+        modules=numbers.modules,
+        bottleneck=bottleneck,
+        branch=branch,
+        fuse=gd_fusion,
+        shrink=GdBlock,
     )
     initialise(network, last=network.last)
     return network

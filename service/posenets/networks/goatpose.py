@@ -16,13 +16,7 @@ from posenets.networks.blocks import (
     lite_basic_block,
     projection,
 )
-from posenets.networks.high_resolution import (
-    Fusion,
-    HighResolutionNet,
-    plain_down,
-    plain_stem,
-    stage,
-)
+from posenets.networks.high_resolution import Fusion, HighResolutionNet, plain_down
 from posenets.networks.nam import NamChannel
 
 
@@ -41,7 +35,6 @@ X = GoatPoseNumbers(width=48)
 def goatpose(joints: int = 17, numbers: GoatPoseNumbers = B) -> HighResolutionNet:
     """(N, 3, H, W) -> heatmaps (N, J, H/4, W/4), raw."""
     c = numbers.width
-    modules2, modules3, modules4 = numbers.modules
 
     def branch(k: int) -> nn.Sequential:
         channels = c * 2**k
@@ -49,18 +42,16 @@ def goatpose(joints: int = 17, numbers: GoatPoseNumbers = B) -> HighResolutionNe
         return nn.Sequential(*blocks, NamChannel(channels))
 
     network = HighResolutionNet(
-        stem=plain_stem(c),  # (N, C, H/4, W/4)
-        stage1=nn.Sequential(  # (N, 4C, H/4, W/4)
-            lite_bottleneck(c, c),
-            *(lite_bottleneck(4 * c, c) for _ in range(numbers.bottlenecks - 1)),
-        ),
-        transition1=(ConvBN(4 * c, c, 3, act=nn.ReLU), ConvBN(4 * c, 2 * c, 3, 2, act=nn.ReLU)),
-        stage2=stage(c, 2, modules2, branch=branch, fuse=bilinear_fusion),
-        transition2=ConvBN(2 * c, 4 * c, 3, 2, act=nn.ReLU),
-        stage3=stage(c, 3, modules3, branch=branch, fuse=bilinear_fusion),
-        transition3=ConvBN(4 * c, 8 * c, 3, 2, act=nn.ReLU),
-        stage4=stage(c, 4, modules4, branch=branch, fuse=bilinear_fusion, last_outputs=1),
-        last=nn.Conv2d(c, joints, 1),
+        joints,
+        width=c,
+        stem=c,
+        planes=c,
+        bottlenecks=numbers.bottlenecks,
+        modules=numbers.modules,
+        bottleneck=lite_bottleneck,
+        branch=branch,
+        fuse=bilinear_fusion,
+        last_outputs=1,
     )
     initialise(network, last=network.last)
     return network

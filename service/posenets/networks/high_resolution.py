@@ -70,32 +70,56 @@ class Module(nn.Module):
         return fused
 
 
+def plain_stem(channels: int) -> nn.Sequential:
+    """Two 3x3 convolutions of stride 2: (N, 3, H, W) -> (N, channels, H/4, W/4)."""
+    return nn.Sequential(
+        ConvBN(3, channels, 3, 2, act=nn.ReLU), ConvBN(channels, channels, 3, 2, act=nn.ReLU)
+    )
+
+
+def plain_shrink(channels_in: int, channels_out: int) -> ConvBN:
+    """How HRNet begins a new branch: a 3x3 convolution of stride 2 and a ReLU."""
+    return ConvBN(channels_in, channels_out, 3, 2, act=nn.ReLU)
+
+
 class HighResolutionNet(nn.Module):
-    """(N, 3, H, W) -> heatmaps (N, J, H/4, W/4), raw; put together from its parts."""
+    """(N, 3, H, W) -> heatmaps (N, J, H/4, W/4), raw; each family fills it with its own blocks.
+
+    `bottleneck(channels_in, planes)` gives 4 * planes channels, `branch(k)` makes the blocks of
+    branch k, `shrink(channels_in, channels_out)` halves a branch to begin the next one, and stage
+    2, 3 and 4 have as many modules as `modules` says. The last fusion makes `last_outputs`
+    branches, all unless told, of which the heatmaps read the first.
+    """
 
     def __init__(
         self,
+        joints: int,
         *,
-        stem: nn.Module,
-        stage1: nn.Module,
-        transition1: tuple[nn.Module, nn.Module],
-        stage2: nn.Module,
-        transition2: nn.Module,
-        stage3: nn.Module,
-        transition3: nn.Module,
-        stage4: nn.Module,
-        last: nn.Conv2d,
+        width: int,
+        stem: int,
+        planes: int,
+        bottlenecks: int,
+        modules: tuple[int, int, int],
+        bottleneck: Callable[[int, int], nn.Module],
+        branch: Callable[[int], nn.Module],
+        fuse: Fuse,
+        shrink: Callable[[int, int], nn.Module] = plain_shrink,
+        last_outputs: int | None = None,
     ) -> None:
         super().__init__()
-        self.stem = stem
-        self.stage1 = stage1
-        self.transition1 = nn.ModuleList(transition1)
-        self.stage2 = stage2
-        self.transition2 = transition2
-        self.stage3 = stage3
-        self.transition3 = transition3
-        self.stage4 = stage4
-        self.last = last
+        c, top = width, 4 * planes
+        self.stem = plain_stem(stem)
+        self.stage1 = nn.Sequential(
+            bottleneck(stem, planes), *(bottleneck(top, planes) for _ in range(bottlenecks - 1))
+        )
+        finest = ConvBN(top, c, 3, act=nn.ReLU)
+        self.transition1 = nn.ModuleList([finest, shrink(top, 2 * c)])
+        self.stage2 = stage(c, 2, modules[0], branch=branch, fuse=fuse)
+        self.transition2 = shrink(2 * c, 4 * c)
+        self.stage3 = stage(c, 3, modules[1], branch=branch, fuse=fuse)
+        self.transition3 = shrink(4 * c, 8 * c)
+        self.stage4 = stage(c, 4, modules[2], branch=branch, fuse=fuse, last_outputs=last_outputs)
+        self.last = nn.Conv2d(c, joints, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)  # (N, stem, H/4, W/4)
@@ -125,13 +149,6 @@ def stage(
     outputs = [branches] * (modules - 1) + [last_outputs or branches]
     return nn.Sequential(
         *(Module([branch(k) for k in range(branches)], fuse(channels, o)) for o in outputs)
-    )
-
-
-def plain_stem(channels: int) -> nn.Sequential:
-    """Two 3x3 convolutions of stride 2: (N, 3, H, W) -> (N, channels, H/4, W/4)."""
-    return nn.Sequential(
-        ConvBN(3, channels, 3, 2, act=nn.ReLU), ConvBN(channels, channels, 3, 2, act=nn.ReLU)
     )
 
 

@@ -8,13 +8,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from posenets.networks.blocks import ConvBN, basic_block, bottleneck
-from posenets.networks.high_resolution import (
-    HighResolutionNet,
-    plain_fusion,
-    plain_stem,
-    stage,
-)
+from posenets.networks.blocks import basic_block, bottleneck
+from posenets.networks.high_resolution import HighResolutionNet, plain_fusion
 from posenets.networks.nam import NamChannel
 
 
@@ -42,27 +37,23 @@ def hrnet(
     block: Callable[[int], nn.Module] = basic_block,
 ) -> HighResolutionNet:
     """(N, 3, H, W) -> heatmaps (N, J, H/4, W/4), raw; `block(channels)` fills the branches."""
-    c, top = numbers.width, 4 * numbers.planes
-    modules2, modules3, modules4 = numbers.modules
 
     def branch(k: int) -> nn.Sequential:
-        channels = c * 2**k
+        channels = numbers.width * 2**k
         blocks = [block(channels) for _ in range(numbers.blocks)]
         return nn.Sequential(*blocks, *([NamChannel(channels)] if numbers.nam else []))
 
     network = HighResolutionNet(
-        stem=plain_stem(numbers.stem),  # (N, 64, H/4, W/4)
-        stage1=nn.Sequential(  # (N, 256, H/4, W/4)
-            bottleneck(numbers.stem, numbers.planes),
-            *(bottleneck(top, numbers.planes) for _ in range(numbers.bottlenecks - 1)),
-        ),
-        transition1=(ConvBN(top, c, 3, act=nn.ReLU), ConvBN(top, 2 * c, 3, 2, act=nn.ReLU)),
-        stage2=stage(c, 2, modules2, branch=branch, fuse=plain_fusion),
-        transition2=ConvBN(2 * c, 4 * c, 3, 2, act=nn.ReLU),
-        stage3=stage(c, 3, modules3, branch=branch, fuse=plain_fusion),
-        transition3=ConvBN(4 * c, 8 * c, 3, 2, act=nn.ReLU),
-        stage4=stage(c, 4, modules4, branch=branch, fuse=plain_fusion, last_outputs=1),
-        last=nn.Conv2d(c, joints, 1),
+        joints,
+        width=numbers.width,
+        stem=numbers.stem,
+        planes=numbers.planes,
+        bottlenecks=numbers.bottlenecks,
+        modules=numbers.modules,
+        bottleneck=bottleneck,
+        branch=branch,
+        fuse=plain_fusion,
+        last_outputs=1,
     )
     initialise_small(network)
     return network

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from posenets.networks.blocks import ConvBN, LiteConv, Residual, initialise, projection
-from posenets.networks.high_resolution import HighResolutionNet, plain_fusion, plain_stem, stage
+from posenets.networks.high_resolution import HighResolutionNet, plain_fusion
 from posenets.networks.mcam import MCAM, size_of
 
 
@@ -105,16 +105,14 @@ def le_hrnet(
 ) -> HighResolutionNet:
     """(N, 3, H, W) -> heatmaps (N, J, H/4, W/4), raw; exported for `size_wh` alone.
 
-    The last fusion makes all four branches, of which the heatmaps read the first;
-    `fold_for_export` drops the others.
+    The last fusion makes all four branches; `fold_for_export` drops those that nothing reads.
     """
-    c, top = numbers.width, 4 * numbers.planes
     sizes_hw = [(size_wh[1] // (4 * 2**k), size_wh[0] // (4 * 2**k)) for k in range(4)]
-    modules2, modules3, modules4 = numbers.modules
 
     def branch(k: int) -> nn.Sequential:
+        channels = numbers.width * 2**k
         return nn.Sequential(
-            *(le_block(c * 2**k, sizes_hw[k], numbers.mcam) for _ in range(numbers.blocks))
+            *(le_block(channels, sizes_hw[k], numbers.mcam) for _ in range(numbers.blocks))
         )
 
     def fuse(channels: Sequence[int], outputs: int) -> nn.Module:
@@ -123,18 +121,15 @@ def le_hrnet(
         return plain_fusion(channels, outputs)
 
     network = HighResolutionNet(
-        stem=plain_stem(numbers.stem),  # (N, 64, H/4, W/4)
-        stage1=nn.Sequential(  # (N, 256, H/4, W/4)
-            ghost_bottleneck(numbers.stem, numbers.planes),
-            *(ghost_bottleneck(top, numbers.planes) for _ in range(numbers.bottlenecks - 1)),
-        ),
-        transition1=(ConvBN(top, c, 3, act=nn.ReLU), ConvBN(top, 2 * c, 3, 2, act=nn.ReLU)),
-        stage2=stage(c, 2, modules2, branch=branch, fuse=fuse),
-        transition2=ConvBN(2 * c, 4 * c, 3, 2, act=nn.ReLU),
-        stage3=stage(c, 3, modules3, branch=branch, fuse=fuse),
-        transition3=ConvBN(4 * c, 8 * c, 3, 2, act=nn.ReLU),
-        stage4=stage(c, 4, modules4, branch=branch, fuse=fuse),
-        last=nn.Conv2d(c, joints, 1),
+        joints,
+        width=numbers.width,
+        stem=numbers.stem,
+        planes=numbers.planes,
+        bottlenecks=numbers.bottlenecks,
+        modules=numbers.modules,
+        bottleneck=ghost_bottleneck,
+        branch=branch,
+        fuse=fuse,
     )
     initialise(network, last=network.last)
     return network
