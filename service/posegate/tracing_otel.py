@@ -1,5 +1,6 @@
 """Traces for OpenTelemetry; the one file that needs the extra `otel`."""
 
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from posegate.stages import StageClock
 from posegate.tracing import About, followed
 
 EXPORT_TIMEOUT_S = 5.0
+STOP_S = 5.0
+"""How long a service that stops waits for the collector; each batch has a time limit of its own."""
 TRACES_PATH = "/v1/traces"
 
 
@@ -63,7 +66,10 @@ class OtelTracing:
             self._stages(clock)
 
     def close(self) -> None:
-        self._provider.shutdown()
+        """Send what was not sent yet; what a collector does not take in STOP_S is lost."""
+        sending = threading.Thread(target=self._provider.shutdown, daemon=True)
+        sending.start()
+        sending.join(STOP_S)
 
     def _stages(self, clock: StageClock) -> None:
         """Add a child to the current span for each stretch; a stage may have several."""

@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -25,6 +27,7 @@ from posegate.errors import BadOption
 from posegate.metrics import Metrics
 from posegate.pipeline import Pipeline
 from posegate.settings import Settings, load_settings
+from posegate.stages import StageClock
 from posegate.streams import Streams
 
 pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed")
@@ -259,3 +262,16 @@ def test_spans_are_sent_where_the_address_says(path: str, asked: str) -> None:
         tracing.close()
         serving.join()
     assert paths == [asked]
+
+
+def test_stopping_does_not_wait_for_a_collector_that_is_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tracing_otel, "STOP_S", 0.2, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        tracing = OtelTracing(otlp_processor(address))
+        tracing.frame(StageClock(), 0, "result")
+        before = time.monotonic()
+        tracing.close()
+        assert time.monotonic() - before < tracing_otel.EXPORT_TIMEOUT_S / 2
