@@ -51,6 +51,21 @@ def test_the_surer_of_two_boxes_on_one_person_stays():
     np.testing.assert_array_equal(poses.keypoints.xy, [BODY + 1])
 
 
+@pytest.mark.parametrize("surer", [0, 1])
+def test_the_larger_box_tells_how_alike_a_part_and_the_whole_of_a_person_are(surer: int):
+    part = [60.0, 100.0, 100.0, 180.0]
+    scores = [0.5, 0.5]
+    scores[surer] = 0.8
+    both = people((BODY, WHOLE, scores[0]), (BODY + 8, part, scores[1]))
+    assert without_doubles(both).boxes.xyxy.tolist() == [[WHOLE, part][surer]]
+
+
+@pytest.mark.parametrize(("off", "left"), [(20.0, 1), (26.0, 2)])
+def test_two_are_one_person_from_a_similarity_of_0_6_on(off: float, left: int):
+    moved = BODY + np.array([off, 0], np.float32)
+    assert len(without_doubles(people((BODY, WHOLE, 0.9), (moved, WHOLE, 0.8)))) == left
+
+
 @pytest.mark.parametrize("shift", [30.0, 60.0, 400.0])
 def test_neighbours_stay_in_their_order(shift: float):
     beside = [WHOLE[0] + shift, 0.0, WHOLE[2] + shift, 400.0]
