@@ -9,6 +9,7 @@ from posegate.render import (
     LEFT_BGR,
     RIGHT_BGR,
     draw_poses,
+    drawn_file,
     encode_image,
 )
 from posegate.skeleton import COCO_KEYPOINTS
@@ -64,6 +65,19 @@ def test_joints_below_the_score_are_left_out_with_their_limbs() -> None:
     drawn = draw_poses(blank(), poses, min_keypoint_score=0.2)
     inside = drawn.pixels_bgr[110:390, 110:490]
     assert (inside == 128).all()
+
+
+# score of all joints, least score asked for, whether they are drawn
+@pytest.mark.parametrize(
+    ("score", "least", "drawn"),
+    [(0.2, 0.0, True), (0.19, 0.0, False), (0.6, 0.5, True), (0.5, 0.6, False)],
+)
+def test_a_file_shows_joints_of_0_2_or_of_the_score_asked_for(
+    score: float, least: float, drawn: bool
+) -> None:
+    data = drawn_file(blank(), one_person(score=score), kind="png", min_keypoint_score=least)
+    inside = decode_image(data, ImageLimits()).pixels_bgr[110:390, 110:490]
+    assert (inside != 128).any() == drawn
 
 
 def test_nobody_leaves_the_picture_as_it_is() -> None:
@@ -135,6 +149,18 @@ def test_lines_are_wider_on_a_large_picture() -> None:
         return int((column != 128).any(axis=1).sum())
 
     assert box_pixels(3200) > 1.5 * box_pixels(640)
+
+
+def test_joints_are_finer_on_a_small_person_whichever_way_they_lie() -> None:
+    def joint_pixels(box: list[float]) -> int:
+        poses = one_person(("nose",))
+        boxes = Boxes(np.array([box], np.float32), poses.boxes.scores)
+        drawn = draw_poses(blank(3200, 3200), Poses(boxes, poses.keypoints, poses.names))
+        return int((drawn.pixels_bgr[120:180, 120:180] != 128).any(axis=2).sum())
+
+    sides = ((90, 90), (900, 90), (90, 900))
+    small, wide, high = ([2000, 2000, 2000 + w, 2000 + h] for w, h in sides)
+    assert joint_pixels(wide) == joint_pixels(high) > 3 * joint_pixels(small)
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png"])
