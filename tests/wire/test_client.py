@@ -380,6 +380,47 @@ async def test_only_what_is_retryable_is_tried_again(monkeypatch: pytest.MonkeyP
     await client.close()
 
 
+# what the service asks for, seconds, and the least time before each of the three further tries
+@pytest.mark.parametrize(
+    ("asked_s", "waits_s"),
+    [(0.0, [0.1, 0.2, 0.4]), (0.3, [0.3, 0.3, 0.4]), (5.0, [5.0, 5.0, 5.0])],
+)
+async def test_tries_are_ever_further_apart_and_never_sooner_than_asked(
+    monkeypatch: pytest.MonkeyPatch, asked_s: float, waits_s: list[float]
+):
+    waited: list[float] = []
+
+    async def refuse(image: bytes, options: dict, timeout_s: float) -> dict:
+        raise Overloaded("busy", retry_after_s=asked_s)
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    async with AsyncClient("http://127.0.0.1:9") as client:
+        monkeypatch.setattr(client._transport, "estimate", refuse)
+        monkeypatch.setattr("posegate.client.asynchronous.asyncio.sleep", sleep)
+        with pytest.raises(Overloaded):
+            await client.estimate(b"")
+    assert len(waited) == len(waits_s)
+    shares = np.array(waited) / waits_s
+    assert shares.min() >= 1.0
+    assert shares.max() <= 1.25  # spread, so that many callers do not come back at once
+
+
+async def test_a_refusal_that_asks_for_more_time_than_is_left_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    async def refuse(image: bytes, options: dict, timeout_s: float) -> dict:
+        raise Overloaded("busy", retry_after_s=10.0)
+
+    async with AsyncClient("http://127.0.0.1:9", timeout_s=9.0) as client:
+        monkeypatch.setattr(client._transport, "estimate", refuse)
+        began = time.monotonic()
+        with pytest.raises(Overloaded):
+            await client.estimate(b"")
+    assert time.monotonic() - began < 5
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
