@@ -200,6 +200,58 @@ def test_half_bodies_are_centred_on_the_mean_of_their_joints() -> None:
     assert ((centre - upper).abs() < 1e-3).all()
 
 
+# joints seen of the upper and of the lower body, whether half a body is taken, and only the upper
+@pytest.mark.parametrize(
+    ("upper", "lower", "possible", "only_upper"),
+    [
+        (6, 2, False, False),  # eight joints are too few
+        (6, 3, True, False),
+        (7, 2, True, True),  # two joints are no half
+        (2, 7, True, False),
+    ],
+)
+def test_a_half_of_fewer_than_three_joints_gives_way_to_the_other(
+    upper: int, lower: int, possible: bool, only_upper: bool
+) -> None:
+    joints = torch.zeros(200, 19, 3)
+    joints[:, :11, :2], joints[:, 11:, :2] = 60.0, 160.0
+    joints[:, :upper, 2] = joints[:, 11 : 11 + lower, 2] = 2
+    centre, _, halved = _half_body(joints, torch.arange(19) >= 11, torch.Generator().manual_seed(0))
+    assert halved.all() == halved.any() == possible
+    is_upper = centre[:, 0] < 100
+    if possible:
+        assert (is_upper.all() == only_upper) and (is_upper.any() == (upper >= 3))
+
+
+def test_half_a_body_is_shown_as_large_as_hrnet_shows_it() -> None:
+    """The extent of its joints at the input's aspect, times 1.5."""
+    joints = torch.full((2, 17, 3), 2.0)
+    joints[:, :, :2] = 100.0
+    joints[:, 0, :2], joints[:, 11, :2] = 140.0, 140.0
+    joints[1, [0, 11], 0] = 180.0
+    _, width, _ = _half_body(joints, torch.arange(17) >= 11, torch.Generator().manual_seed(0))
+    assert width.tolist() == pytest.approx([40 * 1.5, 80 * 1.5])
+
+
+def test_a_mirrored_joint_keeps_its_score() -> None:
+    crops, joints = _one_dot(9, 24 + 80, 32 + 120)
+    joints[0, 9, 2] = 1  # placed by a teacher
+    scores = torch.ones(1, 17)
+    scores[0, 9] = 0.4
+    batch = make_batch(
+        crops,
+        joints,
+        scores,
+        None,
+        size_wh=INPUT_WH,
+        sigma=2.0,
+        augmentation=replace(STILL, flip=1.0),
+        generator=torch.Generator().manual_seed(3),
+    )
+    assert batch.weights[0].nonzero().flatten().tolist() == [10]
+    assert batch.weights[0, 10].item() == pytest.approx(0.4)
+
+
 def test_softened_picture_loses_detail_and_keeps_its_joints() -> None:
     crops, joints = _one_dot(9, 24 + 80, 32 + 120)
     crops[:, ::2, ::2] = 255
