@@ -100,6 +100,30 @@ def test_mosaic_moves_boxes_with_their_pictures() -> None:
                 assert bright[inner].mean() > 0.8
 
 
+@pytest.mark.parametrize("times", [1, 4], ids=["enlarged", "area-averaged"])
+def test_boxes_lie_on_the_edges_of_what_they_hold(times: int) -> None:
+    pixels = np.full((120 * times, 160 * times, 3), 60, np.uint8)
+    pixels[30 * times : 90 * times, 30 * times : 80 * times] = 120  # no colour jitter clips it
+    box = np.array([[30, 30, 80, 90]], np.float32) * times
+    photo = Photo(_stored(pixels), box, np.zeros((0, 4), np.float32), 1.0)
+    batch = DetectionData([photo], mosaic=0.0, seed=5).batch(64, 256)
+    off = []
+    for image, people in zip(batch.images, batch.people, strict=True):
+        low, high = people[0, :2], people[0, 2:]
+        if min(low) < 10 or max(high) > 246:
+            continue  # the picture ends within the box or close to it
+        (left, top), (right, bottom) = (low - 8).int().tolist(), (high + 9).int().tolist()
+        shown = image[0, top:bottom, left:right].double()
+        filled = (shown - shown[0, 0]) / (shown.max() - shown[0, 0])
+        for axis, start in ((0, left), (1, top)):
+            profile = filled.mean(axis) / filled.mean(axis).max()
+            middle = (profile * torch.arange(len(profile))).sum() / profile.sum() + start + 0.5
+            off.append([middle - (low + high)[axis] / 2, profile.sum() - (high - low)[axis]])
+    assert len(off) > 40
+    np.testing.assert_allclose(np.mean(off, axis=0), 0, atol=0.05)
+    np.testing.assert_allclose(off, 0, atol=0.5)
+
+
 def test_no_person_of_a_crowded_photo_becomes_background() -> None:
     corners = np.array([[70 * x, 70 * y] for x in range(10) for y in range(10)], np.float32)
     boxes = np.concatenate([corners, corners + 60], 1)
