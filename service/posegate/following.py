@@ -29,6 +29,7 @@ class Follower:
         self._settled = 0
         self._detection: int | None = None
         self._size: ImageSize | None = None
+        self._in_order = asyncio.Lock()
         self._changed = asyncio.Event()
 
     async def ask(self, arrived: float) -> EstimateOptions:
@@ -41,18 +42,20 @@ class Follower:
         """
         number = self._asked
         self._asked += 1
-        while (last := self._detection) is not None and number - last < self._detect_every:
-            needed = min(last, number - 1) if self._live else number - 1
-            if self._settled <= needed:
-                self._changed.clear()
-                await self._changed.wait()
-                continue
-            boxes = self._tracker.carry(self._time_s(number, arrived)) if self._tracker else None
-            if boxes is None:
-                break
-            return replace(self._options, boxes_xywh=boxes, guessed=True)
-        self._detection = number
-        return self._options
+        async with self._in_order:  # an earlier frame may yet be the one to be detected
+            while (last := self._detection) is not None and number - last < self._detect_every:
+                needed = last if self._live else number - 1
+                if self._settled <= needed:
+                    self._changed.clear()
+                    await self._changed.wait()
+                    continue
+                now_s = self._time_s(number, arrived)
+                boxes = self._tracker.carry(now_s) if self._tracker else None
+                if boxes is None:
+                    break
+                return replace(self._options, boxes_xywh=boxes, guessed=True)
+            self._detection = number
+            return self._options
 
     async def settle(
         self, outcome: Estimate | Exception, arrived: float

@@ -89,22 +89,25 @@ def walk(frames: int, start: tuple[float, float], step: tuple[float, float]) -> 
     ]
 
 
-async def run(scene: Scene, *, detect_every: int, max_in_flight: int = 2) -> list[Result]:
-    """The results of the scene as a stream of which every frame is estimated."""
+async def run(
+    scene: Scene, *, detect_every: int, max_in_flight: int = 2, broken: int | None = None
+) -> list[Result]:
+    """The results of the scene as a stream of which every frame but a broken one is estimated."""
     events: list[Event] = []
 
     async def incoming() -> AsyncIterator[StreamOptions | bytes]:
         yield StreamOptions(mode="every", track=True, detect_every=detect_every)
         for number in range(len(scene.centres)):
-            yield str(number).encode()
+            yield b"broken" if number == broken else str(number).encode()
 
     async def send(event: Event) -> None:
         events.append(event)
 
     settings = Settings(max_in_flight=max_in_flight, max_stream_fps=10_000)
     await Streams(scene, settings, Metrics()).run(incoming(), send)
-    assert all(isinstance(event, Result) for event in events[:-1]), events
-    return events[:-1]
+    results = [event for event in events[:-1] if event.frame != broken]
+    assert all(isinstance(event, Result) for event in results), events
+    return results
 
 
 def truth(scene: Scene, number: int, person: int) -> F32:
@@ -315,6 +318,24 @@ async def test_the_answers_do_not_depend_on_how_many_frames_are_worked_on() -> N
         answers.append([result.estimate.poses.boxes.xyxy for result in results])
         assert scene.detections == [0, 6]
     np.testing.assert_array_equal(*answers)
+
+
+@pytest.mark.parametrize("detect_every", [2, 3, 4])
+@pytest.mark.parametrize("broken", [None, 0, 6])
+@pytest.mark.parametrize("halved_from", [5, 6, 1_000_000])
+async def test_the_turns_of_the_detector_do_not_depend_on_how_many_frames_are_worked_on(
+    halved_from: int, broken: int | None, detect_every: int
+) -> None:
+    """Broken frames, and such of another size, put them off."""
+    frames, turns = 14, []
+    for max_in_flight in (1, 2, 4):
+        scene = Scene(walk(frames, (600, 300), (1, 0)), np.full(frames, SIZE, np.float32))
+        scene.halved_from, scene.look_s = halved_from, 0.002
+        results = await run(
+            scene, detect_every=detect_every, max_in_flight=max_in_flight, broken=broken
+        )
+        turns.append([event.frame for event in results if event.estimate.detector is not None])
+    assert turns[0] == turns[1] == turns[2]
 
 
 async def test_off_means_every_frame() -> None:
