@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from fakes import detector_card, pose_card
-from posegate.card import ModelCard
+from posegate.card import HeatmapSpec, ModelCard, SimccSpec
 from posegate.catalog import load_card
 
 SHIPPED = sorted((Path(__file__).parents[2] / "model_repository").glob("*/posegate.json"))
@@ -66,6 +66,27 @@ def test_every_number_is_finite(place: str, value: float) -> None:
 def test_no_number_is_beyond_what_can_be_served(place: str, value: object) -> None:
     with pytest.raises(ValidationError, match=r"should be (greater|less) than or equal"):
         ModelCard.model_validate(with_value(POSE, place, value))
+
+
+def test_what_a_card_leaves_out_is_what_most_networks_want() -> None:
+    bare = {**POSE, "sha256": "0" * 64, "crop": {}, "codec": HEATMAP}
+    pose = ModelCard.model_validate(bare)
+    assert pose.crop is not None and isinstance(pose.codec, HeatmapSpec)
+    assert pose.crop.padding == 1.25
+    assert (pose.codec.sigma, pose.codec.scale, pose.codec.offset) == (2, (4, 4), (0, 0))
+    simcc = ModelCard.model_validate({**bare, **SIMCC}).codec
+    assert isinstance(simcc, SimccSpec)
+    assert (simcc.split, simcc.sigma, simcc.normalize) == (2, (6, 6), "none")
+    empty = {"sha256": "0" * 64, "letterbox": {}, "nms": {}}
+    detector = ModelCard.model_validate({**detector_card(), **empty})
+    assert detector.letterbox is not None and detector.nms is not None
+    assert detector.letterbox.fill == 114
+    assert detector.nms.model_dump() == {
+        "kind": "boxes",
+        "iou": 0.6,
+        "min_score": 0.05,
+        "max_boxes": 300,
+    }
 
 
 def test_mean_and_std_are_of_pixels_up_to_255() -> None:
