@@ -8,7 +8,7 @@ The defaults are what this project measured on one machine (README, "How fast");
   images/s over HTTP of `posegate bench`, client included.
 * `--before-triton-frame-ms`, `--before-triton-person-ms`: the same without the networks.
 * `--ask-ms`: CPU of asking Triton for one crop, `cpu_ms` of `benchmarks/triton.py`. Asking for a
-  frame's boxes counts twice, its tensor being twice as large.
+  frame's boxes counts three times, its tensor being three times as large.
 * `--crops-per-gpu`: pose crops a second of one Triton, by `perf_analyzer` on the GPU in question;
   without it no GPUs are counted.
 """
@@ -22,7 +22,7 @@ from posegate.tables import print_table
 CAMERAS = (100, 1_000, 10_000)
 CORES = 2
 """CPU limit of a gateway in k8s/base."""
-FRAME_BYTES = 3 * 320 * 320 * 4
+FRAME_BYTES = 3 * 384 * 384 * 4
 CROP_BYTES = 3 * 256 * 192 * 4
 MAP_BYTES = 17 * 64 * 48 * 4
 DECODED_BYTES = 9_400
@@ -34,7 +34,7 @@ def row(cameras: int, costs: argparse.Namespace) -> dict[str, object]:
     crops = frames * costs.people
     alone_ms = costs.frame_ms + costs.people * costs.person_ms
     before_ms = costs.before_triton_frame_ms + costs.people * costs.before_triton_person_ms
-    before_ms += (2 + costs.people) * costs.ask_ms
+    before_ms += (3 + costs.people) * costs.ask_ms
     answers = {"whole maps": MAP_BYTES, "decoded": DECODED_BYTES}
     wires = {
         name: (frames * FRAME_BYTES + crops * (CROP_BYTES + size)) / 1e9
@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--fps", type=float, default=5)
     parser.add_argument("--people", type=float, default=2)
-    parser.add_argument("--frame-ms", type=float, default=11.0)
+    parser.add_argument("--frame-ms", type=float, default=12.8)
     parser.add_argument("--person-ms", type=float, default=11.3)
     parser.add_argument("--before-triton-frame-ms", type=float, default=5.4)
     parser.add_argument("--before-triton-person-ms", type=float, default=0.35)
