@@ -121,26 +121,28 @@ async def running_server(settings: Settings) -> AsyncIterator[str]:
 
 
 async def wait_ready(url: str, process: asyncio.subprocess.Process | None = None) -> None:
-    """Wait until `/readyz` says 200; BackendDown when that takes too long."""
+    """Wait until `/readyz` says 200; BackendDown says why it does not when that takes too long."""
     connection = Connection(url)
+    reason = "it did not answer /readyz"
     try:
         async with asyncio.timeout(START_TIMEOUT_S):
             while process is None or process.returncode is None:
                 try:
                     await connection.open()
-                except BackendDown:
-                    pass
+                except BackendDown as error:
+                    reason = error.detail
                 else:
                     try:
-                        status, _ = await connection.request("GET", "/readyz")
+                        status, body = await connection.request("GET", "/readyz")
                     finally:
                         await connection.close()
                     if status == 200:
                         return
+                    reason = f"/readyz answered {status}: {body[:300].decode(errors='replace')}"
                 await asyncio.sleep(0.05)
     except TimeoutError:
         pass
-    raise BackendDown(f"the service at {url} does not become ready")
+    raise BackendDown(f"the service at {url} does not become ready: {reason}")
 
 
 def _environment(settings: Settings) -> dict[str, str]:

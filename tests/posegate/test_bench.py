@@ -87,6 +87,18 @@ async def test_a_service_that_is_not_there_is_named(
         await Connection("http://127.0.0.1:9").open()
 
 
+async def test_why_a_service_does_not_become_ready_is_said(
+    pipeline: Pipeline, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("posegate.loadclient.START_TIMEOUT_S", 0.2)
+    with pytest.raises(BackendDown, match=r"ready: http://127\.0\.0\.1:9 cannot be reached: "):
+        await bench(pipeline, settings, url="http://127.0.0.1:9", people=(1,))
+    asleep = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 13\r\n\r\nTriton sleeps"
+    async with speaking(repeat(asleep)) as url:
+        with pytest.raises(BackendDown, match=r"/readyz answered 503: Triton sleeps$"):
+            await bench(pipeline, settings, url=url, people=(1,))
+
+
 async def test_the_service_has_the_settings_in_force_but_asks_for_no_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
