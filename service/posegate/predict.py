@@ -81,7 +81,7 @@ def find_sources(patterns: Iterable[str]) -> list[Source]:
 
 def left_out(patterns: Iterable[str]) -> Counter[str]:
     """How many pictures of each other kind, by suffix, lie in the folders among the patterns."""
-    folders = [Path(pattern) for pattern in patterns if pattern and Path(pattern).is_dir()]
+    folders = [Path(pattern) for pattern in patterns if pattern and _is_folder(pattern)]
     suffixes = (path.suffix.lower() for folder in folders for path in _below(folder))
     return Counter(suffix for suffix in suffixes if suffix in OTHER_SUFFIXES)
 
@@ -216,10 +216,11 @@ def _sources_of(pattern: str) -> list[Source]:
 
 def _found(pattern: str) -> list[Source]:
     path = Path(pattern)
-    if path.is_dir():
-        found = sorted(filter(_is_picture, _below(path)))
+    if _is_folder(path):
+        closed: list[Path] = []
+        found = sorted([*filter(_is_picture, _below(path, closed)), *closed])
         return [Source(one, one.relative_to(path).with_suffix("")) for one in found]
-    if path.exists() or not glob.has_magic(pattern):
+    if _exists(path) or not glob.has_magic(pattern):
         return [Source(path, Path(path.stem))]
     names = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  Path.glob takes no absolute
     once: dict[Path, Source] = {}  # ** names folders and the files in them
@@ -230,18 +231,34 @@ def _found(pattern: str) -> list[Source]:
 
 
 def _is_picture(path: Path) -> bool:
-    """By its name; a link that leads nowhere counts, so that it is reported."""
+    """By its name; what leads nowhere or may not be looked at counts, so that it is reported."""
     named = path.suffix.lower() in SUFFIXES and not path.name.endswith(DRAWN)
-    return named and (path.is_file() or (path.is_symlink() and not path.exists()))
+    return named and (os.path.isfile(path) or not _exists(path))  # noqa: PTH113  as below
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    """Every file, each folder once, whatever links lead to it.
+def _is_folder(path: Path | str) -> bool:
+    """False where it may not be looked at; Path.is_dir raises."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def _exists(path: Path) -> bool:
+    """False where it may not be looked at; Path.exists raises."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def _below(folder: Path, closed: list[Path] | None = None) -> Iterator[Path]:
+    """Every file, each folder once, whatever links lead to it; `closed` gets the folders below
+    that cannot be read.
 
     Hidden ones are left out, as .thumbnails and the folders behind a mounted ConfigMap's links are.
     """
+
+    def tell(error: OSError) -> None:
+        if closed is not None and Path(error.filename) != folder:
+            closed.append(Path(error.filename))
+
     entered = set()
-    for name, folders, files in os.walk(folder, followlinks=True):
+    for name, folders, files in os.walk(folder, onerror=tell, followlinks=True):
         real = Path(name).resolve()
         is_new = real not in entered
         entered.add(real)

@@ -3,8 +3,10 @@
 import asyncio
 import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
@@ -109,6 +111,29 @@ async def test_one_bad_file_is_reported_and_the_rest_goes_on(
     assert document["model"] == POSE_NAME
     assert len(document["people"]) == 2
     assert next(iter(document["stages_ms"])) == "read"
+
+
+def test_what_may_not_be_looked_at_is_kept_to_be_reported(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = photos / "below"
+    stat, scandir = os.stat, os.scandir
+
+    def refusing_stat(path: Any, **how: Any) -> os.stat_result:
+        if closed in Path(os.fspath(path)).parents:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **how)
+
+    def refusing_scandir(path: Any) -> Any:
+        if Path(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "stat", refusing_stat)
+    assert outputs([str(closed / "a.png"), str(closed / "b.png")]) == ["a", "b"]
+    assert outputs([str(photos)]) == ["a", "b", "below/a"]
+    monkeypatch.setattr(os, "scandir", refusing_scandir)
+    assert outputs([str(photos)]) == ["a", "b", "below"]
 
 
 async def test_a_file_that_never_ends_is_not_read_to_its_end(pipeline: Pipeline) -> None:
