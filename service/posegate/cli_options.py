@@ -68,11 +68,17 @@ def tls_files(ca: Path | None, certificate: Path | None, key: Path | None) -> Tl
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """An error meant for the caller becomes one line and exit status 2."""
+    """An error meant for the caller, or about a file that the caller may not look at, becomes one
+    line and exit status 2."""
     try:
         yield
     except PosegateError as error:
         print(f"error: {error.detail}", file=sys.stderr)
+        raise typer.Exit(2) from error
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         raise typer.Exit(2) from error
 
 

@@ -275,3 +275,20 @@ def test_an_interrupt_while_the_command_is_being_loaded_leaves_no_traceback(
     loading = {**os.environ, "PYTHONPATH": str(tmp_path)}
     ended = subprocess.run(run, env=loading, capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
+
+
+@pytest.mark.parametrize("arguments", [["evaluate", "--data"], ["stream"]])
+def test_a_file_that_may_not_be_looked_at_is_said_in_one_line(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    closed, stat = tmp_path / "closed", os.stat
+
+    def refusing_stat(path, **how):
+        if isinstance(path, str | Path) and closed in Path(path).parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **how)
+
+    monkeypatch.setattr(os, "stat", refusing_stat)
+    result = run(*arguments, closed / "file")
+    assert result.exit_code == 2
+    assert result.stderr.endswith(f"error: {closed / 'file'}: Permission denied\n")
