@@ -132,15 +132,22 @@ def add_copy(repository: Path, name: str) -> None:
     card_path.write_text(json.dumps(json.loads(card_path.read_text()) | {"name": name}))
 
 
-def add_form(models: Path, form: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
-    """A form of the made network whose heatmaps are changed ones."""
-    folder = models / f"{POSE_NAME}-{form}"
-    shutil.copytree(models / POSE_NAME, folder)
+def add_form(
+    models: Path,
+    form: str,
+    change: Callable[[np.ndarray], np.ndarray],
+    *,
+    of: str = POSE_NAME,
+    constant: str = "template",
+) -> None:
+    """A form of a made network one of whose constants is changed, by default the heatmaps."""
+    folder = models / f"{of}-{form}"
+    shutil.copytree(models / of, folder)
     path = folder / "1" / "model.onnx"
     network = onnx.load(path)
-    (template,) = [w for w in network.graph.initializer if w.name == "template"]
-    changed = change(numpy_helper.to_array(template)).astype(np.float32)
-    template.CopyFrom(numpy_helper.from_array(changed, "template"))
+    (values,) = [w for w in network.graph.initializer if w.name == constant]
+    changed = change(numpy_helper.to_array(values)).astype(np.float32)
+    values.CopyFrom(numpy_helper.from_array(changed, constant))
     onnx.save(network, path)
     card = json.loads((folder / "posegate.json").read_text())
     card |= {"name": folder.name, "sha256": sha256_of(path)}

@@ -22,7 +22,7 @@ from posegate.verify import Check, verify, write_checks
 
 
 def verify_command(
-    name: Annotated[str, typer.Argument(help="Pose network of the repository.")],
+    name: Annotated[str, typer.Argument(help="Network of the repository.")],
     data: Annotated[Path, typer.Option(help="Folder with images/ and person_keypoints.json.")],
     triton_urls: Annotated[
         str | None, typer.Option(help="host:port of a Triton (gRPC) to compare with as well.")

@@ -246,21 +246,22 @@ async def _answers(
     async def look_at(photo: Photo) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         data = photo.read()
         if task == "boxes":
-            return [], _box_results(await pipeline.find_people(data, options), photo.id)
+            return [], box_results(await pipeline.find_people(data, options), photo.id)
         asked = photo.with_true_boxes(options) if given else options
         if asked is None:
             return [], []
         poses = (await pipeline.estimate(data, asked)).poses
         return (
             coco_results(poses, min_keypoint_score=0.0, image_id=photo.id),
-            _box_results(poses.boxes, photo.id),
+            box_results(poses.boxes, photo.id),
         )
 
     async for answer in in_order(photos, work, ahead=ahead):
         yield answer
 
 
-def _box_results(boxes: Boxes, image_id: int) -> list[dict[str, Any]]:
+def box_results(boxes: Boxes, image_id: int) -> list[dict[str, Any]]:
+    """The boxes in COCO's results form."""
     return [
         {"image_id": image_id, "category_id": PERSON, "bbox": box, "score": score}
         for box, score in zip(boxes.xywh.tolist(), boxes.scores.tolist(), strict=True)

@@ -93,6 +93,8 @@ def poses_path(options: EstimateOptions) -> str:
         query["max_people"] = str(options.max_people)
     if options.model is not None:
         query["model"] = options.model
+    if options.detector is not None:
+        query["detector"] = options.detector
     if options.boxes_xywh is not None:
         query["boxes"] = json.dumps(options.boxes_xywh.tolist(), separators=(",", ":"))
     return "/v1/poses?" + urlencode(query)

@@ -16,31 +16,25 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from posegate.api.documents import coco_results
 from posegate.build import running_pipeline
 from posegate.card import ModelCard
 from posegate.catalog import CARD_NAME, Catalog, Model, load_catalog
-from posegate.coco_labels import OtherKeypoints
-from posegate.errors import BackendDown, BadCard, BadImage, BadOption, TooLarge
-from posegate.evaluate import (
-    KEYPOINT_FIGURES,
-    Data,
-    Photo,
-    coco_scorer,
-    load_data,
-    load_data_of,
-)
+from posegate.errors import BadCard, BadOption
 from posegate.loadclient import Connection, poses_path, running_server
-from posegate.options import EstimateOptions
 from posegate.pipeline import Pipeline
 from posegate.plan_check import PlanCheck
 from posegate.plan_files import PLAN_NAME, RECORD_NAME, read_record
 from posegate.plans import Limits
 from posegate.remote import poses_of
 from posegate.settings import Settings
-from posegate.types import F32, Poses
+from posegate.verify_answers import (
+    Answers,
+    Subject,
+    ask,
+    farthest_and_median,
+    straight_distances,
+    subject_of,
+)
 
 FORMS = ("fp16", "fp16-storage", "half-outputs", "int8", "int8-trt")
 TORCH_BOUND = 1e-4
@@ -52,9 +46,6 @@ WIRE_BOUND_PX = 0.02
 TRITON_BOUND_PX = 0.01
 """For a Triton that runs the ONNX file; a plan may differ as a smaller form may."""
 _TORCH_FORM = "onnx-fp32"
-
-Estimates = list[Poses | None]
-"""One answer per photo; None where nobody is labelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,37 +78,32 @@ async def verify(
     with_triton: bool = False,
     on_check: Callable[[str], None] = lambda what: None,
 ) -> list[Check]:
-    """Check the pose network `name` on the labelled photos of `folder`, with their true boxes.
+    """Check the network `name` on the labelled photos of `folder`: a pose network with their true
+    boxes, a detector on the whole photos.
 
     `with_triton` compares with the Tritons of the settings as well. `on_check` hears what comes
     next.
     """
     catalog = _catalog_with(settings.model_repository, name)
-    model = catalog.get(name, "pose")
+    model = catalog.named(name)
     siblings = [f"{name}-{form}" for form in FORMS if f"{name}-{form}" in catalog.models]
-    try:
-        data = load_data_of(model, folder)
-    except OtherKeypoints:
-        if siblings or with_triton:  # these are judged by their AP
-            raise
-        data = load_data(folder)
+    subject = subject_of(model, folder, by_ap=bool(siblings) or with_triton)
     on_check("torch")
     checks = [await _against_torch(model), *against_plan(model)]
     async with running_pipeline(settings) as pipeline:
-        base = await _estimates(pipeline, data.photos, name)
+        base = await ask(subject, pipeline, name)
         for sibling in siblings:
             on_check(sibling)
-            found = await _estimates(pipeline, data.photos, sibling)
-            checks.append(_form_check(sibling.removeprefix(f"{name}-"), data, base, found))
-    on_check("http")
-    farthest, median = _pixels(base, await _over_http(settings, data.photos, name))
-    checks.append(Check("http", farthest <= WIRE_BOUND_PX, None, farthest, median))
+            found = await ask(subject, pipeline, sibling)
+            checks.append(_form_check(sibling.removeprefix(f"{name}-"), subject, base, found))
+        on_check("http")
+        checks.append(await _against_http(settings, subject, base, pipeline, name))
     if with_triton:
         on_check("triton")
         async with running_pipeline(settings.model_copy(update={"backend": "triton"})) as pipeline:
-            found = await _estimates(pipeline, data.photos, name)
+            found = await ask(subject, pipeline, name)
         is_plan = await _runs_a_plan(settings.triton_urls, name)
-        checks.append(_triton_check(_form_check("triton", data, base, found), is_plan=is_plan))
+        checks.append(_triton_check(_form_check("triton", subject, base, found), is_plan=is_plan))
     return checks
 
 
@@ -223,70 +209,35 @@ def _triton_check(check: Check, *, is_plan: bool) -> Check:
     return replace(check, ok=check.ok and check.max_pixel_diff <= TRITON_BOUND_PX)
 
 
-async def _estimates(pipeline: Pipeline, photos: Sequence[Photo], model: str) -> Estimates:
-    found: Estimates = []
-    for photo in photos:
-        options = photo.with_true_boxes(EstimateOptions(model=model))
-        if options is None:
-            found.append(None)
-            continue
-        try:
-            estimate = await pipeline.estimate(photo.read(), options)
-        except (BadImage, BadOption, TooLarge) as error:
-            raise BadOption(f"{photo.path}: {error.detail}") from error
-        found.append(estimate.poses)
-    return found
-
-
-async def _over_http(settings: Settings, photos: Sequence[Photo], model: str) -> list[F32 | None]:
-    """(P, J, 2) image pixels of each photo, from a service in a process of its own."""
-    found: list[F32 | None] = []
+async def _against_http(
+    settings: Settings, subject: Subject, base: Answers, pipeline: Pipeline, name: str
+) -> Check:
+    """The answers of a service in a process of its own, against those of this one."""
+    distances = []
     async with AsyncExitStack() as stack:
         server = running_server(settings)
         connection = Connection(await stack.enter_async_context(server))
         await connection.open()
         stack.push_async_callback(connection.close)
-        for photo in photos:
-            options = photo.with_true_boxes(EstimateOptions(model=model))
-            if options is None:
-                found.append(None)
+        for photo, answer in zip(subject.data.photos, base, strict=True):
+            options = subject.options(photo, name)
+            if options is None or answer is None:
                 continue
-            answer = await connection.estimate(poses_path(options), photo.path.read_bytes())
-            found.append(poses_of(json.loads(answer)).keypoints.xy)
-    return found
+            ours = await subject.served(answer, pipeline, photo, name)
+            body = await connection.estimate(poses_path(options), photo.path.read_bytes())
+            theirs = subject.places(poses_of(json.loads(body)))
+            distances.append(straight_distances(ours, theirs))
+    farthest, median = farthest_and_median(distances)
+    return Check("http", farthest <= WIRE_BOUND_PX, None, farthest, median)
 
 
-def _form_check(form: str, data: Data, base: Estimates, found: Estimates) -> Check:
-    lost = round(_ap(data, base) - _ap(data, found), 4)
-    places = [None if poses is None else poses.keypoints.xy for poses in found]
-    farthest, median = _pixels(base, places)
+def _form_check(form: str, subject: Subject, base: Answers, found: Answers) -> Check:
+    lost = round(subject.ap(base) - subject.ap(found), 4)
+    farthest, median = farthest_and_median(
+        [
+            subject.distances(ours, theirs)
+            for ours, theirs in zip(base, found, strict=True)
+            if ours is not None and theirs is not None
+        ]
+    )
     return Check(form, lost <= AP_BOUND, None, farthest, median, ap_diff=-lost or 0.0)
-
-
-def _pixels(base: Estimates, found: Sequence[F32 | None]) -> tuple[float, float]:
-    """The largest and the median distance between the keypoints of all photos."""
-    distances = [
-        _distances(ours.keypoints.xy, theirs)
-        for ours, theirs in zip(base, found, strict=True)
-        if ours is not None and theirs is not None
-    ]
-    every = np.concatenate([np.zeros(0, np.float32), *distances])
-    if not len(every):
-        raise BadOption("none of the photos shows a labelled person; there is nothing to compare")
-    return round(float(every.max()), 4), round(float(np.median(every)), 4)
-
-
-def _distances(ours: F32, theirs: F32) -> F32:
-    if ours.shape != theirs.shape:
-        raise BackendDown(f"{theirs.shape} keypoints came back where {ours.shape} were expected")
-    return np.asarray(np.linalg.norm(ours - theirs, axis=-1).ravel(), np.float32)
-
-
-def _ap(data: Data, found: Estimates) -> float:
-    results = [
-        result
-        for photo, poses in zip(data.photos, found, strict=True)
-        if poses is not None
-        for result in coco_results(poses, min_keypoint_score=0.0, image_id=photo.id)
-    ]
-    return coco_scorer(data)("keypoints", results, KEYPOINT_FIGURES)["ap"]

@@ -5,16 +5,28 @@ import errno
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from fakes import POSE_NAME, add_form, encode, make_photo, make_repository
+from fakes import (
+    DETECTOR_NAME,
+    POSE_NAME,
+    add_form,
+    black_photo,
+    encode,
+    make_photo,
+    make_repository,
+)
 from labelled_folder import BOXES, label, write
 from posegate import verify as verify_module
 from posegate.catalog import load_card, load_catalog
 from posegate.cli import app
 from posegate.errors import BadOption
+from posegate.loadclient import poses_path
+from posegate.options import EstimateOptions
 from posegate.plan_files import write_record
 from posegate.skeleton import COCO_KEYPOINTS
 from posegate.verify import Check, against_plan, write_checks
@@ -35,8 +47,10 @@ def models(tmp_path: Path) -> Path:
     return make_repository(tmp_path, detector=False)
 
 
-def run(models: Path, data: Path, *options: str) -> tuple[int, list[dict[str, Any]], str]:
-    arguments = ["models", "verify", POSE_NAME, "--data", str(data), "--json"]
+def run(
+    models: Path, data: Path, *options: str, name: str = POSE_NAME
+) -> tuple[int, list[dict[str, Any]], str]:
+    arguments = ["models", "verify", name, "--data", str(data), "--json"]
     result = CliRunner().invoke(app, [*arguments, "--model-repository", str(models), *options])
     rows = json.loads(result.stdout) if result.stdout.startswith("[") else []
     return result.exit_code, rows, result.stderr
@@ -82,6 +96,50 @@ def test_form_that_lost_its_joints_fails(models: Path, folder: Path) -> None:
     assert form["ok"] is False
     assert form["ap_diff"] < -0.5
     assert form["max_pixel_diff"] > 10
+
+
+@pytest.fixture
+def crowd(tmp_path: Path) -> Path:
+    """A photo whose labels are the made detector's boxes, and one with nobody."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "1.png").write_bytes(encode(make_photo(width=64, height=64)))
+    (tmp_path / "images" / "2.png").write_bytes(encode(black_photo()))
+    boxes = [[4.0, 8.0, 24.0, 38.0], [36.0, 10.0, 24.0, 34.0]]
+    write(tmp_path, [label(number, 1, box) for number, box in enumerate(boxes, 1)])
+    return tmp_path
+
+
+def test_detector_is_checked_by_its_boxes(crowd: Path) -> None:
+    models = make_repository(crowd)
+    boxes = {"of": DETECTOR_NAME, "constant": "made_boxes"}
+    add_form(models, "fp16", lambda boxes: boxes + 0.1, **boxes)
+    add_form(models, "int8", lambda boxes: np.full_like(boxes, 20), **boxes)
+    code, rows, _ = run(models, crowd, "--write", name=DETECTOR_NAME)
+    by_form = {row["form"]: row for row in rows}
+    assert list(by_form) == ["onnx-fp32", "fp16", "int8", "http"]
+    assert (by_form["fp16"]["ok"], by_form["fp16"]["ap_diff"]) == (True, 0.0)
+    assert by_form["fp16"]["max_pixel_diff"] == pytest.approx(0.1 * 2**0.5, abs=1e-3)
+    assert by_form["int8"]["ok"] is False, "its boxes have no area, so it finds nobody"
+    assert by_form["int8"]["ap_diff"] == -1.0
+    assert by_form["int8"]["max_pixel_diff"] == pytest.approx(np.hypot(24, 38), abs=1e-3)
+    assert by_form["http"]["ok"]
+    assert code == 1
+    card = load_card(models / DETECTOR_NAME / "posegate.json")
+    assert [row.form for row in card.verification] == list(by_form)
+
+
+def test_boxes_of_another_detector_over_http_are_noticed(
+    crowd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = make_repository(crowd)
+    moved = {"of": DETECTOR_NAME, "constant": "made_boxes"}
+    add_form(models, "moved", lambda boxes: boxes + 0.5, **moved)
+    asked = EstimateOptions(detector=f"{DETECTOR_NAME}-moved")
+    monkeypatch.setattr(verify_module, "poses_path", lambda _: poses_path(asked))
+    code, rows, _ = run(models, crowd, name=DETECTOR_NAME)
+    (row,) = [row for row in rows if row["form"] == "http"]
+    assert (code, row["ok"]) == (1, False)
+    assert row["max_pixel_diff"] == pytest.approx(0.5**0.5, abs=0.02)
 
 
 # what the record of a plan says, whether the row is ok, and the words of its note
@@ -202,7 +260,7 @@ def test_form_of_other_joints_than_those_of_coco_is_refused(folder: Path) -> Non
 def test_how_far_the_wire_may_move_a_joint(
     models: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, farthest: float, ok: bool
 ) -> None:
-    monkeypatch.setattr(verify_module, "_pixels", lambda *_: (farthest, 0.0))
+    monkeypatch.setattr(verify_module, "farthest_and_median", lambda *_: (farthest, 0.0))
     code, rows, _ = run(models, folder)
     assert [row["ok"] for row in rows if row["form"] == "http"] == [ok]
     assert code == (0 if ok else 1)
@@ -213,9 +271,9 @@ def test_how_much_ap_a_smaller_form_may_lose(
     monkeypatch: pytest.MonkeyPatch, lost: float, ok: bool
 ) -> None:
     base, found = [], [None]
-    monkeypatch.setattr(verify_module, "_ap", lambda _, poses: 0.5 if poses is base else 0.5 - lost)
-    monkeypatch.setattr(verify_module, "_pixels", lambda *_: (9.0, 1.0))
-    check = verify_module._form_check("int8", None, base, found)
+    subject = Mock(ap=lambda answers: 0.5 if answers is base else 0.5 - lost)
+    monkeypatch.setattr(verify_module, "farthest_and_median", lambda *_: (9.0, 1.0))
+    check = verify_module._form_check("int8", subject, base, found[:0])
     assert (check.ok, check.ap_diff) == (ok, -lost)
 
 
