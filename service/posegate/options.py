@@ -46,7 +46,7 @@ class EstimateOptions:
             _check_boxes(self.boxes_xywh, self.max_people or DEFAULT_MAX_PEOPLE)
 
     def most_people(self, limit: int) -> int:
-        """How many people to look at, at most, on a server that allows `limit`.
+        """How many people to answer, at most, on a server that allows `limit`.
 
         Only what was asked for by name can be refused: the default gives way to a lower limit.
         """

@@ -31,6 +31,21 @@ def sure_people(poses: Poses, min_score: float) -> Poses:
     return _some(poses, np.argsort(-poses.boxes.scores, kind="stable"))
 
 
+def merged(poses: Poses, others: Poses) -> Poses:
+    """The people of both, those of `poses` first; they have the same joints."""
+    return Poses(
+        Boxes(
+            np.concatenate([poses.boxes.xyxy, others.boxes.xyxy]),
+            np.concatenate([poses.boxes.scores, others.boxes.scores]),
+        ),
+        Keypoints(
+            np.concatenate([poses.keypoints.xy, others.keypoints.xy]),
+            np.concatenate([poses.keypoints.scores, others.keypoints.scores]),
+        ),
+        poses.names,
+    )
+
+
 def without_doubles(poses: Poses) -> Poses:
     """The people of one image, less those whose keypoints are those of a surer one.
 

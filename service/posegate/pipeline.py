@@ -18,6 +18,7 @@ from posegate.headers import ImageHeader, is_jpeg
 from posegate.image import ImageLimits, decode_image, read_header
 from posegate.networks import Networks
 from posegate.options import EstimateOptions
+from posegate.people import merged, sure_people
 from posegate.pool import Pool
 from posegate.stages import StageClock
 from posegate.types import Boxes, Image, Poses
@@ -128,7 +129,7 @@ class Pipeline:
         """The first half of `estimate` alone: the people the detector sees, best first."""
         image = await self._pool.run(partial(decode_image, data, self._limits))
         _, boxes, _ = await self._find_people(image, options, None, StageClock())
-        return boxes
+        return boxes[: options.most_people(self._max_people)]
 
     async def start(self) -> None:
         """Load every network and warm it up."""
@@ -206,23 +207,18 @@ class Pipeline:
         draw: Draw | None,
     ) -> Estimate:
         model = self.catalog.get(options.model, "pose").name
-        estimator = self._estimators[model]
         image = await self._pool.run(partial(decode_image, data, self._limits))
         clock.mark("decode")
         detector, boxes, network_s = await self._find_people(image, options, deadline, clock)
-        if len(boxes):
-            poses, infer_s = await estimator.estimate(
-                image,
-                boxes,
-                decode=options.decode,
-                flip_test=options.flip_test,
-                deadline=deadline,
-                clock=clock,
-                min_score=None if detector is None else options.min_score,
-            )
-            network_s += infer_s
-        else:
-            poses = nobody(estimator.names)
+        poses, infer_s = await self._estimate_boxes(
+            image,
+            boxes,
+            options,
+            deadline,
+            clock,
+            min_score=None if detector is None else options.min_score,
+        )
+        network_s += infer_s
         drawn = None
         if draw is not None:
             drawn = await self._drawing.run(partial(draw, image, poses))
@@ -230,18 +226,52 @@ class Pipeline:
         size = ImageSize(image.width, image.height)
         return Estimate(model, detector, size, poses, clock, network_s, drawn)
 
+    async def _estimate_boxes(
+        self,
+        image: Image,
+        boxes: Boxes,
+        options: EstimateOptions,
+        deadline: float | None,
+        clock: StageClock,
+        *,
+        min_score: float | None,
+    ) -> tuple[Poses, float]:
+        """The people in the boxes, no more than were asked for, and the network's seconds.
+
+        Where boxes turn out to hold nobody, or somebody already found, the next ones are looked at.
+        """
+        estimator = self._estimators[self.catalog.get(options.model, "pose").name]
+        most = options.most_people(self._max_people)
+        poses, network_s = nobody(estimator.names), 0.0
+        while len(boxes) and len(poses) < most:
+            looked_at = most - len(poses)
+            found, infer_s = await estimator.estimate(
+                image,
+                boxes[:looked_at],
+                decode=options.decode,
+                flip_test=options.flip_test,
+                deadline=deadline,
+                clock=clock,
+                min_score=min_score,
+            )
+            network_s += infer_s
+            boxes = boxes[looked_at:]
+            if min_score is not None and len(poses):
+                found = await self._pool.run(partial(sure_people, merged(poses, found), min_score))
+                clock.mark("keypoints")
+            poses = found
+        return poses, network_s
+
     async def _find_people(
         self, image: Image, options: EstimateOptions, deadline: float | None, clock: StageClock
     ) -> tuple[str | None, Boxes, float]:
         """The detector's name, the people to look at, best first, and its network's seconds."""
-        most = options.most_people(self._max_people)
         if options.boxes_xywh is not None:
             return None, options.given_boxes(image), 0.0
         name = self.catalog.get(options.detector, "detect").name
         detection = await self._detectors[name].detect(
             image, min_score=options.min_score, deadline=deadline
         )
-        boxes = Boxes(detection.boxes.xyxy[:most], detection.boxes.scores[:most])
         clock.attribute("queue", detection.queue_s)
         clock.mark("detect")
-        return name, boxes, detection.infer_s
+        return name, detection.boxes[: self._max_people], detection.infer_s

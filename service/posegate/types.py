@@ -57,6 +57,9 @@ class Boxes:
     def __len__(self) -> int:
         return len(self.xyxy)
 
+    def __getitem__(self, which: slice) -> Self:
+        return type(self)(self.xyxy[which], self.scores[which])
+
     @classmethod
     def from_xywh(cls, xywh: F32, scores: F32) -> Self:
         """Boxes (P, 4) float32 in COCO's form."""

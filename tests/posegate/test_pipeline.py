@@ -1,12 +1,14 @@
 """bytes -> poses, the whole line: posegate.pipeline and posegate.build."""
 
 import asyncio
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from fakes import (
@@ -20,7 +22,9 @@ from fakes import (
     make_repository,
     until,
 )
+from made_networks import replace_network
 from posegate.build import build_pipeline, running_pipeline
+from posegate.catalog import CARD_NAME, ONNX_NAME
 from posegate.errors import (
     BackendDown,
     BadCard,
@@ -156,6 +160,38 @@ async def test_people_are_chosen_by_score_and_number(
     pipeline: Pipeline, options: EstimateOptions, people: int
 ) -> None:
     assert len((await pipeline.estimate(PHOTO, options)).poses) == people
+
+
+async def test_a_box_without_a_person_gives_way_to_the_next(tmp_path: Path) -> None:
+    repository = make_repository(tmp_path)
+    folder = repository / POSE_NAME
+    network = onnx.load(folder / ONNX_NAME)
+    joints = network.graph.node[-1]
+    joints.op_type, joints.input[0] = "Mul", "mean"  # dark crops hold nobody
+    card = json.loads((folder / CARD_NAME).read_text())
+    replace_network(folder, card, network.SerializeToString())
+    photo = np.full((120, 160, 3), 255, np.uint8)
+    photo[:, :86] = 20  # the surer box
+    async with running_pipeline(Settings(model_repository=repository)) as pipeline:
+        everybody = await pipeline.estimate(encode(photo), EstimateOptions())
+        one = await pipeline.estimate(encode(photo), EstimateOptions(max_people=1))
+    assert everybody.poses.boxes.xyxy[:, 0].tolist() == [90]
+    assert one.poses.boxes.xyxy.tolist() == everybody.poses.boxes.xyxy.tolist()
+
+
+async def test_a_second_box_on_somebody_gives_way_to_the_next(tmp_path: Path) -> None:
+    repository = make_repository(tmp_path)
+    path = repository / DETECTOR_NAME / CARD_NAME
+    card = json.loads(path.read_text())
+    card["nms"]["iou"] = 1.0  # both boxes on the first person stay
+    path.write_text(json.dumps(card))
+    async with running_pipeline(Settings(model_repository=repository)) as pipeline:
+        everybody = await pipeline.estimate(PHOTO, EstimateOptions())
+        two = await pipeline.estimate(PHOTO, EstimateOptions(max_people=2))
+        one = await pipeline.estimate(PHOTO, EstimateOptions(max_people=1))
+    assert len(everybody.poses) == 2
+    assert two.poses.boxes.xyxy.tolist() == everybody.poses.boxes.xyxy.tolist()
+    assert len(one.poses) == 1
 
 
 async def test_more_boxes_than_the_server_allows_are_refused(repository: Path) -> None:

@@ -74,7 +74,8 @@ class PoseQuery(BaseModel):
     max_people: int = Field(
         DEFAULT_MAX_PEOPLE,
         ge=1,
-        description="Most people whose poses are estimated: those the detector is surest of.",
+        description="Most people answered: those the detector is surest of. Boxes in which the "
+        "network finds nobody, or somebody once more, give way to the next.",
     )
     boxes: str | None = Field(
         None,
