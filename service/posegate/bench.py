@@ -16,7 +16,7 @@ import numpy as np
 from posegate.api.documents import poses_json
 from posegate.errors import BadOption, PosegateError
 from posegate.loadclient import Connection, poses_path, running_server, wait_ready
-from posegate.options import EstimateOptions
+from posegate.options import DEFAULT_MAX_PEOPLE, EstimateOptions
 from posegate.pipeline import Pipeline
 from posegate.predict import find_sources
 from posegate.settings import Settings
@@ -79,16 +79,24 @@ def made_jobs(people: int, *, model: str | None) -> list[Job]:
 async def found_jobs(
     pipeline: Pipeline, paths: Sequence[str], people: int, *, model: str | None
 ) -> list[Job]:
-    """The pictures in which the detector finds at least so many people, asked for that many."""
-    asked = EstimateOptions(model=model, min_score=DETECTOR_MIN_SCORE, max_people=people)
+    """The pictures in which the detector finds at least so many people, asked for that many.
+
+    `min_score` leaves out the boxes after those, which would be looked at in place of one that
+    holds nobody.
+    """
+    most = people if people >= DEFAULT_MAX_PEOPLE else None
+    more = EstimateOptions(min_score=DETECTOR_MIN_SCORE, max_people=most)
     jobs = []
     for source in find_sources(paths):
         try:
             data = source.read()
-            found = await pipeline.find_people(data, asked)
+            found = await pipeline.find_people(data, more)
         except PosegateError as error:
             raise BadOption(f"{source.path} cannot be used: {error}") from error
-        if len(found) == people:
+        if len(found) >= people:
+            next_score = found.scores[people] if len(found) > people else np.float32(0)
+            least = max(DETECTOR_MIN_SCORE, float(np.nextafter(next_score, np.float32(1))))
+            asked = EstimateOptions(model=model, min_score=least, max_people=people)
             jobs.append(Job(data, asked))
     return jobs
 

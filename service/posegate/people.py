@@ -31,9 +31,9 @@ def sure_people(poses: Poses, min_score: float) -> Poses:
     return _some(poses, np.argsort(-poses.boxes.scores, kind="stable"))
 
 
-def merged(poses: Poses, others: Poses) -> Poses:
-    """The people of both, those of `poses` first; they have the same joints."""
-    return Poses(
+def surest_of_both(poses: Poses, others: Poses, min_score: float, most: int) -> Poses:
+    """The sure people of two, at most so many; the two have the same joints."""
+    both = Poses(
         Boxes(
             np.concatenate([poses.boxes.xyxy, others.boxes.xyxy]),
             np.concatenate([poses.boxes.scores, others.boxes.scores]),
@@ -44,6 +44,7 @@ def merged(poses: Poses, others: Poses) -> Poses:
         ),
         poses.names,
     )
+    return _some(sure_people(both, min_score), slice(most))
 
 
 def without_doubles(poses: Poses) -> Poses:
@@ -61,7 +62,7 @@ def without_doubles(poses: Poses) -> Poses:
     return _some(poses, first_of_alike(np.maximum(similarity, similarity.T), poses.boxes.scores))
 
 
-def _some(poses: Poses, which: NDArray[np.bool_] | NDArray[np.int64]) -> Poses:
+def _some(poses: Poses, which: NDArray[np.bool_] | NDArray[np.int64] | slice) -> Poses:
     return Poses(
         Boxes(poses.boxes.xyxy[which], poses.boxes.scores[which]),
         Keypoints(poses.keypoints.xy[which], poses.keypoints.scores[which]),

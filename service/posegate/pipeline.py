@@ -18,13 +18,17 @@ from posegate.headers import ImageHeader, is_jpeg
 from posegate.image import ImageLimits, decode_image, read_header
 from posegate.networks import Networks
 from posegate.options import EstimateOptions
-from posegate.people import merged, sure_people
+from posegate.people import surest_of_both
 from posegate.pool import Pool
 from posegate.stages import StageClock
 from posegate.types import Boxes, Image, Poses
 
 Draw = Callable[[Image, Poses], bytes]
 """Makes a file of the picture and its people."""
+
+_BOXES_IN_PLACE = 4
+"""Looked at together, or more, in place of boxes that held nobody: one after the other they would
+take a crowd of things a turn each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,13 +245,12 @@ class Pipeline:
         Where boxes turn out to hold nobody, or somebody already found, the next ones are looked at.
         """
         estimator = self._estimators[self.catalog.get(options.model, "pose").name]
-        most = options.most_people(self._max_people)
+        most = turn = options.most_people(self._max_people)
         poses, network_s = nobody(estimator.names), 0.0
         while len(boxes) and len(poses) < most:
-            looked_at = most - len(poses)
             found, infer_s = await estimator.estimate(
                 image,
-                boxes[:looked_at],
+                boxes[:turn],
                 decode=options.decode,
                 flip_test=options.flip_test,
                 deadline=deadline,
@@ -255,11 +258,12 @@ class Pipeline:
                 min_score=min_score,
             )
             network_s += infer_s
-            boxes = boxes[looked_at:]
-            if min_score is not None and len(poses):
-                found = await self._pool.run(partial(sure_people, merged(poses, found), min_score))
+            if min_score is not None and (len(poses) or len(found) > most):
+                surest = partial(surest_of_both, poses, found, min_score, most)
+                found = await self._pool.run(surest)
                 clock.mark("keypoints")
-            poses = found
+            poses, boxes = found, boxes[turn:]
+            turn = max(most - len(poses), _BOXES_IN_PLACE)
         return poses, network_s
 
     async def _find_people(

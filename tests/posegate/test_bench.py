@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -67,6 +68,16 @@ async def test_pictures_without_enough_people_are_left_out(
     (tmp_path / "nobody.png").write_bytes(encode(black_photo()))
     counts = [len(await found_jobs(pipeline, [str(tmp_path)], n, model=None)) for n in (1, 2, 3)]
     assert counts == [1, 1, 0]
+
+
+async def test_so_many_boxes_are_looked_at_as_people_are_asked_for(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    (tmp_path / "people.png").write_bytes(encode(make_photo()))
+    for people in (1, 2):
+        (job,) = await found_jobs(pipeline, [str(tmp_path)], people, model=None)
+        anybody = replace(job.options, max_people=None)
+        assert len(await pipeline.find_people(job.data, anybody)) == people
 
 
 async def test_a_bad_picture_is_named(pipeline: Pipeline, tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from fakes import (
     DETECTOR_NAME,
@@ -23,6 +25,7 @@ from fakes import (
     until,
 )
 from made_networks import replace_network
+from posegate import people
 from posegate.build import build_pipeline, running_pipeline
 from posegate.catalog import CARD_NAME, ONNX_NAME
 from posegate.errors import (
@@ -177,6 +180,34 @@ async def test_a_box_without_a_person_gives_way_to_the_next(tmp_path: Path) -> N
         one = await pipeline.estimate(encode(photo), EstimateOptions(max_people=1))
     assert everybody.poses.boxes.xyxy[:, 0].tolist() == [90]
     assert one.poses.boxes.xyxy.tolist() == everybody.poses.boxes.xyxy.tolist()
+
+
+async def test_no_more_are_answered_than_asked_for_when_boxes_give_way(tmp_path: Path) -> None:
+    repository = make_repository(tmp_path)
+    folder = repository / DETECTOR_NAME
+    network = onnx.load(folder / ONNX_NAME)
+    (boxes,) = [one for one in network.graph.initializer if one.name == "made_boxes"]
+    apart = np.array([[[2, 4, 18, 44], [22, 4, 38, 44], [44, 4, 60, 44]]], np.float32)
+    boxes.CopyFrom(numpy_helper.from_array(apart, "made_boxes"))
+    card = json.loads((folder / CARD_NAME).read_text())
+    replace_network(folder, card, network.SerializeToString())
+    answers = {}
+    async with running_pipeline(Settings(model_repository=repository)) as pipeline:
+        estimator = pipeline._estimators[POSE_NAME]
+        looked_at = []
+
+        async def estimate(image, boxes, **options):
+            looked_at.append(boxes.xyxy[:, 0].tolist())
+            poses, seconds = await type(estimator).estimate(estimator, image, boxes, **options)
+            somebody = poses.boxes.xyxy[:, 0] > 10
+            return people._some(poses, somebody), seconds
+
+        pipeline._estimators[POSE_NAME] = Mock(estimate=estimate, names=estimator.names)
+        for most in (1, 2, 3):
+            estimate_of = await pipeline.estimate(PHOTO, EstimateOptions(max_people=most))
+            answers[most] = estimate_of.poses.boxes.xyxy[:, 0].tolist()
+    assert answers == {1: [55], 2: [55, 110], 3: [55, 110]}
+    assert looked_at == [[5], [55, 110], [5, 55], [110], [5, 55, 110]]
 
 
 async def test_a_second_box_on_somebody_gives_way_to_the_next(tmp_path: Path) -> None:
