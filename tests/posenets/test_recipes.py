@@ -25,6 +25,16 @@ PAPERS = {
         LITEDECONV | {"half_body": 0},
     ),
 }
+NETWORKS_AND_INPUTS = {
+    "hrnet": ("hrnet-w32", "192x256"),
+    "nam-hrnet": ("nam-hrnet", "192x256"),
+    "goatpose": ("goatpose-bl", "192x256"),
+    "goatpose-384x288": ("goatpose-bh", "288x384"),
+    "gadnet": ("gadnet-w32", "192x256"),
+    "le-hrnet": ("le-hrnet", "192x256"),
+    "litedeconv-paper": ("litedeconv", "192x256"),
+    "litedeconv-mpii": ("litedeconv-mpii", "256x256"),
+}
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -39,8 +49,17 @@ def test_a_papers_recipe_is_its_papers(name: str) -> None:
     assert (recipe.factor, phase.batch, recipe.weighting) == (factor, batch, loss)
     assert (recipe.sparsity, recipe.distil, recipe.localise) == (sparsity, 0, 0)
     assert {key: told[key] for key in augmentation} == augmentation
+    assert (recipe.network, f"{phase.width}x{phase.height}") == NETWORKS_AND_INPUTS[name]
+    assert recipe.weight_decay == (0.01 if optimiser == "adamw" else 0)
+    assert recipe.backbone_rate == phase.share == 1
+    slow = name.startswith("litedeconv")  # 500 batches of 64 from a thousandth of the rate
+    assert (recipe.warmup, recipe.warmup_from if slow else 0) == (
+        (32000, 0.001) if slow else (1, 0)
+    )
+    assert recipe.mean == pytest.approx([255 * level for level in (0.485, 0.456, 0.406)])
+    assert recipe.std == pytest.approx([255 * level for level in (0.229, 0.224, 0.225)])
     assert told["linear_scale"] is (told["scale_std"] > 0)
-    assert told["shift"] == told["colour"] == told["erase"] == told["cut"] == 0
+    assert told["shift"] == told["colour"] == told["erase"] == told["cut"] == told["soften"] == 0
     assert recipe.rounded
     assert recipe.clip == float("inf")
     assert recipe.ema == 0
