@@ -65,6 +65,11 @@ def test_patch_equals_the_whole_map_where_two_people_overlap() -> None:
     assert np.abs(refine(heatmaps) - dark_on_whole_maps(heatmaps, SIGMA)).max() < 0.01
 
 
+def test_the_blur_reaches_as_far_as_the_papers() -> None:
+    """11 x 11 pixels for sigma 2, 17 x 17 for sigma 3."""
+    assert [2 * blur_radius(sigma) + 1 for sigma in (2.0, 3.0)] == [11, 17]
+
+
 @pytest.mark.parametrize("size_wh", [(48, 64), (24, 32), (7, 5), (1, 9), (1, 1)])
 def test_peak_on_the_border_or_beside_it_stays(size_wh: tuple[int, int]) -> None:
     width, height = size_wh

@@ -252,6 +252,17 @@ def test_a_mirrored_joint_keeps_its_score() -> None:
     assert batch.weights[0, 10].item() == pytest.approx(0.4)
 
 
+def test_a_joint_that_somebody_saw_counts_wholly_whatever_its_score() -> None:
+    crops, joints = _one_dot(9, 24 + 80, 32 + 120)
+    scores = torch.full((1, 17), 0.4)
+    given = {"size_wh": INPUT_WH, "sigma": 2.0, "augmentation": STILL}
+    for visible, weight in ((2, 1.0), (1, 0.4), (0, 0.0)):
+        joints[0, 9, 2] = visible
+        noise = torch.Generator().manual_seed(3)
+        batch = make_batch(crops, joints, scores, None, generator=noise, **given)  # type: ignore[arg-type]
+        assert batch.weights[0, 9].item() == pytest.approx(weight)
+
+
 def test_softened_picture_loses_detail_and_keeps_its_joints() -> None:
     crops, joints = _one_dot(9, 24 + 80, 32 + 120)
     crops[:, ::2, ::2] = 255

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -66,3 +67,15 @@ def test_localisation_pulls_a_flat_map_towards_the_joint() -> None:
     localisation_loss(predicted, target, torch.ones(1, 1)).backward()
     assert predicted.grad is not None
     assert predicted.grad.flatten().argmin().item() == 1 * 5 + 3
+
+
+def test_localisation_is_the_divergence_of_maps_sharpened_by_ten() -> None:
+    """Sum of q log(q / p) per joint, q of the target; weighted, and the mean over all joints."""
+    random = np.random.default_rng(0)
+    predicted, target = random.uniform(0, 1, (2, 2, 3, 4, 5))
+    weights = random.uniform(0, 1, (2, 3))
+    p, q = (np.exp(10 * maps.reshape(2, 3, 20)) for maps in (predicted, target))
+    p, q = (chances / chances.sum(-1, keepdims=True) for chances in (p, q))
+    wanted = (weights * (q * np.log(q / p)).sum(-1)).sum() / 6
+    found = localisation_loss(*map(torch.from_numpy, (predicted, target, weights)))
+    assert found.item() == pytest.approx(wanted, rel=1e-9)

@@ -61,6 +61,14 @@ def test_exact_targets_peak_between_pixels_and_leave_out_joints_outside() -> Non
     assert row[12] == row[13] < 1
 
 
+def test_exact_targets_are_gaussians_that_end_at_three_sigmas() -> None:
+    (maps, _) = exact_targets(torch.tensor([[[20.3, 30.6]]]), MAP_WH, 2.0)
+    y, x = np.mgrid[: MAP_WH[1], : MAP_WH[0]]
+    squared = (x - 20.3) ** 2 + (y - 30.6) ** 2
+    expected = np.where(squared <= 36, np.exp(-squared / 8), 0)
+    np.testing.assert_allclose(maps[0, 0].numpy(), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("name", "draw"),
     [(name, rounded_targets) for name in PAPERS] + [(name, exact_targets) for name in OURS],

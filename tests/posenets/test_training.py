@@ -422,6 +422,40 @@ def test_loss_is_that_of_the_recipe(
     torch.testing.assert_close(task.loss(silent, batch).detach(), wanted)
 
 
+def test_pictures_are_normalised_and_both_losses_localise() -> None:
+    """The teacher's places count by its surest pixel, times the share of the input that it saw."""
+    noise = torch.Generator().manual_seed(0)
+    images = 255 * torch.rand(2, 3, 32, 32, generator=noise)
+    targets, teacher, drawn = torch.rand(3, 2, 17, 8, 8, generator=noise)
+    weights = torch.rand(2, 17, generator=noise)
+    seen = torch.ones(2, 1, 8, 8)
+    seen[1, :, :2] = 0
+    told = {"distil": 0.5, "localise": 0.2, "mean": (10.0, 20.0, 30.0), "std": (40.0, 50.0, 60.0)}
+    nobody = SimpleNamespace(joint_names=COCO_KEYPOINTS)
+    task = PoseTask(nobody, _recipe(4).model_copy(update=told), CPU)
+    shown: list[Tensor] = []
+
+    class Drawing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            shown.append(x)
+            return drawn
+
+    loss = task.loss(Drawing(), Batch(images, targets, weights, teacher, seen))
+    for channel, (mean, spread) in enumerate([(10, 40), (20, 50), (30, 60)]):
+        torch.testing.assert_close(shown[0][:, channel], (images[:, channel] - mean) / spread)
+
+    def apart(maps: Tensor, sure: Tensor) -> Tensor:
+        q, p = (torch.softmax(10 * one.flatten(2), -1) for one in (maps, drawn))
+        return (sure * (q * (q / p).log()).sum(-1)).mean()
+
+    v = weights[..., None, None]
+    labelled = ((targets + 1) * (v * (drawn - targets)).square()).mean()
+    taught = ((teacher + 1) * seen * (drawn - teacher).square()).mean()
+    sure = teacher.flatten(2).max(2).values * torch.tensor([[1.0], [0.75]])
+    wanted = labelled + 0.2 * apart(targets, weights) + 0.5 * (taught + 0.2 * apart(teacher, sure))
+    torch.testing.assert_close(loss, 1000 * wanted)
+
+
 def test_a_cosine_ends_at_its_final_rate() -> None:
     recipe = _recipe(100).model_copy(update={"final_rate": 0.25})
     assert rate_at(recipe, 100) == pytest.approx(0.25 * recipe.learning_rate)
